@@ -1,0 +1,60 @@
+"""The errors of this package, one root and one branch per person who can mend them.
+
+    TrtTokenizersError
+    ├── RequestError          the client's fault: HTTP 400, the message names the parameter
+    ├── EngineError           the engine failed a request that was right: HTTP 500
+    ├── SettingsError         a value in config.pbtxt or on the command line is wrong
+    ├── TokenizerError        a tokenizer cannot be found or loaded
+    ├── TemplateError         a chat template cannot be found or compiled
+    ├── RepositoryError       a model repository is wrong, missing or in the way
+    ├── ServerNotFoundError   no tritonserver can be started here
+    └── LaunchError           a server started and failed; carries the exit code
+
+Every message is one line and says what is wrong, where, and what mends it.
+"""
+
+from __future__ import annotations
+
+
+class TrtTokenizersError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class RequestError(TrtTokenizersError):
+    """A request that the client has to change. Becomes HTTP 400, gRPC INVALID_ARGUMENT."""
+
+
+class EngineError(TrtTokenizersError):
+    """The engine cannot serve a request that was right. Becomes HTTP 500, gRPC INTERNAL."""
+
+
+class SettingsError(TrtTokenizersError):
+    """A setting has an unknown name or a value that cannot be used."""
+
+
+class TokenizerError(TrtTokenizersError):
+    """A tokenizer type is unknown, a dependency is missing, or its files do not load."""
+
+
+class TemplateError(TrtTokenizersError):
+    """A chat template is unknown or does not compile."""
+
+
+class RepositoryError(TrtTokenizersError):
+    """A model repository cannot be written or is not valid."""
+
+
+class ServerNotFoundError(TrtTokenizersError):
+    """No usable tritonserver was found."""
+
+
+class LaunchError(TrtTokenizersError):
+    """A server was started and did not do what was asked.
+
+    Attributes:
+        exit_code: what the command should exit with, never 0.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code or 1
