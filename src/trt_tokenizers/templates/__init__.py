@@ -1,0 +1,1 @@
+"""Chat messages -> prompt text. Named templates are Jinja files in ``named/``; one renderer."""

@@ -1,0 +1,68 @@
+"""The client's ``messages``: JSON text -> checked messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from trt_tokenizers.errors import RequestError
+
+Message = dict[str, Any]
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def parse_messages(text: str) -> list[Message]:
+    """Check the JSON list of ``{"role": …, "content": …}`` objects.
+
+    Content may be a string or a list of ``{"type": "text", "text": …}`` parts, which are joined.
+    Other keys (``name``, ``tool_calls``, …) are handed to the template as they are.
+
+    Raises:
+        RequestError: names the message by its place and says what it should be.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise RequestError(
+            f"messages is not JSON: {error}; send the list of messages as JSON text"
+        ) from None
+    except RecursionError:
+        raise RequestError("messages is nested too deeply; send a flat list of messages") from None
+    if not isinstance(data, list) or not data:
+        raise RequestError(
+            'messages must be a JSON list with at least one {"role": …, "content": …} object in it'
+        )
+    return [_checked(message, f"messages[{at}]") for at, message in enumerate(data)]
+
+
+def _checked(message: Any, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise RequestError(f'{where} must be an object with "role" and "content"')
+    if "role" not in message:
+        raise RequestError(f"{where} has no role; it must be one of {', '.join(ROLES)}")
+    role = message["role"]
+    if role not in ROLES:
+        raise RequestError(f"{where} has the role {role!r}; it must be one of {', '.join(ROLES)}")
+    content = message.get("content")
+    if content is None and role == "assistant" and message.get("tool_calls"):
+        return message
+    if isinstance(content, list):
+        content = "".join(_part(part, f"{where}.content[{at}]") for at, part in enumerate(content))
+    if not isinstance(content, str):
+        raise RequestError(f"{where} has no content; it must be a string")
+    if not content.isascii():
+        try:
+            content.encode()
+        except UnicodeEncodeError:
+            raise RequestError(
+                f"{where}.content holds half of a surrogate pair; send whole characters"
+            ) from None
+    return {**message, "content": content}
+
+
+def _part(part: Any, where: str) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise RequestError(f'{where} must be {{"type": "text", "text": …}}; nothing else is served')
+    return text

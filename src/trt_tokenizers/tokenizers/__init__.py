@@ -1,0 +1,1 @@
+"""Tokenizer types and the registry that finds them."""

@@ -1,0 +1,70 @@
+"""Type ``gpt2``: GPT-2's byte-level BPE, with BOS in front of every prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
+from trt_tokenizers.tokenizers.files import TokenizerFiles
+
+_END_OF_TEXT = "<|endoftext|>"
+#: Hugging Face's names, then OpenAI's own.
+_VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+
+
+class Gpt2Tokenizer(FastTokenizer):
+    """vocab.json and merges.txt, or tokenizer.json.
+
+    Adds BOS, which GPT-2's files alone do not: as ``GPT2Tokenizer(add_bos_token=True)``. BOS and
+    EOS are both ``<|endoftext|>`` unless the files name others. Pads on the left.
+    """
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        """
+        Raises:
+            TokenizerError: the folder has neither, or it does not load.
+        """
+        super().__init__(settings, _backend(Path(settings.tokenizer_dir)), always_bos=True)
+        self.padding_side = "left"
+
+    def _token_id(self, role: str) -> int | None:
+        if role in ("bos_token", "eos_token"):
+            self.special_tokens.setdefault(role, _END_OF_TEXT)
+        return super()._token_id(role)
+
+
+def _backend(directory: Path) -> tokenizers.Tokenizer:
+    for vocabulary, merges in _VOCABULARIES:
+        if (directory / vocabulary).is_file() and (directory / merges).is_file():
+            return _from_merges(directory, vocabulary, merges)
+    if (directory / "tokenizer.json").is_file():
+        return load_backend(directory / "tokenizer.json")
+    raise TokenizerError(
+        f"tokenizer type 'gpt2' needs vocab.json and merges.txt, or tokenizer.json, in "
+        f"{directory}; set tokenizer_dir to the folder that has them"
+    )
+
+
+def _from_merges(directory: Path, vocabulary: str, merges: str) -> tokenizers.Tokenizer:
+    try:
+        model = models.BPE.from_file(str(directory / vocabulary), str(directory / merges))
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(
+            f"{directory / vocabulary} and {merges} do not load: {error}; restore the files"
+        ) from error
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    named = TokenizerFiles.read(directory).special_tokens.values()
+    backend.add_special_tokens(
+        [
+            tokenizers.AddedToken(token, special=True, normalized=False)
+            for token in dict.fromkeys([_END_OF_TEXT, *named])
+        ]
+    )
+    return backend

@@ -1,0 +1,86 @@
+"""Type ``transformers``: whatever AutoTokenizer loads, at the price of importing transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trt_tokenizers.detokenize import StreamDecoder
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+
+
+class TransformersTokenizer(Tokenizer):
+    """Encodes with transformers. A fast tokenizer's Rust core decodes, so streams cost the same
+    as those of type ``auto``; a slow one decodes in Python."""
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        """
+        Raises:
+            TokenizerError: transformers is missing, or cannot load the folder.
+        """
+        super().__init__(settings)
+        self._hf = _load(settings)
+        hf = self._hf
+        self.bos_id = hf.bos_token_id
+        with_special = list(hf.encode("a"))
+        file_adds_bos = self.bos_id is not None and with_special[:1] == [self.bos_id]
+        self.adds_bos = file_adds_bos if settings.add_bos is None else settings.add_bos
+        if self.adds_bos and self.bos_id is None:
+            raise TokenizerError(
+                f"add_bos is true but the tokenizer in {settings.tokenizer_dir} has no BOS; "
+                "leave add_bos empty"
+            )
+        self._drop_bos = file_adds_bos and not self.adds_bos
+        self.padding_side = hf.padding_side
+        self.chat_template = self.chat_template or hf.chat_template
+        self.special_tokens = {
+            role: token for role, token in hf.special_tokens_map.items() if isinstance(token, str)
+        }
+        self._set_eos_and_pad(hf.eos_token_id, hf.pad_token_id)
+        self._fast: Tokenizer | None = None
+        backend = getattr(hf, "backend_tokenizer", None)
+        if backend is not None:
+            from trt_tokenizers.tokenizers.fast import FastTokenizer
+
+            self._fast = FastTokenizer(TokenizerSettings(settings.tokenizer_dir), backend)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
+        if add_special_tokens:
+            if self._drop_bos:
+                return ids[1:]
+            if self.adds_bos and ids[:1] != [self.bos_id]:
+                ids.insert(0, self.bos_id)
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        if self._fast is not None:
+            return self._fast.decode(ids, skip_special_tokens=skip_special_tokens)
+        return str(
+            self._hf.decode(
+                ids,
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+    def stream(self, *, skip_special_tokens: bool = True, first: bool = True) -> StreamDecoder:
+        if self._fast is not None:
+            return self._fast.stream(skip_special_tokens=skip_special_tokens, first=first)
+        return super().stream(skip_special_tokens=skip_special_tokens, first=first)
+
+
+def _load(settings: TokenizerSettings) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise TokenizerError(
+            f"{settings.tokenizer_dir} has no tokenizer.json and transformers is not installed; "
+            "install it: pip install transformers, or choose type llama, gpt2 or sentencepiece"
+        ) from error
+    return AutoTokenizer.from_pretrained(
+        settings.tokenizer_dir,
+        local_files_only=True,
+        trust_remote_code=settings.trust_remote_code,
+    )

@@ -1,0 +1,63 @@
+"""Token id -> bytes, for the two kinds of vocabulary whose ids stand for bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+
+class TokenBytes(dict[int, bytes]):
+    """Filled as ids are met, so that start-up pays for no vocabulary of 250,000 tokens.
+
+    Args:
+        piece: token of an id, or None where there is none.
+        to_bytes: bytes of a token.
+        skipped: ids that give nothing (special tokens).
+    """
+
+    def __init__(
+        self,
+        piece: Callable[[int], str | None],
+        to_bytes: Callable[[str], bytes],
+        skipped: Container[int] = (),
+    ) -> None:
+        super().__init__()
+        self._piece = piece
+        self._to_bytes = to_bytes
+        self._skipped = skipped
+
+    def __missing__(self, token_id: int) -> bytes:
+        piece = None if token_id in self._skipped or token_id < 0 else self._piece(token_id)
+        found = b"" if piece is None else self._to_bytes(piece)
+        self[token_id] = found
+        return found
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins: bytes that print stand for themselves, the others follow
+    from U+0100 on, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(printable)]
+    alphabet = {chr(b): b for b in printable}
+    alphabet.update({chr(0x100 + n): b for n, b in enumerate(others)})
+    return alphabet
+
+
+_ALPHABET = _byte_level_alphabet()
+
+
+def byte_level_bytes(piece: str) -> bytes:
+    """Bytes of a byte-level BPE token; an added token outside the alphabet stands for itself."""
+    try:
+        return bytes([_ALPHABET[c] for c in piece])
+    except KeyError:
+        return piece.encode()
+
+
+def sentencepiece_bytes(piece: str) -> bytes:
+    """Bytes of a SentencePiece token: ``<0x0A>`` is a byte, U+2581 a space."""
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        try:
+            return bytes([int(piece[3:5], 16)])
+        except ValueError:
+            pass
+    return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()

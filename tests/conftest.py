@@ -1,0 +1,113 @@
+"""Shared by all tests: texts that break tokenizers, and small tokenizers trained here."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import settings
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("default")
+
+ZWJ = "\N{ZERO WIDTH JOINER}"
+HARD_TEXTS = [
+    "The capital of France is Paris.",
+    "  two spaces,   three,\tand a tab\n\n  and lines \n",
+    "안녕하세요, 오늘 날씨가 어때요?",
+    "今天天气怎么样？我们去公园吧。",
+    "お元気ですか。東京タワーへ行きましょう！",
+    "مرحبا، كيف حالك اليوم؟",
+    "สวัสดีครับ วันนี้เป็นอย่างไรบ้าง",
+    "नमस्ते, आप कैसे हैं? क्षत्रिय",
+    f"family: 👨{ZWJ}👩{ZWJ}👧{ZWJ}👦, flag: 🇰🇷🇫🇷, skin: 👍🏽, heart: ❤️",
+    "e\N{COMBINING ACUTE ACCENT} a\N{COMBINING DIAERESIS} combining",
+    'def f(x):\n    return {"a": [1, 2], "b": "\\n"}  # code\n',
+    "1234567890 3.14159 1e-9 0xFF",
+    "Ελληνικά, Русский, עברית, Հայերեն, ქართული",
+    "∑ᵢ αᵢ² ≤ ∞ → ½ ㎡ ﬁ",
+    "\N{REPLACEMENT CHARACTER} is a character too",
+    " leading space and trailing space ",
+    "𝕳𝖊𝖑𝖑𝖔 𐍈 𠜎",
+    "a",
+    "\n",
+]
+
+
+@pytest.fixture(scope="session")
+def bpe_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer.json like those of GPT-2, Llama 3 or Qwen, trained here."""
+    folder = tmp_path_factory.mktemp("bpe")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(HARD_TEXTS * 3, trainer)
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": "<|endoftext|>",
+                "eos_token": "<|im_end|>",
+                "chat_template": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+                "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+                "{% endif %}",
+            }
+        )
+    )
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama-style SentencePiece model with byte fallback, trained here."""
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        # Latin letters and a little Korean; all other scripts have to be spelled in bytes.
+        sentence_iterator=iter([HARD_TEXTS[0], HARD_TEXTS[2], *HARD_TEXTS[10].splitlines()] * 5),
+        model_writer=model,
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "legacy": False,
+                "add_bos_token": True,
+                "add_eos_token": False,
+            }
+        )
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_dir(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same BPE as vocab.json and merges.txt."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json")).model.save(str(folder))
+    return folder

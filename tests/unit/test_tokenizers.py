@@ -1,0 +1,230 @@
+"""Ids against transformers, sentencepiece and the `tokenizers` library; settings; the registry."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import HARD_TEXTS
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create
+
+LLAMA_TEXTS = [
+    *HARD_TEXTS,
+    "<s>[INST] hi [/INST] yes </s><s>[INST] z [/INST]",
+    "</s>",
+    "a</s> b<s>c",
+]
+
+
+def load(folder: Path, kind: str = "auto", **more: object) -> Tokenizer:
+    return create(TokenizerSettings(str(folder), kind, **more))
+
+
+def test_auto_ids_are_transformers_ids(bpe_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    oracle = AutoTokenizer.from_pretrained(bpe_dir)
+    ours = load(bpe_dir)
+    for text in [*HARD_TEXTS, "<|im_start|>user\nhi<|im_end|>"]:
+        ids = oracle(text)["input_ids"]
+        assert ours.encode(text) == ids
+        for skip in (True, False):
+            assert ours.decode(ids, skip_special_tokens=skip) == oracle.decode(
+                ids, skip_special_tokens=skip
+            )
+
+
+def test_llama_ids_are_transformers_ids_without_legacy(sentencepiece_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    oracle = AutoTokenizer.from_pretrained(sentencepiece_dir)
+    ours = load(sentencepiece_dir, "llama")
+    for text in LLAMA_TEXTS:
+        if not text.startswith(" "):  # see the next test
+            assert ours.encode(text) == oracle(text)["input_ids"], text
+        ids = ours.encode(text)
+        assert ours.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+
+
+def test_llama_ids_are_sentencepieces_own_where_a_text_begins_with_a_space(
+    sentencepiece_dir: Path,
+) -> None:
+    """transformers 5 adds no dummy space before a space; SentencePiece, and Llama with it, does."""
+    oracle = sentencepiece.SentencePieceProcessor(
+        model_file=str(sentencepiece_dir / "tokenizer.model")
+    )
+    ours = load(sentencepiece_dir, "llama")
+    for text in HARD_TEXTS:
+        assert ours.encode(text) == [oracle.bos_id(), *oracle.encode(text)]
+
+
+@given(text=st.text().filter(lambda t: "<" not in t))
+def test_sentencepiece_equals_the_library(sentencepiece_dir: Path, text: str) -> None:
+    oracle = sentencepiece.SentencePieceProcessor(
+        model_file=str(sentencepiece_dir / "tokenizer.model")
+    )
+    ours = load(sentencepiece_dir, "sentencepiece", add_bos=False)
+    ids = ours.encode(text)
+    assert ids == oracle.encode(text)
+    assert ours.decode(ids) == oracle.decode(ids)
+
+
+def test_llama_json_of_the_legacy_kind_behaves_as_the_model_file(
+    sentencepiece_dir: Path, tmp_path: Path
+) -> None:
+    """Llama 2's tokenizer.json puts a space after every special token; type llama does not."""
+    from tokenizers import normalizers
+    from transformers import AutoTokenizer
+
+    backend = AutoTokenizer.from_pretrained(sentencepiece_dir).backend_tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    state = json.loads(backend.to_str())
+    state["pre_tokenizer"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    shutil.copy(sentencepiece_dir / "tokenizer_config.json", tmp_path)
+    from_json, from_model = load(tmp_path, "llama"), load(sentencepiece_dir, "llama")
+    for text in LLAMA_TEXTS:
+        if not text.startswith(" "):
+            assert from_json.encode(text) == from_model.encode(text), text
+
+
+def test_gpt2_adds_bos_as_transformers_with_add_bos_token(gpt2_dir: Path) -> None:
+    oracle = tokenizers.ByteLevelBPETokenizer(
+        str(gpt2_dir / "vocab.json"), str(gpt2_dir / "merges.txt")
+    )
+    ours = load(gpt2_dir, "gpt2")
+    bos = oracle.token_to_id("<|endoftext|>")
+    assert (ours.bos_id, ours.eos_ids, ours.pad_id) == (bos, (bos,), bos)
+    assert ours.padding_side == "left"
+    for text in HARD_TEXTS:
+        assert ours.encode(text) == [bos, *oracle.encode(text).ids]
+    assert ours.encode("<|endoftext|>a") == ours.encode("a")
+
+
+def test_transformers_type_decodes_like_auto(bpe_dir: Path) -> None:
+    hf, auto = load(bpe_dir, "transformers"), load(bpe_dir)
+    assert (hf.bos_id, hf.eos_ids, hf.adds_bos) == (auto.bos_id, auto.eos_ids, auto.adds_bos)
+    for text in HARD_TEXTS:
+        assert hf.encode(text) == auto.encode(text)
+        assert hf.decode(hf.encode(text)) == text
+
+
+def test_auto_without_tokenizer_json_asks_transformers(sentencepiece_dir: Path) -> None:
+    tokenizer = load(sentencepiece_dir)
+    assert tokenizer.encode("hello") == load(sentencepiece_dir, "llama").encode("hello")
+
+
+def test_all_eos_ids_of_generation_config(bpe_dir: Path) -> None:
+    tokenizer = load(bpe_dir)
+    assert tokenizer.eos_ids == (2, 0), "the tokenizer's own first, then generation_config.json's"
+    assert tokenizer.pad_id == 2, "PAD falls back to EOS"
+
+
+@pytest.mark.parametrize(
+    ("text", "add_special", "ensure"),
+    [("a", True, True), ("<s>a", True, True), ("<s><s>a", True, True), ("<s>a", False, True),
+     ("a", False, True)],
+)  # fmt: skip
+def test_exactly_one_bos(
+    sentencepiece_dir: Path, text: str, add_special: bool, ensure: bool
+) -> None:
+    tokenizer = load(sentencepiece_dir, "llama")
+    ids = tokenizer.encode_prompt(text, add_special_tokens=add_special, ensure_bos=ensure)
+    assert ids[0] == tokenizer.bos_id
+    assert tokenizer.bos_id not in ids[1:]
+
+
+def test_add_bos_setting_wins(sentencepiece_dir: Path, bpe_dir: Path, gpt2_dir: Path) -> None:
+    assert load(sentencepiece_dir, "llama", add_bos=False).encode("a")[0] != 1
+    assert load(bpe_dir, add_bos=True).encode("a")[0] == load(bpe_dir).bos_id
+    assert load(gpt2_dir, "gpt2", add_bos=False).encode("a") == load(bpe_dir).encode("a")
+
+
+def test_unknown_type_lists_what_there_is(bpe_dir: Path) -> None:
+    with pytest.raises(
+        TokenizerError, match=r"unknown tokenizer type 'lama' \(did you mean 'llama"
+    ):
+        load(bpe_dir, "lama")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("llama", "needs tokenizer.model or tokenizer.json"),
+        ("gpt2", "needs vocab.json and merges.txt"),
+        ("sentencepiece", "holds no .model file"),
+    ],
+)
+def test_missing_files_are_named(tmp_path: Path, kind: str, message: str) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        load(tmp_path, kind)
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json does not load"):
+        load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json cannot be read"):
+        load(tmp_path)
+    (tmp_path / "x.model").write_bytes(b"\0")
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(TokenizerError, match=r"x\.model does not load"):
+        load(tmp_path, "sentencepiece")
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(TokenizerError, match="is not a folder"):
+        TokenizerSettings("/nowhere/at/all")
+
+
+def test_a_strangers_class_by_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the base class's docstring, run as it stands there."""
+    import textwrap
+
+    from trt_tokenizers.tokenizers import base
+
+    assert base.__doc__
+    example = textwrap.dedent(base.__doc__.split("::\n", 1)[1].split("registered in")[0])
+    (tmp_path / "my_package.py").write_text(
+        "from collections.abc import Sequence\n"
+        "from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings\n" + example
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tokenizer = load(tmp_path, "my_package:ReverseTokenizer")
+    assert tokenizer.encode("abc") == [99, 98, 97]
+    stream = tokenizer.stream()
+    assert stream.feed([99, 98]) + stream.feed([97]) + stream.finish() == "cba"
+
+
+def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="needs the module 'no_such_module'"):
+        load(tmp_path, "no_such_module:Thing")
+
+
+def test_light_types_import_no_heavy_module(bpe_dir: Path) -> None:
+    """preprocessing and postprocessing are separate processes: torch would cost each its start."""
+    code = (
+        "import sys\n"
+        "from trt_tokenizers.preprocess import Preprocessor\n"
+        "from trt_tokenizers.postprocess import Postprocessor\n"
+        "from trt_tokenizers.streams import ContextStore\n"
+        f"settings = {{'tokenizer_dir': {str(bpe_dir)!r}}}\n"
+        "Preprocessor.from_parameters(settings, 'x', ContextStore())\n"
+        "heavy = {'torch', 'transformers', 'tritonclient', 'google.protobuf', 'click'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
