@@ -1,0 +1,176 @@
+"""The engine model's tensors, named as TensorRT-LLM names them, <-> the seam's dataclasses."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
+from trt_tokenizers.errors import RequestError
+from trt_tokenizers.streams import KEY_BITS
+from trt_tokenizers.words import from_array
+
+Array = npt.NDArray[Any]
+
+#: Engine tensor -> (the client's name in the ensemble, field of GenerationRequest).
+_SAMPLING = {
+    "temperature": ("temperature", "temperature"),
+    "runtime_top_k": ("top_k", "top_k"),
+    "runtime_top_p": ("top_p", "top_p"),
+    "repetition_penalty": ("repetition_penalty", "repetition_penalty"),
+    "presence_penalty": ("presence_penalty", "presence_penalty"),
+    "frequency_penalty": ("frequency_penalty", "frequency_penalty"),
+    # The older and the newer name of one thing.
+    "min_length": ("min_length", "min_tokens"),
+    "min_tokens": ("min_tokens", "min_tokens"),
+    "random_seed": ("random_seed", "seed"),
+    "seed": ("seed", "seed"),
+    "return_log_probs": ("return_log_probs", "return_log_probs"),
+    "streaming": ("stream", "stream"),
+}
+#: Inputs that are accepted with the one value that asks for nothing.
+_ONLY = {
+    "beam_width": ("beam_width", 1),
+    "num_return_sequences": ("num_return_sequences", 1),
+    "return_context_logits": ("return_context_logits", False),
+    "return_generation_logits": ("return_generation_logits", False),
+}
+#: For TensorRT-LLM these values mean "not set", and old clients send them as a matter of course.
+_NOT_SET = {"runtime_top_k": 0, "runtime_top_p": 0.0}
+
+#: Every input that the backend has to fetch.
+INPUTS = (
+    "input_ids",
+    "input_lengths",
+    "request_output_len",
+    "end_id",
+    "pad_id",
+    "stop_words_list",
+    "bad_words_list",
+    "len_penalty",
+    "stream_key",
+    *_SAMPLING,
+    *_ONLY,
+)
+
+
+def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
+    """One `GenerationRequest` per row of the batch.
+
+    Args:
+        arrays: input name -> array; the first dimension is the batch.
+
+    Raises:
+        RequestError: an input is missing, or holds a value that cannot be honoured.
+    """
+    for name in ("input_ids", "request_output_len"):
+        if name not in arrays:
+            raise RequestError(f"the input {name!r} is missing; send it")
+    return [_parse_row(arrays, row) for row in range(arrays["input_ids"].shape[0])]
+
+
+def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
+    for name, (client_name, only) in _ONLY.items():
+        if name in arrays and arrays[name][row].item() != only:
+            raise RequestError(
+                f"{client_name} is {arrays[name][row].item()}; this engine serves {only} only, "
+                "leave it out"
+            )
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for name, (client_name, field) in _SAMPLING.items():
+        if name not in arrays:
+            continue
+        value = arrays[name][row].item()
+        if name in _NOT_SET and value == _NOT_SET[name]:
+            continue
+        if field in values and values[field] != value:
+            raise RequestError(
+                f"{given[field]} is {values[field]} and {client_name} is {value}, but both mean "
+                "the same; send one of them"
+            )
+        values[field], given[field] = value, client_name
+    ids = arrays["input_ids"][row]
+    if "input_lengths" in arrays:
+        ids = ids[: arrays["input_lengths"][row].item()]
+    end_id = _scalar(arrays, "end_id", row, -1)
+    return GenerationRequest(
+        # Only preprocessing sends keys; a client of the engine itself needs one all the same.
+        key=_scalar(arrays, "stream_key", row, None) or secrets.randbits(KEY_BITS),
+        prompt_ids=tuple(ids.tolist()),
+        max_tokens=arrays["request_output_len"][row].item(),
+        end_ids=frozenset() if end_id < 0 else frozenset((end_id,)),
+        pad_id=_scalar(arrays, "pad_id", row, None),
+        stop_words=_words(arrays, "stop_words_list", row),
+        bad_words=_words(arrays, "bad_words_list", row),
+        given=frozenset(given.values()),
+        **values,
+    )
+
+
+def _scalar(arrays: Mapping[str, Array], name: str, row: int, default: Any) -> Any:
+    return arrays[name][row].item() if name in arrays else default
+
+
+def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int, ...], ...]:
+    return from_array(arrays[name][row]) if name in arrays else ()
+
+
+def output_arrays(
+    chunks: Sequence[Chunk], rows: Sequence[int], keys: Sequence[int], *, log_probs: bool
+) -> dict[str, Array]:
+    """Arrays of one response that carries a chunk for each of some rows.
+
+    Args:
+        chunks: one per row, without errors.
+        rows: the rows' places in the request's batch.
+        keys: the rows' stream keys.
+        log_probs: whether the client asked for them.
+
+    Returns:
+        output_ids int32 [rows, 1, n] padded with 0, sequence_length int32 [rows, 1],
+        finish_reason int32 [rows, 1], stream_key int64 [rows, 1], batch_index and sequence_index
+        int32 [rows, 1]; with log-probs output_log_probs float32 [rows, 1, n] and cum_log_probs
+        float32 [rows, 1], the sum over this response.
+    """
+    lengths = [len(chunk.token_ids) for chunk in chunks]
+    # Never of size 0: Triton's HTTP side takes an empty tensor for one that was never set.
+    width = max(1, *lengths)
+    output_ids = np.zeros((len(chunks), 1, width), dtype=np.int32)
+    for at, chunk in enumerate(chunks):
+        output_ids[at, 0, : lengths[at]] = chunk.token_ids
+    arrays: dict[str, Array] = {
+        "output_ids": output_ids,
+        "sequence_length": _column(lengths, np.int32),
+        "finish_reason": _column([int(chunk.finish_reason) for chunk in chunks], np.int32),
+        "stream_key": _column(keys, np.int64),
+        "batch_index": _column(rows, np.int32),
+        "sequence_index": np.zeros((len(chunks), 1), dtype=np.int32),
+    }
+    if log_probs:
+        values = np.zeros((len(chunks), 1, width), dtype=np.float32)
+        for at, chunk in enumerate(chunks):
+            values[at, 0, : len(chunk.log_probs)] = chunk.log_probs
+        arrays["output_log_probs"] = values
+        arrays["cum_log_probs"] = values.sum(axis=2)
+    return arrays
+
+
+def _column(values: Sequence[int], dtype: Any) -> Array:
+    return np.array(values, dtype=dtype).reshape(-1, 1)
+
+
+def merge(chunks: Sequence[Chunk]) -> Chunk:
+    """Several chunks of one sequence, in order, as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    return Chunk(
+        token_ids=tuple(i for chunk in chunks for i in chunk.token_ids),
+        log_probs=tuple(p for chunk in chunks for p in chunk.log_probs),
+        finish_reason=chunks[-1].finish_reason if chunks else FinishReason.NOT_FINISHED,
+        error=chunks[-1].error,
+    )

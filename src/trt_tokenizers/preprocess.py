@@ -1,0 +1,257 @@
+"""A request's text -> an engine request. No Triton here: bytes and arrays in, arrays out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_tokenizers.errors import RequestError, SettingsError
+from trt_tokenizers.limits import check_length
+from trt_tokenizers.settings import nearest, parse, setting
+from trt_tokenizers.streams import ContextStore, StreamContext
+from trt_tokenizers.templates.messages import parse_messages
+from trt_tokenizers.templates.render import load as load_template
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create as create_tokenizer
+from trt_tokenizers.words import TokenIds, to_array, tokenizations
+
+logger = logging.getLogger(__name__)
+
+#: Request parameters that Triton and its clients use themselves.
+_TRANSPORT_PARAMETERS = ("triton_", "binary_data_output", "classification")
+
+
+@dataclass(frozen=True)
+class PreprocessingSettings(TokenizerSettings):
+    """``parameters`` of the model preprocessing."""
+
+    template: str = setting(
+        "auto", "turns messages into a prompt: auto, none, or a template's name"
+    )
+    add_special_tokens: bool = setting(True, "let the tokenizer add BOS (and EOS) to text_input")
+    skip_special_tokens: bool = setting(True, "leave special tokens out of the text, by default")
+    max_seq_len: int = setting(0, "tokens of prompt and answer together; 0: the engine checks")
+    default_max_tokens: int = setting(512, "max_tokens of requests that do not say")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_seq_len < 0:
+            raise SettingsError(f"max_seq_len is {self.max_seq_len}; it must be 0 or more")
+        if self.default_max_tokens < 1:
+            raise SettingsError(
+                f"default_max_tokens is {self.default_max_tokens}; it must be at least 1"
+            )
+
+
+@dataclass(slots=True)
+class TextRequest:
+    """What one request asks of preprocessing, one entry per row where there are several.
+
+    None stands for an input that the client did not send. Names are those of the ensemble.
+    """
+
+    rows: int = 1
+    text_input: Sequence[bytes] | None = None
+    messages: Sequence[bytes] | None = None
+    max_tokens: Sequence[int] | None = None
+    stop_words: Sequence[Sequence[bytes]] | None = None
+    bad_words: Sequence[Sequence[bytes]] | None = None
+    end_id: Sequence[int] | None = None
+    pad_id: Sequence[int] | None = None
+    exclude_input_in_output: Sequence[bool] | None = None
+    skip_special_tokens: Sequence[bool] | None = None
+    include_stop_str_in_output: Sequence[bool] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class EngineRequest:
+    """Arrays for the engine, int32 [rows, …] but for the keys."""
+
+    input_ids: npt.NDArray[np.int32]  # [rows, n], padded on the right
+    input_lengths: npt.NDArray[np.int32]  # [rows, 1]
+    request_output_len: npt.NDArray[np.int32]  # [rows, 1]
+    end_id: npt.NDArray[np.int32]  # [rows, 1], -1: none
+    pad_id: npt.NDArray[np.int32]  # [rows, 1]
+    stop_words: npt.NDArray[np.int32]  # [rows, 2, n]
+    bad_words: npt.NDArray[np.int32]  # [rows, 2, n]
+    stream_key: npt.NDArray[np.int64]  # [rows, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    ids: list[int]
+    max_tokens: int
+    end_id: int
+    pad_id: int
+    stop_words: list[TokenIds]
+    bad_words: list[TokenIds]
+    context: StreamContext
+
+
+class Preprocessor:
+    """Made once per model instance; `process` per request."""
+
+    def __init__(self, settings: PreprocessingSettings, contexts: ContextStore) -> None:
+        """
+        Raises:
+            TokenizerError, TemplateError: the server cannot serve with these settings.
+        """
+        self._settings = settings
+        self._contexts = contexts
+        self.tokenizer: Tokenizer = create_tokenizer(settings)
+        self._template = load_template(settings.template, self.tokenizer.chat_template)
+        # The hot path asks for these texts once per word; most requests bring none.
+        logger.info(
+            "tokenizer %s of %s: BOS %s, EOS %s, PAD %s; template %s",
+            settings.tokenizer_type,
+            settings.tokenizer_dir,
+            self.tokenizer.bos_id if self.tokenizer.adds_bos else "not added",
+            list(self.tokenizer.eos_ids) or "none",
+            self.tokenizer.pad_id,
+            self._template.name if self._template else "none",
+        )
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: Mapping[str, str], where: str, contexts: ContextStore
+    ) -> Preprocessor:
+        """From the strings of config.pbtxt; *where* is named in errors."""
+        return cls(parse(PreprocessingSettings, parameters, where), contexts)
+
+    def process(self, request: TextRequest) -> EngineRequest:
+        """
+        Raises:
+            RequestError: the first thing that is wrong with the request.
+        """
+        self._check_parameters(request.parameters)
+        rows = [self._row(request, at) for at in range(request.rows)]
+        self._contexts.sweep()
+        longest = max(len(row.ids) for row in rows)
+        input_ids = np.empty((len(rows), longest), dtype=np.int32)
+        for at, row in enumerate(rows):
+            input_ids[at, : len(row.ids)] = row.ids
+            input_ids[at, len(row.ids) :] = row.pad_id
+        return EngineRequest(
+            input_ids=input_ids,
+            input_lengths=_column([len(row.ids) for row in rows]),
+            request_output_len=_column([row.max_tokens for row in rows]),
+            end_id=_column([row.end_id for row in rows]),
+            pad_id=_column([row.pad_id for row in rows]),
+            stop_words=to_array([row.stop_words for row in rows]),
+            bad_words=to_array([row.bad_words for row in rows]),
+            stream_key=np.array(
+                [[self._contexts.put(row.context)] for row in rows], dtype=np.int64
+            ),
+        )
+
+    def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
+        for name in parameters:
+            if not name.startswith(_TRANSPORT_PARAMETERS):
+                raise RequestError(
+                    f"unknown parameter {name!r}{nearest(name, _KNOWN_INPUTS)}; "
+                    "this server's ensemble has no such input, leave it out"
+                )
+
+    def _row(self, request: TextRequest, at: int) -> _Row:
+        settings, tokenizer = self._settings, self.tokenizer
+        ids = self._prompt_ids(request, at)
+        max_tokens = _at(request.max_tokens, at, None)
+        if max_tokens is None:
+            room = settings.max_seq_len - len(ids) if settings.max_seq_len else 2**31 - 1
+            max_tokens = max(1, min(settings.default_max_tokens, room))
+        check_length(len(ids), max_tokens, settings.max_seq_len)
+
+        end_id = _at(request.end_id, at, None)
+        if end_id is None:
+            end_ids = tokenizer.eos_ids
+        elif end_id < 0:  # the client wants no end
+            end_ids = ()
+        else:  # the client's id ends the answer, and so do the model's other ones
+            end_ids = (end_id, *(i for i in tokenizer.eos_ids if i != end_id))
+        stop_strings = _texts(request.stop_words, at, "stop_words")
+        # The engine knows one end id; the others reach it as stop words of one token.
+        stop_words: list[TokenIds] = [(i,) for i in end_ids[1:]]
+        if stop_strings:
+            stop_words += tokenizations(tokenizer, stop_strings, "stop_words")
+        skip_special = _at(request.skip_special_tokens, at, settings.skip_special_tokens)
+        echo = ""
+        if not _at(request.exclude_input_in_output, at, True):
+            echo = tokenizer.decode(ids, skip_special_tokens=skip_special)
+        return _Row(
+            ids=ids,
+            max_tokens=max_tokens,
+            end_id=end_ids[0] if end_ids else -1,
+            pad_id=_at(request.pad_id, at, tokenizer.pad_id),
+            stop_words=stop_words,
+            bad_words=tokenizations(
+                tokenizer, _texts(request.bad_words, at, "bad_words"), "bad_words"
+            ),
+            context=StreamContext(
+                num_input_tokens=len(ids),
+                end_ids=end_ids,
+                stop_strings=stop_strings,
+                include_stop=_at(request.include_stop_str_in_output, at, False),
+                skip_special_tokens=skip_special,
+                echo=echo,
+            ),
+        )
+
+    def _prompt_ids(self, request: TextRequest, at: int) -> list[int]:
+        text = _text(_at(request.text_input, at, b""), "text_input")
+        messages = _text(_at(request.messages, at, b""), "messages")
+        if text and messages:
+            raise RequestError("text_input and messages are both given; send one of them")
+        if messages:
+            if self._template is None:
+                raise RequestError(
+                    "this server has no chat template; send text_input instead of messages, or "
+                    "set the parameter 'template' of the model preprocessing"
+                )
+            prompt = self._template.render(parse_messages(messages), self.tokenizer.special_tokens)
+            # The template wrote the special tokens out; only a missing BOS may have to be added.
+            return self.tokenizer.encode_prompt(prompt, add_special_tokens=False, ensure_bos=True)
+        if not text:
+            raise RequestError("the prompt is empty; send text_input or messages with some text")
+        return self.tokenizer.encode_prompt(
+            text,
+            add_special_tokens=self._settings.add_special_tokens,
+            ensure_bos=self._settings.add_special_tokens,
+        )
+
+
+_KNOWN_INPUTS = [f.name for f in dataclasses.fields(TextRequest) if f.name != "parameters"] + [
+    "temperature", "top_k", "top_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "min_tokens", "min_length", "seed", "random_seed", "stream",
+    "return_log_probs", "beam_width", "num_return_sequences", "length_penalty",
+]  # fmt: skip
+
+
+def _at(values: Sequence[Any] | None, at: int, default: Any) -> Any:
+    return default if values is None else values[at]
+
+
+def _column(values: Sequence[int]) -> npt.NDArray[np.int32]:
+    return np.array(values, dtype=np.int32).reshape(-1, 1)
+
+
+def _text(value: bytes, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{name} is not valid UTF-8: {error.reason} at byte {error.start}; send UTF-8"
+        ) from None
+
+
+def _texts(values: Sequence[Sequence[bytes]] | None, at: int, name: str) -> tuple[str, ...]:
+    """The words of row *at*; empty ones are what clients send for none."""
+    if values is None:
+        return ()
+    return tuple(text for value in values[at] if (text := _text(value, name)))

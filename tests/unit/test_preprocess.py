@@ -1,0 +1,175 @@
+"""Text -> engine request, without Triton."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_tokenizers.errors import RequestError, SettingsError
+from trt_tokenizers.preprocess import Preprocessor, TextRequest
+from trt_tokenizers.streams import ContextStore
+from trt_tokenizers.words import from_array, to_array, tokenizations
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> ContextStore:
+    return ContextStore(tmp_path / "streams")
+
+
+@pytest.fixture
+def preprocessor(bpe_dir: Path, contexts: ContextStore) -> Preprocessor:
+    return make(bpe_dir, contexts)
+
+
+def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocessor:
+    parameters = {"tokenizer_dir": str(folder), "max_seq_len": "64", **parameters}
+    return Preprocessor.from_parameters(parameters, "model 'preprocessing'", contexts)
+
+
+def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextStore) -> None:
+    made = preprocessor.process(
+        TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
+    )
+    tokenizer = preprocessor.tokenizer
+    ids = tokenizer.encode("hello world")
+    assert made.input_ids.dtype == np.int32
+    assert made.input_ids[0].tolist() == ids
+    assert made.input_ids[1].tolist() == tokenizer.encode("a") + [tokenizer.pad_id] * (len(ids) - 1)
+    assert made.input_lengths.tolist() == [[len(ids)], [1]]
+    assert made.request_output_len.tolist() == [[3], [4]]
+    assert made.end_id.tolist() == [[2], [2]]
+    # The model's second EOS id reaches the engine as a stop word of one token.
+    assert [from_array(row) for row in made.stop_words] == [((0,),), ((0,),)]
+    assert [from_array(row) for row in made.bad_words] == [(), ()]
+    keys = made.stream_key[:, 0].tolist()
+    assert len(set(keys)) == 2
+    assert all(0 <= key < 2**53 for key in keys)
+    context = contexts.take(keys[0])
+    assert context is not None
+    assert context.num_input_tokens == len(ids)
+    assert context.end_ids == (2, 0)
+    assert contexts.take(keys[0]) is None, "read once"
+
+
+def test_messages_give_the_ids_of_apply_chat_template(
+    preprocessor: Preprocessor, bpe_dir: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "v"},
+    ]
+    made = preprocessor.process(TextRequest(messages=[json.dumps(messages).encode()]))
+    expected = AutoTokenizer.from_pretrained(bpe_dir).apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert made.input_ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize("template", ["llama2", "chatml"])
+def test_one_bos_with_any_template(
+    sentencepiece_dir: Path, contexts: ContextStore, template: str
+) -> None:
+    preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama", template=template,
+                        max_seq_len="")  # fmt: skip
+    messages = b'[{"role": "user", "content": "hi"}]'
+    ids = preprocessor.process(TextRequest(messages=[messages])).input_ids[0].tolist()
+    assert ids[0] == preprocessor.tokenizer.bos_id
+    assert ids.count(preprocessor.tokenizer.bos_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (TextRequest(), "the prompt is empty"),
+        (TextRequest(text_input=[b""]), "the prompt is empty"),
+        (TextRequest(text_input=[b"\xff"]), "text_input is not valid UTF-8: .* at byte 0"),
+        (TextRequest(messages=[b"\xff"]), "messages is not valid UTF-8"),
+        (TextRequest(text_input=[b"a"], messages=[b"[]"]), "both given"),
+        (TextRequest(text_input=[b"a"], max_tokens=[0]), "max_tokens is 0; it must be at least 1"),
+        (TextRequest(text_input=[b"a"], max_tokens=[-1]), "max_tokens is -1"),
+        (TextRequest(text_input=[b"a"], max_tokens=[64]), "max_tokens may be at most 63"),
+        (TextRequest(text_input=[b"ab cd" * 64]), "the model takes 64 in all; shorten the prompt"),
+        (TextRequest(text_input=[b"a"], parameters={"max_token": 1}),
+         r"unknown parameter 'max_token' \(did you mean 'max_tokens'\?\)"),
+        (TextRequest(text_input=[b"a"], stop_words=[[b"\xff"]]), "stop_words is not valid UTF-8"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_named_and_leave_nothing(
+    preprocessor: Preprocessor, tmp_path: Path, request_: TextRequest, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        preprocessor.process(request_)
+    assert list((tmp_path / "streams").iterdir()) == []
+
+
+def test_a_bad_row_leaves_no_context_of_its_neighbours(
+    preprocessor: Preprocessor, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError):
+        preprocessor.process(TextRequest(rows=2, text_input=[b"good", b""]))
+    assert list((tmp_path / "streams").iterdir()) == []
+
+
+def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
+    preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama")
+    with pytest.raises(RequestError, match="this server has no chat template"):
+        preprocessor.process(TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
+
+
+def test_end_id(preprocessor: Preprocessor) -> None:
+    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[7]))
+    assert made.end_id.tolist() == [[7]]
+    assert set(from_array(made.stop_words[0])) == {(2,), (0,)}
+    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[-1]))
+    assert made.end_id.tolist() == [[-1]]
+    assert from_array(made.stop_words[0]) == ()
+
+
+def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
+    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    assert made.request_output_len.tolist() == [[63]]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"tokeniser_dir": "x"},
+            r"unknown parameter 'tokeniser_dir' \(did you mean 'tokenizer_dir'",
+        ),
+        ({"max_seq_len": "${max_seq_len}"}, "still holds the placeholder"),
+        ({"max_seq_len": "many"}, "'max_seq_len' is 'many'; expected a whole number"),
+        ({"max_seq_len": "-1"}, "max_seq_len is -1"),
+        ({"default_max_tokens": "0"}, "default_max_tokens is 0"),
+        ({"add_special_tokens": "maybe"}, "expected true or false"),
+    ],
+)
+def test_bad_settings_are_named(
+    bpe_dir: Path, contexts: ContextStore, parameters: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make(bpe_dir, contexts, **parameters)
+
+
+def test_word_arrays_there_and_back() -> None:
+    rows = [[(1, 2), (3,)], [], [(4, 5, 6)]]
+    array = to_array(rows)
+    assert array.shape == (3, 2, 3)
+    assert array[0].tolist() == [[1, 2, 3], [2, 3, -1]]
+    assert [list(from_array(row)) for row in array] == rows
+    with pytest.raises(RequestError, match="word list offset"):
+        from_array(np.array([[1, 2], [3, -1]], dtype=np.int32))
+
+
+def test_a_word_is_found_however_it_is_tokenized(preprocessor: Preprocessor) -> None:
+    tokenizer = preprocessor.tokenizer
+    found = tokenizations(tokenizer, ["", "space"], "stop_words")
+    assert tuple(tokenizer.encode("space")) in found
+    assert tuple(tokenizer.encode(" space")) in found
