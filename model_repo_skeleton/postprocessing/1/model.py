@@ -1,0 +1,1 @@
+from trt_tokenizers.backend import PostprocessingModel as TritonPythonModel  # noqa: F401

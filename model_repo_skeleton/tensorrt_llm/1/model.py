@@ -1,0 +1,1 @@
+from trt_tokenizers.backend import EngineModel as TritonPythonModel  # noqa: F401

@@ -1,0 +1,157 @@
+"""A model repository, checked without a server: what would keep the ensemble from serving."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trt_tokenizers.errors import TrtTokenizersError
+from trt_tokenizers.postprocess import PostprocessingSettings
+from trt_tokenizers.preprocess import PreprocessingSettings
+from trt_tokenizers.repository import PLACEHOLDER, parse_config
+from trt_tokenizers.settings import nearest, parse
+from trt_tokenizers.templates.render import load as load_template
+from trt_tokenizers.tokenizers.registry import create
+
+MODELS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where (file:line), what, and the mend."""
+
+    path: Path
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.what}"
+
+
+def check(repository: Path) -> list[Problem]:
+    """Everything that would keep the ensemble from serving, found without a server."""
+    if not repository.is_dir():
+        return [Problem(repository, 1, "does not exist; make it with: trt-tokenizers generate")]
+    problems: list[Problem] = []
+    configs: dict[str, Any] = {}
+    for name in MODELS:
+        path = repository / name / "config.pbtxt"
+        if not path.is_file():
+            problems.append(Problem(path, 1, f"is missing; the ensemble needs the model {name!r}"))
+            continue
+        text = path.read_text(encoding="utf-8")
+        left = [
+            Problem(path, number, f"{match[0]} was never filled; give it a value")
+            for number, line in enumerate(text.splitlines(), 1)
+            for match in PLACEHOLDER.finditer(line)
+        ]
+        problems += left
+        if left:
+            continue
+        try:
+            configs[name] = parse_config(text)
+        except ValueError as error:
+            line = re.search(r"(\d+):\d+", str(error))
+            problems.append(Problem(path, int(line[1]) if line else 1, f"{error}; correct it"))
+    if "ensemble" in configs:
+        problems += _Wiring(repository / "ensemble" / "config.pbtxt", configs).problems()
+    problems += _check_settings(repository, configs)
+    return problems
+
+
+class _Wiring:
+    """Every map of the ensemble names tensors that exist, of one type, and none is missing."""
+
+    def __init__(self, path: Path, configs: Mapping[str, Any]) -> None:
+        self._path = path
+        self._lines = path.read_text(encoding="utf-8").splitlines()
+        self._configs = configs
+        self._types = {tensor.name: tensor.data_type for tensor in configs["ensemble"].input}
+
+    def problems(self) -> Iterator[Problem]:
+        ensemble = self._configs["ensemble"]
+        for step in ensemble.ensemble_scheduling.step:
+            if step.model_name in self._configs:
+                yield from self._step(step, self._configs[step.model_name])
+            elif step.model_name not in MODELS:  # a missing config was reported already
+                yield self._problem(
+                    step.model_name,
+                    f"step {step.model_name!r} is no model of the ensemble"
+                    f"{nearest(step.model_name, MODELS)}; correct model_name",
+                )
+        for tensor in ensemble.output:
+            if tensor.name not in self._types:
+                yield self._problem(
+                    tensor.name,
+                    f"output {tensor.name!r} comes from no step; add it to an output_map",
+                )
+            elif self._types[tensor.name] != tensor.data_type:
+                yield self._problem(
+                    tensor.name,
+                    f"output {tensor.name!r} has another data_type than the step that makes it; "
+                    "make them equal",
+                )
+
+    def _step(self, step: Any, model: Any) -> Iterator[Problem]:
+        inputs = {tensor.name: tensor for tensor in model.input}
+        outputs = {tensor.name: tensor.data_type for tensor in model.output}
+        for name, source in step.input_map.items():
+            if name not in inputs:
+                what = (
+                    f"model {model.name!r} has no input {name!r}{nearest(name, inputs)}; "
+                    "correct the input_map"
+                )
+                yield self._problem(name, what)
+            elif source not in self._types:
+                what = f"{source!r} comes from nowhere{nearest(source, self._types)}"
+                yield self._problem(source, f"{what}; correct the input_map")
+            elif self._types[source] != inputs[name].data_type:
+                what = f"{source!r} has another data_type than the input {name!r} of {model.name!r}"
+                yield self._problem(source, f"{what}; make them equal")
+        for name, tensor in inputs.items():
+            if name not in step.input_map and not tensor.optional:
+                what = f"model {model.name!r} needs the input {name!r}; add it to the input_map"
+                yield self._problem(step.model_name, what)
+        for name, target in step.output_map.items():
+            if name in outputs:
+                self._types[target] = outputs[name]
+            else:
+                what = f"model {model.name!r} has no output {name!r}{nearest(name, outputs)}"
+                yield self._problem(name, f"{what}; correct the output_map")
+
+    def _problem(self, name: str, what: str) -> Problem:
+        """A problem on the first line that names *name*."""
+        line = next((n for n, line in enumerate(self._lines, 1) if f'"{name}"' in line), 1)
+        return Problem(self._path, line, what)
+
+
+def _check_settings(repository: Path, configs: Mapping[str, Any]) -> Iterator[Problem]:
+    """Settings have known names and good values; the tokenizer and the template load."""
+    for name, cls in (
+        ("preprocessing", PreprocessingSettings),
+        ("postprocessing", PostprocessingSettings),
+    ):
+        if name not in configs:
+            continue
+        path = repository / name / "config.pbtxt"
+        raw = {k: v.string_value for k, v in configs[name].parameters.items()}
+        try:
+            settings = parse(cls, raw, f"model {name!r}")
+            tokenizer = create(settings)
+            if isinstance(settings, PreprocessingSettings):
+                load_template(settings.template, tokenizer.chat_template)
+        except TrtTokenizersError as error:
+            yield Problem(path, _parameter_line(path, str(error), raw), str(error))
+
+
+def _parameter_line(path: Path, message: str, raw: Mapping[str, str]) -> int:
+    """The line of the parameter that *message* names, or 1."""
+    named = next((key for key in raw if f"{key!r}" in message or f"{key} " in message), None)
+    if named is not None:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if f'key: "{named}"' in line:
+                return number
+    return 1

@@ -1,0 +1,182 @@
+"""A model repository: render it from the skeleton, then write it.
+
+`render` touches nothing; `write` is the one function that does, all or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.settings import nearest
+from trt_tokenizers.tokenizers.files import read_json
+
+PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+_MARK = ".trt-tokenizers"  # tells a repository that `write` made from anybody else's
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `generate` is asked for.
+
+    Attributes:
+        engine: name of a Python engine.
+        model_dir: the model's folder, in Hugging Face's layout.
+        tokenizer_dir: the tokenizer's folder; the model's if empty.
+        values: placeholder -> value, over the defaults.
+    """
+
+    engine: str
+    model_dir: Path
+    tokenizer_dir: Path | None = None
+    tokenizer_type: str = "auto"
+    template: str = "auto"
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def render(deployment: Deployment) -> dict[str, str]:
+    """Relative path -> text of every file of the repository.
+
+    Raises:
+        RepositoryError: a value is unknown or breaks a config; the model's folder is no model.
+    """
+    values = _values(deployment)
+    rendered: dict[str, str] = {}
+    used: set[str] = set()
+    for path, text in _skeleton():
+        used.update(PLACEHOLDER.findall(text))
+        rendered[path] = fill(text, values, path) if path.endswith(".pbtxt") else text
+    for name in deployment.values:
+        if name not in used:
+            raise RepositoryError(f"unknown value {name!r}{nearest(name, used)}; leave it out")
+    return rendered
+
+
+def fill(text: str, values: Mapping[str, str], where: str) -> str:
+    """Replace every ``${name}`` of a config.pbtxt; a name without a value becomes empty.
+
+    Values inside quotes may be any string. The result is parsed with Triton's own schema.
+
+    Raises:
+        RepositoryError: the result is no valid model configuration; names *where* and line.
+    """
+    filled = PLACEHOLDER.sub(lambda match: _escaped(values.get(match[1], "")), text)
+    try:
+        parse_config(filled)
+    except ValueError as error:
+        raise RepositoryError(f"{where}: {error}; correct the value on that line") from None
+    return filled
+
+
+def _escaped(value: str) -> str:
+    return "".join(
+        c if c.isprintable() and c.isascii() and c not in '"\\' else _octal(c) for c in value
+    )
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def parse_config(text: str) -> Any:
+    """A ``tritonclient.grpc.model_config_pb2.ModelConfig``.
+
+    Raises:
+        ValueError: *text* does not follow Triton's schema; says the line.
+    """
+    # The schema comes with the client library, whose import takes a while.
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(f"not a Triton model configuration: {error}") from None
+
+
+def _values(deployment: Deployment) -> dict[str, str]:
+    model_dir = deployment.model_dir.resolve()
+    config = read_json(model_dir / "config.json")
+    if not config:
+        raise RepositoryError(
+            f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
+        )
+    tokenizer_dir = (deployment.tokenizer_dir or model_dir).resolve()
+    if not tokenizer_dir.is_dir():
+        raise RepositoryError(
+            f"tokenizer folder {tokenizer_dir} does not exist; set --tokenizer-dir"
+        )
+    max_seq_len = config.get("max_position_embeddings", config.get("n_positions", 0))
+    return {
+        "triton_max_batch_size": "64",
+        "preprocessing_instance_count": "1",
+        "engine": deployment.engine,
+        "model_dir": str(model_dir),
+        "tokenizer_dir": str(tokenizer_dir),
+        "tokenizer_type": deployment.tokenizer_type,
+        "template": deployment.template,
+        "max_seq_len": str(max_seq_len or ""),
+        **deployment.values,
+    }
+
+
+def _skeleton() -> Iterator[tuple[str, str]]:
+    root = skeleton_dir()
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.name in ("config.pbtxt", "model.py", ".gitkeep"):
+            yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
+
+
+def skeleton_dir() -> Path:
+    """The skeleton: inside the installed wheel, or beside src/ in a checkout."""
+    inside = Path(str(files("trt_tokenizers"))) / "model_repo_skeleton"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "model_repo_skeleton"
+
+
+def write(rendered: Mapping[str, str], output: Path, *, force: bool = False) -> None:
+    """Write a rendered repository: the whole new one appears at once, or nothing changes.
+
+    Args:
+        rendered: from `render`.
+        output: the folder to make.
+        force: replace a repository that an earlier `write` made there.
+
+    Raises:
+        RepositoryError: *output* exists and may not be replaced.
+    """
+    output = output.absolute()
+    if output.exists() and (any(output.iterdir()) if output.is_dir() else True):
+        if not (output / _MARK).is_file():
+            raise RepositoryError(
+                f"{output} exists and was not made by this command; choose another folder"
+            )
+        if not force:
+            raise RepositoryError(f"{output} exists; replace it with --force")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        for relative, text in {**rendered, _MARK: ""}.items():
+            path = staging / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        staging.chmod(0o755)
+        _replace(staging, output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(new: Path, output: Path) -> None:
+    if not output.exists():
+        new.rename(output)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+    output.rename(old)  # over an empty folder
+    new.rename(output)
+    shutil.rmtree(old)
