@@ -1,0 +1,96 @@
+"""The demo: a model repository, a server, two questions.
+
+    scripts/demo           ask, print the answers, stop
+    scripts/demo --serve   leave the server running until Ctrl-C
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from trt_tokenizers import client
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = ["What is the capital of France?", "Count from one to ten."]
+
+
+@click.command(epilog="Example: scripts/demo --serve")
+@click.option("--serve", is_flag=True, help="Leave the server running until Ctrl-C.")
+@click.option("--http-port", type=int, help="HTTP port [default: 8000 with --serve, else a free one].")
+def main(serve: bool, http_port: int | None) -> None:
+    """Serve SmolLM2-135M-Instruct through a real Triton and ask it two questions."""
+    started = time.monotonic()
+    model = run([sys.executable, str(ROOT / "scripts" / "smollm2.py")])
+    with tempfile.TemporaryDirectory(prefix="trt-tokenizers-demo-") as folder:
+        repository, ready = Path(folder) / "model_repo", Path(folder) / "ready"
+        run(["trt-tokenizers", "generate", "--engine", "transformers", "--model", model,
+             "--output", str(repository)])  # fmt: skip
+        port = http_port or (8000 if serve else free_port())
+        ports = [port, *((8001, 8002) if serve else (free_port(), free_port()))]
+        command = ["launch_server", "--model-repo", str(repository), "--ready-file", str(ready)]
+        for name, number in zip(("http", "grpc", "metrics"), ports, strict=True):
+            command += [f"--{name}-port", str(number)]
+        server = subprocess.Popen(command, stdout=sys.stderr)
+        try:
+            while not ready.exists() and server.poll() is None:
+                time.sleep(0.1)
+            if server.poll() is None:
+                answer(f"http://127.0.0.1:{port}")
+                click.echo(f"\n({time.monotonic() - started:.0f} s from the start to the last word)")
+                if serve:
+                    click.echo(f"\nServing until Ctrl-C. Ask it yourself:\n\n{curl(port)}\n")
+                    server.wait()
+        except KeyboardInterrupt:
+            pass  # the server got it too
+        finally:
+            server.send_signal(signal.SIGTERM)
+            code = server.wait()
+    sys.exit(code)
+
+
+def answer(url: str) -> None:
+    """Both questions, whole and streamed."""
+    endpoint = f"{url}/v2/models/ensemble/generate"
+    whole = client.generate(endpoint, payload(QUESTIONS[0]))
+    click.echo(f"\nPOST {endpoint}\n> {QUESTIONS[0]}\n{whole['text_output']}")
+    click.echo(f"\nPOST {endpoint}_stream\n> {QUESTIONS[1]}")
+    for event in client.stream(f"{endpoint}_stream", {**payload(QUESTIONS[1]), "stream": True}):
+        click.echo(event["text_output"], nl=False)
+    click.echo()
+
+
+def payload(question: str) -> dict[str, object]:
+    return {"messages": json.dumps([{"role": "user", "content": question}]), "max_tokens": 64}
+
+
+def curl(port: int) -> str:
+    body = json.dumps({"messages": json.dumps([{"role": "user", "content": QUESTIONS[0]}])})
+    return f"curl -X POST localhost:{port}/v2/models/ensemble/generate -d '{body}'"
+
+
+def run(command: list[str]) -> str:
+    """Its standard output; a failure ends the demo with its exit code."""
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The architecture, held: arrows between rooms go one way, Triton is met in one file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "trt_tokenizers"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: Room -> level; a room imports from lower levels, or from its own package folder.
+LEVELS = {
+    "": 0, "errors": 0,
+    "settings": 1,
+    "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
+    "tokenizers": 3, "templates": 3,
+    "words": 4,
+    "preprocess": 5, "postprocess": 5, "engines": 5,
+    "backend": 6,
+    # The operator's island meets the data path only where it checks settings.
+    "server": 2, "watch": 2, "guard": 2, "client": 2,
+    "launch": 3,
+    "supervise": 4,
+    "repository": 6,
+    "check": 7,
+    "cli": 8,
+}  # fmt: skip
+OPERATOR = {"server", "watch", "guard", "client", "launch", "supervise"}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            found += [f"{module}.{a.name}" if module == "trt_tokenizers" else module
+                      for a in node.names]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_go_one_way(path: Path) -> None:
+    here = room(path)
+    assert here in LEVELS, f"{here} is a new room: give it a level"
+    for module in imported(path):
+        if not module.startswith("trt_tokenizers."):
+            continue
+        there = module.split(".")[1]
+        assert there == here or LEVELS[there] < LEVELS[here], f"{path}: {here} -> {there}"
+        if here in OPERATOR:
+            assert there in OPERATOR | {"errors", "settings"}, f"{path}: {here} -> {there}"
+
+
+def test_triton_is_met_in_one_file() -> None:
+    users = [p.name for p in FILES if "triton_python_backend_utils" in imported(p)]
+    assert users == ["backend.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 330, "a file that grows past 300 is two rooms"
+
+
+def test_models_are_one_import() -> None:
+    models = sorted((ROOT / "model_repo_skeleton").glob("*/1/model.py"))
+    assert [m.parts[-3] for m in models] == ["postprocessing", "preprocessing", "tensorrt_llm"]
+    for model in models:
+        (node,) = ast.parse(model.read_text()).body
+        assert isinstance(node, ast.ImportFrom)
+        assert node.module == "trt_tokenizers.backend"
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "pytriton", "tritonclient", "google"])
+def test_heavy_modules_are_imported_late(name: str) -> None:
+    """Nothing at the top of a file that light processes import."""
+    own = {"engines/_sampling.py"}  # imported by a running engine only
+    for path in FILES:
+        if str(path.relative_to(PACKAGE)) in own:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = (
+                    [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+                )
+                assert not any(n and n.split(".")[0] == name for n in names), path
