@@ -1,0 +1,232 @@
+"""The guardian: runs one server and leaves nothing of it behind, whoever is killed.
+
+A launcher that dies of SIGKILL can clean up nothing, so a small process in a session of its own
+stands between it and the server::
+
+    launcher ──pipe──> guardian ──> tritonserver ──> Python stubs
+
+The guardian adopts whatever is orphaned beneath it (PR_SET_CHILD_SUBREAPER). When the server has
+ended, when it is told to, or when the pipe closes because the launcher is gone, it kills all that
+is left beneath it, then removes the server's shared memory. Should the guardian itself be killed,
+the kernel kills the server (PR_SET_PDEATHSIG) and the launcher does the rest.
+
+Run by its path with ``python -I -S``, so it starts in about 30 ms and needs nothing but the
+standard library. Its stdin carries one line of JSON (`Job`), then orders, one a line: ``signal N``
+for the server alone, ``kill`` for all. On the file descriptor named by its argument it answers
+``started PID``, ``failed REASON`` and ``ended RETURNCODE`` (negative: by that signal). Everything
+beneath it is gone when that descriptor closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_SHM = Path("/dev/shm")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+#: Seconds to wait for killed processes; one that hangs in a driver cannot be waited for for ever.
+_KILL_WAIT = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the guardian runs, and what it removes afterwards.
+
+    Attributes:
+        argv: the server's command line.
+        env: its whole environment.
+        shm_prefix: its files in /dev/shm begin with this; not empty.
+        remove: paths of other files that end with the server.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    shm_prefix: str
+    remove: tuple[str, ...] = ()
+
+    def to_line(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the direct children of *pid*, zombies included; empty if it is gone."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # a thread that ended meanwhile
+                found.extend(int(p) for p in (task / "children").read_text().split())
+    except OSError:  # gone, or a kernel without CONFIG_PROC_CHILDREN
+        return [p for p, parent in _parents() if parent == pid]
+    return found
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name, in brackets, may hold anything: what counts is behind the last bracket.
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                yield int(entry.name), int(fields[1])
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids of everything beneath *pid*, without it."""
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        new = [p for p in children(waiting.pop()) if p not in found]
+        found.update(new)
+        waiting.extend(new)
+    return found
+
+
+def sweep(shm_prefix: str, server_pids: set[int], remove: tuple[str, ...] = ()) -> None:
+    """Remove what dead servers left: shared memory by prefix, the folders of stream contexts
+    (named after the server's process id) and the files *remove*. What is gone is no error."""
+    if shm_prefix:
+        for path in _SHM.glob(shm_prefix + "*"):
+            path.unlink(missing_ok=True)
+    for pid in server_pids:
+        shutil.rmtree(_SHM / f"trt-tokenizers-{pid}", ignore_errors=True)
+    for name in remove:
+        with contextlib.suppress(OSError):
+            Path(name).unlink(missing_ok=True)
+
+
+def kill_all_beneath(pid: int) -> set[int]:
+    """Kill every descendant of *pid*, which is this process, and wait until they are gone.
+
+    Returns:
+        The process ids that were killed.
+    """
+    killed: set[int] = set()
+    deadline = time.monotonic() + _KILL_WAIT
+    while time.monotonic() < deadline:
+        alive = descendants(pid)
+        for victim in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        killed |= alive
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return killed  # orphans are adopted, so no child means no descendant
+        time.sleep(0.01)
+    return killed
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """What a child calls before exec so that the kernel kills it when *parent* dies."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return before_exec
+
+
+class _Guardian:
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._orders = b""
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        # Whoever signals a whole control group (systemd, scancel) must not end the guardian: it
+        # ends by its pipe. A handler, as an ignored signal would be ignored by the server too.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        awake, wake = os.pipe()
+        for end in (awake, wake):
+            os.set_blocking(end, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake)
+
+        line = self._next_order()
+        while line is None:
+            if not self._read_orders():
+                return
+            line = self._next_order()
+        job = Job(**json.loads(line))
+        try:
+            self._server = subprocess.Popen(
+                job.argv,
+                env=job.env,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
+                preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 - one thread here
+            )
+        except OSError as error:
+            self._say(f"failed {error.strerror}")
+            return
+        self._say(f"started {self._server.pid}")
+        code = self._watch(awake, self._server.pid)
+        killed = kill_all_beneath(os.getpid())
+        sweep(job.shm_prefix, killed | {self._server.pid}, tuple(job.remove))
+        self._say(f"ended {-signal.SIGKILL if code is None else code}")
+
+    def _watch(self, awake: int, pid: int) -> int | None:
+        """Carry out orders until the server has ended (its return code) or must (None)."""
+        while True:
+            code = self._reap(pid)
+            if code is not None:
+                return code
+            ready, _, _ = select.select([0, awake], [], [])
+            if awake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(awake, 4096)
+            if 0 in ready and not self._read_orders():
+                return None
+            while (order := self._next_order()) is not None:
+                if order == b"kill":
+                    return None
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, int(order.split()[1]))
+
+    def _reap(self, pid: int) -> int | None:
+        """Collect the dead, adopted ones too; the server's return code if it is among them."""
+        code = None
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                dead, status = os.waitpid(-1, os.WNOHANG)
+                if dead == 0:
+                    break
+                if dead == pid and self._server is not None:
+                    code = self._server.returncode = os.waitstatus_to_exitcode(status)
+        return code
+
+    def _read_orders(self) -> bool:
+        data = os.read(0, 65536)
+        self._orders += data
+        return bool(data)
+
+    def _next_order(self) -> bytes | None:
+        line, newline, rest = self._orders.partition(b"\n")
+        if not newline:
+            return None
+        self._orders = rest
+        return line
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # the launcher may be gone
+            os.write(self._status, line.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    _Guardian(int(sys.argv[1])).run()

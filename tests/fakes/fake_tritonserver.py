@@ -1,0 +1,98 @@
+"""Stands in for tritonserver: its flags, its ports, its log lines, its shared memory, its stubs.
+
+What it does not do is infer. Unlike Python programs it leaves its dead children uncollected, as
+tritonserver leaves a killed stub. Behaviour comes from the environment:
+
+    FAKE_STATE        JSON of its process ids and its command line is written here
+    FAKE_LOAD         seconds until it is ready (0)
+    FAKE_FAIL         a model fails to load: the real log lines, then exit code 1
+    FAKE_STUCK        on SIGTERM and SIGINT it only counts
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+FLAGS = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.count("="))
+PREFIX = FLAGS["backend-config"].partition("shm-region-prefix-name=")[2]
+STREAMS = Path(f"/dev/shm/trt-tokenizers-{os.getpid()}")
+signals: list[int] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.answer([])
+
+    def do_POST(self) -> None:
+        self.answer([{"name": m, "version": "1", "state": "READY"} for m in ("one", "two")])
+
+    def answer(self, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def main() -> None:
+    regions = [Path(f"/dev/shm/{PREFIX}{number}") for number in range(2)]
+    for region in regions:
+        region.write_bytes(b"x" * 64)
+    STREAMS.mkdir()
+    (STREAMS / "1").write_text("a stream's context")
+    # The stub ignores all but SIGKILL, as one that hangs in a driver does.
+    ignore = "import signal as s, time; s.signal(15, s.SIG_IGN); s.signal(2, s.SIG_IGN); "
+    stub = subprocess.Popen(
+        [sys.executable, "-S", "-c", ignore + "time.sleep(600)", "models/one/1/model.py", PREFIX]
+    )
+    state = {"pid": os.getpid(), "stub": stub.pid, "prefix": PREFIX, "argv": sys.argv[1:]}
+    made = Path(os.environ["FAKE_STATE"] + ".new")
+    made.write_text(json.dumps(state))
+    made.rename(os.environ["FAKE_STATE"])
+
+    sys.stdout.write("standard output of the server\n")
+    sys.stdout.flush()
+    log("I1123 15:49:25.1 7 model_lifecycle.cc:839] \"successfully loaded 'one'\"")
+    if os.environ.get("FAKE_FAIL"):
+        log(
+            "E1123 15:49:25.1 7 model_lifecycle.cc:642] \"failed to load 'two' version 1: "
+            'Internal: ValueError: no tokenizer\\n\\nAt:\\n  model.py(3): initialize\\n"'
+        )
+        log("error: creating server: Internal - failed to load all models")
+        sys.exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tritonserver, which loads without handlers
+    time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
+    signal.signal(signal.SIGINT, lambda n, _: signals.append(n))
+    signal.signal(signal.SIGTERM, lambda n, _: signals.append(n))
+    server = http.server.HTTPServer(
+        (FLAGS["http-address"], int(FLAGS["http-port"])), Handler, bind_and_activate=False
+    )
+    server.allow_reuse_address = True
+    server.server_bind()
+    server.server_activate()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    while not signals or os.environ.get("FAKE_STUCK"):
+        time.sleep(0.02)
+    time.sleep(0.2)  # for a second signal that ought not to come
+    log(f"signals: {signals}")
+    stub.kill()
+    for region in regions:
+        region.unlink()
+    os._exit(0)
+
+
+def log(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+main()

@@ -1,0 +1,271 @@
+"""Real launches of a fake tritonserver: stopped, killed from outside; nothing may be left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import free_ports
+
+FAKE = Path(__file__).parents[1] / "fakes" / "fake_tritonserver.py"
+COMMAND = "from trt_tokenizers.cli import launch_server; launch_server()"
+
+
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@dataclasses.dataclass
+class Launch:
+    """A launcher, started as users start it, on files of its own."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def ready(self) -> Path:
+        return self.folder / "ready"
+
+    def state(self) -> dict[str, object]:
+        state = self.folder / "state"
+        until(state.exists)
+        return json.loads(state.read_text())
+
+    def pid(self, name: str) -> int:
+        return int(str(self.state()[name]))
+
+    def guardian(self) -> int:
+        return int(Path(f"/proc/{self.pid('pid')}/stat").read_text().rpartition(")")[2].split()[1])
+
+    def until_ready(self) -> Launch:
+        until(lambda: self.ready.exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.err()
+        return self
+
+    def ended(self) -> int:
+        """The exit code; with the launcher, everything else has ended too."""
+        code = self.process.wait(timeout=15)
+        self.assert_nothing_left()
+        return code
+
+    def assert_nothing_left(self) -> None:
+        state = self.state()
+        until(lambda: not alive(self.pid("pid")) and not alive(self.pid("stub")), 5)
+        shm = Path("/dev/shm")
+        left = [*shm.glob(f"{state['prefix']}*"), *shm.glob(f"trt-tokenizers-{state['pid']}")]
+        until(lambda: not any(p.exists() for p in [*left, self.ready]), 5)
+
+    def out(self) -> str:
+        return (self.folder / "out").read_text()
+
+    def err(self) -> str:
+        return (self.folder / "err").read_text()
+
+    def said(self) -> list[str]:
+        """The launcher's own lines, without the server's."""
+        return [x for x in self.err().splitlines() if x.startswith(("launch: ", "error: "))]
+
+
+Start = Callable[..., Launch]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    program = tmp_path / "tritonserver"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -S {FAKE} "$@"\n')
+    program.chmod(0o755)
+    model = tmp_path / "models" / "one"
+    model.mkdir(parents=True)
+    (model / "config.pbtxt").write_text('backend: "python"\n')
+    started: list[Launch] = []
+
+    def start(*options: str, **more: Any) -> Launch:
+        env = {name: more.pop(name) for name in list(more) if name.startswith("FAKE_")}
+        http, grpc, metrics = free_ports(3)
+        with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", COMMAND, "--triton-server", str(program)),
+                    *("--model_repo", str(model.parent), "--ready-file", str(tmp_path / "ready")),
+                    *("--http_port", str(http), "--grpc_port", str(grpc)),
+                    *("--metrics_port", str(metrics), *options),
+                ],
+                stdout=out,
+                stderr=err,
+                env={**os.environ, "FAKE_STATE": str(tmp_path / "state"), **env},
+                **more,
+            )
+        started.append(Launch(tmp_path, process))
+        return started[-1]
+
+    yield start
+    for launch in started:
+        launch.process.kill()
+        launch.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_that_was_asked_for_exits_0(start: Start, number: signal.Signals) -> None:
+    launch = start("--world_size", "1").until_ready()
+    addresses = json.loads(launch.ready.read_text())
+    assert addresses["models"] == ["one", "two"]
+    assert addresses["pid"] == launch.process.pid
+    launch.process.send_signal(number)
+    assert launch.ended() == 0
+    said = launch.said()
+    assert said.count("launch: ready") == 1
+    assert f"launch:   HTTP     {addresses['http']}/v2/models/MODEL/generate" in said
+    assert [line.split(" (")[0] for line in said if "model " in line] == [
+        "launch: model one is ready",  # by the log
+        "launch: model two is ready",  # by the repository index
+    ]
+    assert launch.out() == "standard output of the server\n"
+    forwarded = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+    assert f"signals: [{forwarded.value}]" in launch.err()
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_server_once(start: Start) -> None:
+    keyboard, terminal = pty.openpty()
+    launch = start(
+        stdin=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ).until_ready()
+    os.write(keyboard, b"\x03")
+    assert launch.ended() == 0
+    os.close(keyboard)
+    os.close(terminal)
+    assert f"signals: [{signal.SIGINT.value}]" in launch.err()
+
+
+def test_a_second_signal_ends_at_once(start: Start) -> None:
+    launch = start(FAKE_STUCK="1").until_ready()
+    launch.process.terminate()
+    until(lambda: "SIGTERM: stopping, 20 s" in launch.err())
+    launch.process.terminate()
+    assert launch.ended() == 137
+    assert launch.said()[-1] == "error: tritonserver was killed on a second signal (SIGTERM)"
+
+
+def test_a_stop_while_loading(start: Start) -> None:
+    launch = start(FAKE_LOAD="60")
+    until(lambda: "model one is ready" in launch.err())
+    launch.process.terminate()
+    assert launch.ended() == 0
+    assert "launch: ready" not in launch.said()
+
+
+def test_a_killed_launcher_takes_everything_along(start: Start) -> None:
+    launch = start().until_ready()
+    launch.process.kill()
+    launch.ended()
+
+
+def test_a_killed_server_is_told_by_the_exit_code(start: Start) -> None:
+    launch = start().until_ready()
+    os.kill(launch.pid("pid"), signal.SIGKILL)
+    assert launch.ended() == 128 + signal.SIGKILL
+    assert launch.said()[-1] == "error: tritonserver ended by itself (SIGKILL)"
+
+
+def test_a_killed_stub_ends_the_launch(start: Start) -> None:
+    launch = start().until_ready()
+    os.kill(launch.pid("stub"), signal.SIGKILL)
+    assert launch.ended() == 1
+    assert launch.said()[-1] == (
+        "error: the Python process of model 'one' died "
+        "(SIGKILL; the kernel sends it when memory runs out)"
+    )
+
+
+def test_a_killed_guardian_ends_the_launch(start: Start) -> None:
+    launch = start().until_ready()
+    os.kill(launch.guardian(), signal.SIGKILL)
+    assert launch.ended() == 1
+    assert "guardian process of the launch was killed" in launch.said()[-1]
+
+
+def test_a_guardian_cannot_be_ended_by_a_signal_to_all(start: Start) -> None:
+    launch = start().until_ready()
+    os.kill(launch.guardian(), signal.SIGTERM)
+    launch.process.terminate()
+    assert launch.ended() == 0
+
+
+def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("kept\n")
+    launch = start("--log-file", str(log), FAKE_FAIL="1")
+    assert launch.ended() == 1
+    said = launch.said()
+    assert said[-1] == (
+        "error: tritonserver ended before it was ready (exit code 1): "
+        "model 'two': ValueError: no tokenizer"
+    )
+    assert f"launch: the last lines of {log}:" in said
+    assert said[-2] == "launch:   error: creating server: Internal - failed to load all models"
+    assert launch.out() == ""
+    assert log.read_text().startswith("kept\n")
+
+
+def test_ready_timeout(start: Start) -> None:
+    launch = start("--ready-timeout", "0.5", FAKE_LOAD="60")
+    launch.process.wait(timeout=10)
+    assert launch.ended() == 1
+    assert launch.said()[-1] == ("error: not ready within --ready-timeout 0.5 s; ready so far: one")
+
+
+def test_a_program_that_cannot_be_run(start: Start, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("this is no program")
+    broken.chmod(0o755)
+    launch = start("--triton-server", str(broken))
+    assert launch.process.wait(timeout=10) == 126
+    assert launch.said() == [f"error: {broken} cannot be run: Exec format error"]
+
+
+def test_arguments_after_the_dashes_reach_the_server(start: Start) -> None:
+    launch = start("--", "--log-format=ISO8601").until_ready()
+    argv = launch.state()["argv"]
+    assert isinstance(argv, list)
+    assert argv[-1] == "--log-format=ISO8601"
+    launch.process.terminate()
+    assert launch.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--ready-file", "its folder is not there; make it first"),
+        ("--log-file", "No such file or directory"),
+    ],
+)
+def test_files_that_cannot_be_written(
+    start: Start, tmp_path: Path, option: str, message: str
+) -> None:
+    launch = start(option, str(tmp_path / "nowhere" / "file"))
+    assert launch.process.wait(timeout=10) == 1
+    assert launch.said() == [f"error: {option} {tmp_path}/nowhere/file: {message}"]
