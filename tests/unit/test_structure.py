@@ -21,14 +21,15 @@ LEVELS = {
     "preprocess": 5, "postprocess": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "server": 2, "watch": 2, "guard": 2, "client": 2,
+    "guard": 1,
+    "server": 2, "watch": 2, "lifecycle": 2, "client": 2,
     "launch": 3,
     "supervise": 4,
     "repository": 6,
     "check": 7,
     "cli": 8,
 }  # fmt: skip
-OPERATOR = {"server", "watch", "guard", "client", "launch", "supervise"}
+OPERATOR = {"server", "watch", "guard", "lifecycle", "client", "launch", "supervise"}
 
 
 def room(path: Path) -> str:

@@ -1,0 +1,212 @@
+"""A small client of Triton's generate endpoint, and a chat on the command line over it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import urllib.parse
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
+
+Payload = Mapping[str, Any]
+
+
+def generate(
+    url: str, payload: Payload, *, model: str = "ensemble", timeout: float | None = None
+) -> dict[str, Any]:
+    """One request, one whole answer: the model's outputs by name.
+
+    Args:
+        url: of the server, e.g. ``http://127.0.0.1:8000``.
+        payload: the model's inputs by name; any other key becomes a request parameter.
+        timeout: seconds without a byte from the server; None waits for ever.
+
+    Raises:
+        RequestError: the server refuses the request (HTTP 4xx).
+        EngineError: the server failed or cannot be reached.
+        SettingsError: *url* is not one of http or https.
+    """
+    with _post(url, f"/v2/models/{model}/generate", payload, timeout) as response:
+        body = response.read()
+    return _parse(body, url)
+
+
+def stream(
+    url: str, payload: Payload, *, model: str = "ensemble", timeout: float | None = None
+) -> Generator[dict[str, Any], None, None]:
+    """One request, its answers as they come. Closing the iterator cancels the request.
+
+    Arguments and errors are those of `generate`.
+    """
+    with _post(url, f"/v2/models/{model}/generate_stream", payload, timeout) as response:
+        # Lines end at \n alone: the JSON may hold other line separators. A line is decoded whole,
+        # so a character that is cut in two by HTTP chunks is put together again.
+        while line := response.readline():
+            if line.startswith(b"data:"):
+                yield _parse(line.removeprefix(b"data:"), url)
+
+
+@contextlib.contextmanager
+def _post(
+    url: str, path: str, payload: Payload, timeout: float | None
+) -> Iterator[http.client.HTTPResponse]:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"{url!r} is no URL of a server; expected e.g. http://127.0.0.1:8000")
+    secure = parts.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    body = json.dumps(payload).encode()
+    headers = {"Content-Type": "application/json"}
+    with contextlib.closing(kind(parts.hostname, parts.port, timeout=timeout)) as connection:
+        try:
+            connection.request("POST", parts.path.rstrip("/") + path, body, headers)
+            response = connection.getresponse()
+            # Closes the socket when the caller leaves early, which cancels the request.
+            with response:
+                if response.status >= 400:
+                    raise _refusal(response)
+                yield response
+        except ConnectionRefusedError:
+            raise EngineError(f"no server answers at {url}; start one with launch_server") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise EngineError(f"the connection to {url} failed: {reason}") from None
+
+
+def _refusal(response: http.client.HTTPResponse) -> TrtTokenizersError:
+    body = response.read()
+    try:
+        # The streaming endpoint refuses in the form of its answers.
+        message = str(json.loads(body.strip().removeprefix(b"data:"))["error"])
+    except (ValueError, KeyError, TypeError):
+        message = body.decode(errors="replace").strip() or response.reason
+    text = f"HTTP {response.status}: {_one_line(message)}"
+    return RequestError(text) if response.status < 500 else EngineError(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _parse(body: bytes, url: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise EngineError(f"{url} answered with something other than a JSON object: {body[:80]!r}")
+    if set(answer) == {"error"}:  # with status 200: what fails after the headers went out
+        raise EngineError(_one_line(str(answer["error"])))
+    return answer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the chat asks of the engine; None leaves it to the engine."""
+
+    max_tokens: int = 512
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+
+class Chat:
+    """A conversation with a server that keeps none: each request carries the whole history.
+
+    Attributes:
+        messages: the history, as ``[{"role": …, "content": …}, …]``.
+    """
+
+    def __init__(self, url: str, model: str, system: str | None, sampling: Sampling) -> None:
+        self._url, self._model = url, model
+        self._sampling = {k: v for k, v in vars(sampling).items() if v is not None}
+        self._system = [{"role": "system", "content": system}] if system else []
+        self.messages: list[dict[str, str]] = list(self._system)
+
+    def reset(self) -> None:
+        """Forget everything but the system message."""
+        self.messages = list(self._system)
+
+    def ask(self, question: str, write: Callable[[str], None]) -> None:
+        """Send *question* and hand the pieces of the answer to *write*.
+
+        The history keeps what was written, also of an answer that KeyboardInterrupt stopped; a
+        question without any answer is forgotten.
+
+        Raises:
+            RequestError, EngineError: as in `generate`.
+        """
+        asked = [*self.messages, {"role": "user", "content": question}]
+        payload = {
+            "messages": json.dumps(asked, ensure_ascii=False),
+            "stream": True,
+            **self._sampling,
+        }
+        pieces: list[str] = []
+        answers = stream(self._url, payload, model=self._model)
+        try:
+            with contextlib.closing(answers):
+                for answer in answers:
+                    piece = str(answer.get("text_output", ""))
+                    pieces.append(piece)
+                    write(piece)
+        finally:
+            if text := "".join(pieces):
+                self.messages = [*asked, {"role": "assistant", "content": text}]
+
+
+def run_chat(chat: Chat, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> None:
+    """Read questions and stream answers until the input ends or ``/exit``.
+
+    On a terminal Ctrl-C stops the running answer, Ctrl-D ends the chat, and errors are shown and
+    the chat goes on. Otherwise each line is a question, and the first error ends the chat.
+
+    Raises:
+        RequestError, EngineError, KeyboardInterrupt: only where *stdin* is no terminal.
+    """
+    terminal = stdin.isatty()
+    if terminal:
+        stderr.write("/reset forgets the conversation, /exit or Ctrl-D ends\n")
+
+    def write(piece: str) -> None:
+        stdout.write(piece)
+        stdout.flush()
+
+    while True:
+        try:
+            line = _read_line(stdin, terminal)
+            if line is None:
+                break
+            question = line.strip()
+            if question == "/exit":
+                break
+            if question == "/reset":
+                chat.reset()
+            elif question:
+                chat.ask(question, write)
+                write("\n")
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            write("\n")
+        except (RequestError, EngineError) as error:
+            if not terminal:
+                raise
+            stderr.write(f"error: {error}\n")
+    if terminal:
+        write("\n")
+
+
+def _read_line(stdin: TextIO, terminal: bool) -> str | None:
+    if not terminal:
+        return stdin.readline() or None
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - editing and history for input()
+    try:
+        return input("> ")
+    except EOFError:
+        return None
