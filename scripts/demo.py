@@ -1,7 +1,7 @@
 """The demo: a model repository, a server, two questions.
 
-    scripts/demo           ask, print the answers, stop
-    scripts/demo --serve   leave the server running until Ctrl-C
+scripts/demo           ask, print the answers, stop
+scripts/demo --serve   leave the server running until Ctrl-C
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUESTIONS = ["What is the capital of France?", "Count from one to ten."]
 
 @click.command(epilog="Example: scripts/demo --serve")
 @click.option("--serve", is_flag=True, help="Leave the server running until Ctrl-C.")
-@click.option("--http-port", type=int, help="HTTP port [default: 8000 with --serve, else a free one].")
+@click.option("--http-port", type=int, help="[default: 8000 with --serve, else a free one]")
 def main(serve: bool, http_port: int | None) -> None:
     """Serve SmolLM2-135M-Instruct through a real Triton and ask it two questions."""
     started = time.monotonic()
@@ -45,7 +45,8 @@ def main(serve: bool, http_port: int | None) -> None:
                 time.sleep(0.1)
             if server.poll() is None:
                 answer(f"http://127.0.0.1:{port}")
-                click.echo(f"\n({time.monotonic() - started:.0f} s from the start to the last word)")
+                seconds = time.monotonic() - started
+                click.echo(f"\n({seconds:.0f} s from the start to the last word)")
                 if serve:
                     click.echo(f"\nServing until Ctrl-C. Ask it yourself:\n\n{curl(port)}\n")
                     server.wait()
@@ -60,10 +61,10 @@ def main(serve: bool, http_port: int | None) -> None:
 def answer(url: str) -> None:
     """Both questions, whole and streamed."""
     endpoint = f"{url}/v2/models/ensemble/generate"
-    whole = client.generate(endpoint, payload(QUESTIONS[0]))
+    whole = client.generate(url, payload(QUESTIONS[0]))
     click.echo(f"\nPOST {endpoint}\n> {QUESTIONS[0]}\n{whole['text_output']}")
     click.echo(f"\nPOST {endpoint}_stream\n> {QUESTIONS[1]}")
-    for event in client.stream(f"{endpoint}_stream", {**payload(QUESTIONS[1]), "stream": True}):
+    for event in client.stream(url, {**payload(QUESTIONS[1]), "stream": True}):
         click.echo(event["text_output"], nl=False)
     click.echo()
 

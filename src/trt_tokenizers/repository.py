@@ -75,6 +75,35 @@ def fill(text: str, values: Mapping[str, str], where: str) -> str:
     return filled
 
 
+def fill_template(text: str, substitutions: str, where: str) -> str:
+    """`fill` with ``key:value,key:value``, as the command fill_template takes it.
+
+    The first ``:`` of a pair separates; a comma inside a value is written ``\\,``.
+
+    Raises:
+        RepositoryError: a pair without ``:``, a key that the file does not have, a placeholder
+            that no pair fills, or a value that breaks the file.
+    """
+    values = {}
+    for pair in re.split(r"(?<!\\),", substitutions):
+        key, separator, value = pair.replace("\\,", ",").partition(":")
+        if not separator:
+            raise RepositoryError(f"{pair!r} is no key:value; write a comma in a value as \\,")
+        values[key.strip()] = value
+    names = dict.fromkeys(PLACEHOLDER.findall(text))
+    for key in values:
+        if key not in names:
+            raise RepositoryError(
+                f"{where} has no placeholder {key!r}{nearest(key, names)}; leave it out"
+            )
+    if left := [name for name in names if name not in values]:
+        raise RepositoryError(
+            f"{where} would keep {', '.join(f'${{{name}}}' for name in left)}; "
+            f"give each a value, if only an empty one: {left[0]}:"
+        )
+    return fill(text, values, where)
+
+
 def _escaped(value: str) -> str:
     return "".join(
         c if c.isprintable() and c.isascii() and c not in '"\\' else _octal(c) for c in value

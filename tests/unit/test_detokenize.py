@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import HARD_TEXTS
+from texts import HARD_TEXTS
 from trt_tokenizers.detokenize import StopStrings, WindowStreamDecoder
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from trt_tokenizers.check import check
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository import Deployment, fill, parse_config, render, write
+from trt_tokenizers.repository import (
+    Deployment,
+    fill,
+    fill_template,
+    parse_config,
+    render,
+    write,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,3 +147,28 @@ def test_skeleton_and_backend_name_the_same_tensors(model_dir: Path, tmp_path: P
         assert {t.name for t in [*config.input, *config.output]} <= used
     engine = parse_config((repository / "tensorrt_llm" / "config.pbtxt").read_text())
     assert {t.name for t in engine.input} == set(tensors.INPUTS)
+
+
+OLD = 'max_batch_size: ${size}\nparameters { key: "a" value: { string_value: "${a}" } }\n'
+
+
+def test_fill_template_takes_the_old_commands_pairs() -> None:
+    filled = fill_template(OLD, r"size:8,a:/x:y\,z", "config.pbtxt")
+    config = parse_config(filled)
+    assert (config.max_batch_size, config.parameters["a"].string_value) == (8, "/x:y,z")
+    assert parse_config(fill_template(OLD, "a:,size:8", "x")).parameters["a"].string_value == ""
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("size:8,a", "'a' is no key:value"),
+        ("size:8,b:1", "x has no placeholder 'b'"),
+        ("a:1,siez:8", r"no placeholder 'siez' \(did you mean 'size'"),
+        ("size:8", r"would keep \$\{a\}; give each a value"),
+        ("size:,a:1", r"x: .*; correct the value on that line"),
+    ],
+)
+def test_fill_template_refuses_what_the_old_one_let_through(pairs: str, message: str) -> None:
+    with pytest.raises(RepositoryError, match=message):
+        fill_template(OLD, pairs, "x")

@@ -14,7 +14,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import HARD_TEXTS
+from texts import HARD_TEXTS
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
@@ -215,7 +215,7 @@ def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
         load(tmp_path, "no_such_module:Thing")
 
 
-def test_light_types_import_no_heavy_module(bpe_dir: Path) -> None:
+def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> None:
     """preprocessing and postprocessing are separate processes: torch would cost each its start."""
     code = (
         "import sys\n"
@@ -223,7 +223,10 @@ def test_light_types_import_no_heavy_module(bpe_dir: Path) -> None:
         "from trt_tokenizers.postprocess import Postprocessor\n"
         "from trt_tokenizers.streams import ContextStore\n"
         f"settings = {{'tokenizer_dir': {str(bpe_dir)!r}}}\n"
-        "Preprocessor.from_parameters(settings, 'x', ContextStore())\n"
+        "from pathlib import Path\n"
+        f"contexts = ContextStore(Path({str(tmp_path)!r}))\n"
+        "Preprocessor.from_parameters(settings, 'x', contexts)\n"
+        "Postprocessor.from_parameters(settings, 'x', contexts)\n"
         "heavy = {'torch', 'transformers', 'tritonclient', 'google.protobuf', 'click'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

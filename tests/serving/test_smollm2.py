@@ -1,0 +1,263 @@
+"""A real model behind a real Triton, against transformers and itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import Server, joined
+from texts import HARD_TEXTS
+
+pytestmark = [pytest.mark.triton, pytest.mark.model]
+
+
+def user(text: str) -> str:
+    return json.dumps([{"role": "user", "content": text}])
+
+
+FRANCE = {"messages": user("What is the capital of France?"), "max_tokens": 32}
+
+
+def test_whole_answer(server: Server) -> None:
+    answer = server.ask(FRANCE)
+    assert answer["text_output"] == "The capital of France is Paris."
+    assert answer["finish_reason"] == "stop"
+    assert answer["num_input_tokens"] == 37
+    assert answer["num_output_tokens"] == 7
+
+
+def test_the_users_own_call(server: Server) -> None:
+    """Sent as it is; 200 and text, and the same seed gives the same text twice."""
+    body = (
+        rb'{"text_input": "[INST] <<SYS>>\nAnswer very seriously\n<</SYS>>\n\nwho is the best '
+        rb'sportsman in the world? [/INST]", "parameters": {"max_tokens": 512, "bad_words":[""], '
+        rb'"stop_words":[""], "end_id": 2, "random_seed": 42, "top_k": 20, "top_p": 0.95, '
+        rb'"temperature": 0.5, "repetition_penalty": 1.2}}'
+    )
+    status, first = server.generate(body)
+    assert status == 200
+    assert first["text_output"].strip()
+    assert server.generate(body)[1]["text_output"] == first["text_output"]
+
+
+QUESTIONS = [
+    "프랑스의 수도는 어디입니까? 한국어로 답하세요.",
+    "法国的首都是哪里？请用中文回答。",
+    "フランスの首都はどこですか？日本語で。",
+    "ما هي عاصمة فرنسا؟ أجب بالعربية.",
+    "เมืองหลวงของฝรั่งเศสคืออะไร",
+    "फ्रांस की राजधानी क्या है? हिंदी में उत्तर दें।",
+    f"Repeat: {HARD_TEXTS[8]}",
+    "Repeat these five times: 👨\u200d👩\u200d👧\u200d👦 🇰🇷 👍🏽",
+    "Write a Python function that adds two numbers.",
+    "Write JSON with three keys, indented by four spaces.",
+    "Repeat exactly: a    b        c                d",
+    "Écris une phrase avec des accents: é è ê ë à ç ù.",
+    "List ten Greek letters by symbol: α β γ",
+    "Напиши по-русски: столица Франции.",
+    "Draw a table with | and spaces.",
+    "Count from one to thirty.",
+]
+
+
+def test_streams_at_once_equal_the_whole_answers(server: Server) -> None:
+    bodies = [{"messages": user(q), "max_tokens": 48} for q in QUESTIONS]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        whole = list(pool.map(server.ask, bodies))
+    streams = server.streams([{**body, "stream": True} for body in bodies])
+    for chunks, answer in zip(streams, whole, strict=True):
+        assert len(chunks) > 1
+        assert joined(chunks) == answer["text_output"]
+        assert [c["finish_reason"].item() for c in chunks[:-1]] == [b""] * (len(chunks) - 1)
+        assert chunks[-1]["finish_reason"].item().decode() == answer["finish_reason"]
+        assert chunks[-1]["num_output_tokens"].item() == answer["num_output_tokens"]
+
+
+def test_echoed_texts_stream_exactly(server: Server) -> None:
+    """Ids that are known: the prompt comes back in front of the answer, character by character."""
+    bodies = [
+        {"text_input": t, "max_tokens": 4, "exclude_input_in_output": False} for t in HARD_TEXTS
+    ]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        for text, answer in zip(HARD_TEXTS, pool.map(server.ask, bodies), strict=True):
+            assert answer["text_output"].startswith(text)
+
+
+@pytest.fixture(scope="module")
+def oracle(smollm2: Path) -> Any:
+    """transformers itself: (model, tokenizer), in float32 as the server on a CPU."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return (
+        AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(smollm2),
+    )
+
+
+def test_greedy_equals_transformers_generate(server: Server, oracle: Any) -> None:
+    model, tokenizer = oracle
+    prompts = ["Once upon a time", "def fibonacci(n):", "The three primary colours are"]
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt")
+        out = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids.input_ids.size(1) :]
+        answer = server.ask({"text_input": prompt, "max_tokens": 40})
+        assert answer["text_output"] == tokenizer.decode(out, skip_special_tokens=True)
+        eos = model.generation_config.eos_token_id
+        assert answer["num_output_tokens"] == int((out != eos).sum())
+
+
+def test_log_probs_equal_transformers(server: Server, oracle: Any) -> None:
+    model, tokenizer = oracle
+    ids = tokenizer("Once upon a time", return_tensors="pt")
+    out = model.generate(
+        **ids, max_new_tokens=8, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    expected = model.compute_transition_scores(out.sequences, out.logits, normalize_logits=True)
+    answer = server.ask(
+        {"text_input": "Once upon a time", "max_tokens": 8, "return_log_probs": True}
+    )
+    assert answer["output_log_probs"] == pytest.approx(expected[0].tolist(), abs=1e-3)
+    assert answer["cum_log_probs"] == pytest.approx(expected.sum().item(), abs=1e-2)
+
+
+def test_messages_give_the_ids_of_apply_chat_template(server: Server, oracle: Any) -> None:
+    messages = [
+        {"role": "system", "content": "Answer in one word."},
+        {"role": "user", "content": "Hi!"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "안녕 👋🏽"},
+    ]
+    expected = oracle[1].apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert server.preprocess({"messages": json.dumps(messages)})["INPUT_ID"][0].tolist() == expected
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "empty prompt": ({"text_input": ""}, "the prompt is empty"),
+    "max_tokens 0": ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0"),
+    "max_tokens -1": ({"text_input": "a", "max_tokens": -1}, "max_tokens is -1"),
+    "max_tokens beyond": (
+        {"text_input": "a", "max_tokens": 8192},
+        "may be at most 8191",
+    ),
+    "prompt too long": ({"text_input": "a b " * 8000}, "shorten the prompt"),
+    "not JSON": ({"messages": "hello"}, "messages is not JSON"),
+    "no role": ({"messages": '[{"content": "x"}]'}, "messages[0] has no role"),
+    "unknown role": ({"messages": '[{"role": "bot", "content": "x"}]'}, "has the role 'bot'"),
+    "temperature": ({"text_input": "a", "temperature": -1.0}, "temperature is -1"),
+    "top_p": ({"text_input": "a", "top_p": 2.0}, "top_p is 2"),
+    "top_k": ({"text_input": "a", "top_k": -3}, "top_k is -3"),
+    "repetition_penalty": (
+        {"text_input": "a", "repetition_penalty": 0.0},
+        "repetition_penalty is 0",
+    ),
+    "min_tokens": ({"text_input": "a", "max_tokens": 2, "min_tokens": 3}, "min_tokens is 3"),
+    "two seeds": ({"text_input": "a", "seed": 1, "random_seed": 2}, "both mean the same"),
+    "invalid UTF-8": (b'{"text_input": "a\xff"}', "text_input is not valid UTF-8"),
+    "unknown parameter": ({"text_input": "a", "max_token": 5}, "did you mean 'max_tokens'?"),
+    "in parameters": ({"text_input": "a", "parameters": {"foo": 5}}, "unknown parameter 'foo'"),
+    "beams": ({"text_input": "a", "beam_width": 4}, "beam_width is 4"),
+    "both prompts": ({"text_input": "a", "messages": user("b")}, "send one of them"),
+    "end_id": ({"text_input": "a", "end_id": 10**6}, "end_id"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_400(server: Server, name: str) -> None:
+    body, message = BAD[name]
+    status, answer = server.generate(body)
+    assert status == 400, answer
+    assert message in answer["error"]
+    assert "\n" not in answer["error"]
+    assert "Traceback" not in answer["error"]
+
+
+def test_neighbours_of_bad_requests_are_answered(server: Server) -> None:
+    """Everything at once: every bad request gets its 400, every good one its answer."""
+    barrier = threading.Barrier(2 * len(BAD))
+
+    def send(body: Any) -> tuple[int, Any]:
+        barrier.wait()
+        return server.generate(body)
+
+    with ThreadPoolExecutor(2 * len(BAD)) as pool:
+        bad = [pool.submit(send, body) for body, _ in BAD.values()]
+        good = [pool.submit(send, FRANCE) for _ in BAD]
+        for future, (_, message) in zip(bad, BAD.values(), strict=True):
+            status, answer = future.result()
+            assert status == 400
+            assert message in answer["error"]
+        for future in good:
+            status, answer = future.result()
+            assert (status, answer["text_output"]) == (200, "The capital of France is Paris.")
+
+
+def test_a_bad_row_fails_its_request_and_no_other(server: Server) -> None:
+    status, answer = server.generate({"text_input": ["good", ""], "max_tokens": [2, 2]})
+    assert status == 400
+    assert "the prompt is empty" in answer["error"]
+    both = server.ask({"text_input": ["Once upon a", "def f("], "max_tokens": [4, 4]})
+    alone = [server.ask({"text_input": t, "max_tokens": 4}) for t in ("Once upon a", "def f(")]
+    assert both["text_output"] == [a["text_output"] for a in alone]
+
+
+def test_seed_gives_the_same_text_alone_and_among_others(server: Server) -> None:
+    body = {"text_input": "Once upon a time", "max_tokens": 24, "temperature": 1.0, "seed": 7}
+    alone = server.ask(body)["text_output"]
+    others = [{**body, "seed": seed} for seed in range(100, 107)]
+    with ThreadPoolExecutor(8) as pool:
+        first, *rest = pool.map(server.ask, [body, *others])
+    assert first["text_output"] == alone
+    assert len({r["text_output"] for r in rest}) > 1
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_stop_strings_cut_the_text(server: Server, include: bool) -> None:
+    body = {"text_input": "Count: 1, 2, 3, 4,", "max_tokens": 40}
+    whole = server.ask(body)["text_output"]
+    for stop in ("7", ", 8", "9, 1"):
+        assert stop in whole
+        cut = whole.split(stop)[0] + (stop if include else "")
+        answer = server.ask({**body, "stop_words": [stop], "include_stop_str_in_output": include})
+        assert (answer["text_output"], answer["finish_reason"]) == (cut, "stop")
+
+
+def test_bad_words_do_not_appear(server: Server) -> None:
+    answer = server.ask({**FRANCE, "bad_words": ["Paris"]})
+    assert answer["text_output"]
+    assert "Paris" not in answer["text_output"]
+
+
+def test_min_tokens_and_end_id(server: Server) -> None:
+    assert server.ask({**FRANCE, "min_tokens": 12})["num_output_tokens"] >= 12
+    endless = server.ask({**FRANCE, "end_id": -1, "max_tokens": 20})
+    assert endless["num_output_tokens"] == 20
+    assert endless["finish_reason"] == "length"
+
+
+def test_prompt_is_echoed_only_when_asked(server: Server) -> None:
+    body = {"text_input": "Once upon a time", "max_tokens": 4}
+    quiet = server.ask(body)["text_output"]
+    echoed = server.ask({**body, "exclude_input_in_output": False})["text_output"]
+    assert echoed == f"Once upon a time{quiet}"
+
+
+def test_no_context_file_is_left(server: Server) -> None:
+    """Of a request that was answered, and of one that the engine refused."""
+
+    def files() -> int:
+        return sum(
+            1 for folder in Path("/dev/shm").glob("trt-tokenizers-*") for _ in folder.iterdir()
+        )
+
+    before = files()
+    server.ask(FRANCE)
+    server.generate({"text_input": "a", "temperature": -1.0})
+    assert files() == before

@@ -1,0 +1,154 @@
+"""One real server for all tests of a configuration: generated, launched and asked as users do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpcclient
+
+Generated = dict[str, Any]
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
+@dataclass
+class Server:
+    """A running launch_server and how to ask it."""
+
+    process: subprocess.Popen[bytes]
+    http: str
+    grpc: str
+    log: Path
+
+    def generate(self, body: Any, model: str = "ensemble") -> tuple[int, Any]:
+        """Status and JSON of POST /generate; *body* is sent as it is if it is bytes."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.http}/v2/models/{model}/generate", data=data)
+        try:
+            with urllib.request.urlopen(request, timeout=300) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def ask(self, body: dict[str, Any]) -> Generated:
+        status, answer = self.generate(body)
+        assert status == 200, answer
+        return dict(answer)
+
+    def streams(self, bodies: list[dict[str, Any]], timeout: float = 300) -> list[list[Generated]]:
+        """All requests at once on one gRPC stream; the responses of each, in order."""
+        answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        got: list[list[Generated]] = [[] for _ in bodies]
+        with grpcclient.InferenceServerClient(self.grpc) as client:
+            client.start_stream(callback=lambda result, error: answers.put((result, error)))
+            for number, body in enumerate(bodies):
+                client.async_stream_infer(
+                    "ensemble",
+                    tensors(body),
+                    request_id=str(number),
+                    enable_empty_final_response=True,
+                )
+            open_ = len(bodies)
+            while open_:
+                result, error = answers.get(timeout=timeout)
+                assert error is None, error
+                response = result.get_response()
+                outputs = {o.name: result.as_numpy(o.name) for o in response.outputs}
+                if outputs:
+                    got[int(response.id)].append(outputs)
+                open_ -= response.parameters["triton_final_response"].bool_param
+            client.stop_stream()
+        return got
+
+    def preprocess(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Outputs of the model preprocessing, asked directly."""
+        names = {"text_input": "QUERY", "messages": "MESSAGES"}
+        with grpcclient.InferenceServerClient(self.grpc) as client:
+            result = client.infer("preprocessing", tensors({names[k]: v for k, v in body.items()}))
+            return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
+
+
+_TYPES = {
+    "max_tokens": ("INT32", np.int32), "min_tokens": ("INT32", np.int32),
+    "top_k": ("INT32", np.int32), "end_id": ("INT32", np.int32),
+    "temperature": ("FP32", np.float32), "top_p": ("FP32", np.float32),
+    "seed": ("UINT64", np.uint64), "stream": ("BOOL", bool),
+    "return_log_probs": ("BOOL", bool),
+}  # fmt: skip
+
+
+def tensors(body: dict[str, Any]) -> list[grpcclient.InferInput]:
+    """The same request as gRPC tensors with a batch of one."""
+    made = []
+    for name, value in body.items():
+        values = value if isinstance(value, list) else [value]
+        triton_type, dtype = _TYPES.get(name, ("BYTES", np.object_))
+        if triton_type == "BYTES":
+            values = [v.encode() for v in values]
+        tensor = grpcclient.InferInput(name, [1, len(values)], triton_type)
+        tensor.set_data_from_numpy(np.array([values], dtype=dtype))
+        made.append(tensor)
+    return made
+
+
+def joined(chunks: list[Generated]) -> str:
+    return b"".join(c["text_output"].ravel()[0] for c in chunks).decode()
+
+
+@contextlib.contextmanager
+def launched(repository: Path, folder: Path, *more: str) -> Iterator[Server]:
+    """`launch_server` on free ports until the block ends; then nothing of it may be left."""
+    http, grpc, metrics = free_ports(3)
+    ready, log = folder / "ready", folder / "server.log"
+    before = set(Path("/dev/shm").iterdir())
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("launch_server")),
+                *("--model-repo", str(repository), "--ready-file", str(ready)),
+                *("--http-port", str(http), "--grpc-port", str(grpc)),
+                *("--metrics-port", str(metrics), *more),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + 180
+            while not ready.exists():
+                assert process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < deadline, log.read_text()[-4000:]
+                time.sleep(0.1)
+            yield Server(process, f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=60)
+    assert code == 0, log.read_text()[-4000:]
+    assert set(Path("/dev/shm").iterdir()) <= before, "something was left in /dev/shm"
+
+
+def generate(output: Path, *arguments: str) -> Path:
+    """`trt-tokenizers generate`, as a user runs it."""
+    program = str(Path(sys.executable).with_name("trt-tokenizers"))
+    subprocess.run([program, "generate", *arguments, "--output", str(output)], check=True)
+    return output

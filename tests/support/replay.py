@@ -1,0 +1,98 @@
+"""An engine that gives the prompt's own ids back: text in, the same text out, at a set rate.
+
+Stands where the tests and benchmarks need an engine whose answer is known and that is faster than
+any server. Real in all but the model: batched steps, streaming, cancel, one emission per step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
+from trt_tokenizers.settings import parse, setting
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    steps_per_second: float = setting(0.0, "steps of the whole batch a second; 0: no limit")
+    chunk_sizes: tuple[int, ...] = setting((1,), "ids of one emission, in turn")
+    max_seq_len: int = setting(65536, "prompt and answer together")
+
+
+class _Row:
+    def __init__(self, request: GenerationRequest, emit: Emit, sizes: tuple[int, ...]) -> None:
+        self.request = request
+        self.emit = emit
+        self.ids = request.prompt_ids[: request.max_tokens]
+        self.at = 0
+        self.sizes = itertools.cycle(sizes)
+
+
+class ReplayEngine(Engine):
+    supported: ClassVar[frozenset[str]] = frozenset(
+        {"max_tokens", "stream", "temperature", "top_k", "top_p", "seed", "random_seed",
+         "min_tokens", "min_length", "repetition_penalty", "presence_penalty",
+         "frequency_penalty", "return_log_probs"}
+    )  # fmt: skip
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self._settings = parse(ReplaySettings, settings, "replay engine")
+        self.max_seq_len = self._settings.max_seq_len
+        self._rows: dict[int, _Row] = {}
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest, emit: Emit) -> None:
+        with self._changed:
+            self._rows[request.key] = _Row(request, emit, self._settings.chunk_sizes)
+            self._changed.notify()
+
+    def cancel(self, key: int) -> None:
+        with self._changed:
+            row = self._rows.pop(key, None)
+        if row is not None:
+            row.emit(Chunk(finish_reason=FinishReason.CANCELLED))
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._rows or self._stopped)
+                if self._stopped:
+                    return
+                rows = list(self._rows.values())
+            for row in rows:
+                self._step(row)
+            if self._settings.steps_per_second:
+                time.sleep(1 / self._settings.steps_per_second)
+            else:
+                time.sleep(0)  # lets the sender run
+
+    def _step(self, row: _Row) -> None:
+        size = next(row.sizes) if row.request.stream else len(row.ids)
+        ids = row.ids[row.at : row.at + size]
+        row.at += len(ids)
+        last = row.at >= len(row.ids)
+        if last:
+            with self._changed:
+                if self._rows.pop(row.request.key, None) is None:
+                    return  # cancelled meanwhile
+        row.emit(
+            Chunk(
+                token_ids=ids,
+                log_probs=(-1.0,) * len(ids) if row.request.return_log_probs else (),
+                finish_reason=FinishReason.LENGTH if last else FinishReason.NOT_FINISHED,
+            )
+        )
