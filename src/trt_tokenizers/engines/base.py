@@ -53,7 +53,8 @@ class GenerationRequest:
         top_k: 0 means no limit.
         top_p: in (0, 1]; 1 means no limit. Unless the client gives temperature, top_k or top_p,
             the sequence is greedy (`greedy` says so).
-        min_tokens: no end id and no stop word ends the sequence before this many tokens.
+        min_tokens: no end id and no stop word ends the sequence before this many tokens. An
+            answer has one token at least unless the client says 0, as in TensorRT-LLM.
         seed: same seed, same prompt, same parameters: same ids. None draws one.
         return_log_probs: emit the log-probability of each token, after processing.
         given: the names of the parameters that the client sent, as in the ensemble.
@@ -73,7 +74,7 @@ class GenerationRequest:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    min_tokens: int = 0
+    min_tokens: int = 1
     seed: int | None = None
     return_log_probs: bool = False
     given: frozenset[str] = field(default_factory=frozenset)

@@ -1,0 +1,329 @@
+"""The engine for laptops, CI and models that TensorRT-LLM lacks: transformers on a CPU or a GPU.
+
+Runs transformers' continuous batching: requests join and leave the batch at every token. What a
+request does inside it is in `_sampling`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError
+from trt_tokenizers.settings import parse, setting
+
+logger = logging.getLogger(__name__)
+
+_WHERE = "engine 'transformers'"
+
+#: The KV cache's share of a CPU's memory, at the most, unless kv_cache_tokens says otherwise.
+_CPU_CACHE_BYTES = 1 << 30
+#: Tokens of one forward pass. Longer prompts go in pieces, and others get their tokens between.
+_MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
+#: Without flash attention each sequence attends to the whole batch, masked, so more of them only
+#: make each other slower.
+_MAX_BATCH_SIZE = {"cpu": 32, "cuda": 128}
+_STOP_SECONDS = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The parameters of the model ``tensorrt_llm`` that this engine knows."""
+
+    model_dir: str = setting(
+        dataclasses.MISSING, "folder of a Hugging Face model: config.json and weights"
+    )
+    dtype: str = setting(
+        "auto", "float32, float16, bfloat16 or auto: the checkpoint's on a GPU, float32 on a CPU"
+    )
+    device: str = setting("auto", "cpu, cuda or auto: a GPU if there is one")
+    max_seq_len: int = setting(
+        0, "prompt and generated tokens of a sequence at the most; 0: as many as the model takes"
+    )
+    max_batch_size: int = setting(
+        0, "sequences generated at once, others wait; 0: 32 on a CPU, 128 on a GPU"
+    )
+    kv_cache_tokens: int = setting(
+        0,
+        "tokens that the KV cache holds, of all sequences together; 0: on a GPU by "
+        "kv_cache_free_gpu_mem_fraction, on a CPU what max_batch_size sequences need, but at the "
+        "most 1 GiB and a quarter of the free memory",
+    )
+    kv_cache_free_gpu_mem_fraction: float = setting(
+        0.9, "share of the GPU's memory, left free by the model, that the KV cache takes"
+    )
+    num_threads: int = setting(0, "threads that an operation uses on a CPU; 0: torch's choice")
+    attn_implementation: str = setting(
+        "sdpa", "as transformers names it: sdpa, eager, flash_attention_2, flash_attention_3"
+    )
+
+    def check(self) -> None:
+        """Raises SettingsError, naming the setting, its value and what it may be."""
+        dtypes = ("auto", "float32", "float16", "bfloat16")
+        for name, known in (("dtype", dtypes), ("device", ("auto", "cpu", "cuda"))):
+            if (value := getattr(self, name)) not in known:
+                raise SettingsError(
+                    f"{_WHERE}: {name} is {value!r}; it must be one of {', '.join(known)}"
+                )
+        for name in ("max_seq_len", "max_batch_size", "kv_cache_tokens", "num_threads"):
+            if (value := getattr(self, name)) < 0:
+                raise SettingsError(f"{_WHERE}: {name} is {value}; it must be at least 0")
+        if not 0 < (value := self.kv_cache_free_gpu_mem_fraction) <= 1:
+            raise SettingsError(
+                f"{_WHERE}: kv_cache_free_gpu_mem_fraction is {value:g}; "
+                "it must be above 0 and at most 1"
+            )
+        if not (Path(self.model_dir) / "config.json").is_file():
+            raise SettingsError(
+                f"{_WHERE}: there is no config.json in model_dir {self.model_dir!r}; "
+                "give the folder of a Hugging Face model"
+            )
+
+
+class TransformersEngine(Engine):
+    """Generates with transformers' continuous batching, in a thread of this process.
+
+    All chunks are emitted from that thread. A token is drawn from softmax(scores), where scores
+    are the model's after repetition_penalty (over prompt and generated tokens), presence_penalty
+    and frequency_penalty (over generated tokens), bad words, min_tokens, temperature, top_k and
+    top_p, in this order. A greedy request takes the highest score, without the last three. A
+    log-probability is that of the token in softmax(scores).
+
+    Raises:
+        SettingsError: a setting cannot be used, or model_dir holds no model.
+        EngineError: torch or transformers is missing or too old, or the model does not run.
+    """
+
+    supported = frozenset({
+        "max_tokens", "min_tokens", "min_length", "end_id", "pad_id", "stop_words", "bad_words",
+        "temperature", "top_k", "top_p", "seed", "random_seed",
+        "repetition_penalty", "presence_penalty", "frequency_penalty",
+        "return_log_probs", "stream", "exclude_input_in_output",
+    })  # fmt: skip
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        s = parse(Settings, settings, _WHERE)
+        s.check()
+        self._inside = _import_inside()
+        self._lock = threading.Lock()
+        self._open: dict[str, Emit] = {}
+        self._ended: str | None = None  # why no request is taken any more
+        self._stopping = False
+
+        model = _load(s)
+        config = model.config.get_text_config()
+        self._device = model.device
+        self._vocab_size = int(config.vocab_size)
+        self.max_seq_len = _max_seq_len(s, config)
+        self._manager = self._make_manager(model, s)
+        # A sequence that does not fit in the cache even alone would end the generation loop.
+        self._capacity = self._inside.longest_sequence(self._manager)
+        if self._capacity < self.max_seq_len:
+            logger.warning("max_seq_len is only %d: raise kv_cache_tokens", self._capacity)
+            self.max_seq_len = self._capacity
+        self._start()
+
+    def _make_manager(self, model: Any, s: Settings) -> Any:
+        """The library's manager with our parts in it and its KV cache allocated, not started."""
+        import transformers
+
+        inside, device = self._inside, model.device.type
+        batch_size = s.max_batch_size or _MAX_BATCH_SIZE[device]
+        batch_tokens = max(_MAX_BATCH_TOKENS[device], batch_size)
+        gpu_fraction = s.kv_cache_free_gpu_mem_fraction if device == "cuda" else None
+        page_size = 256 if "flash" in s.attn_implementation else 32  # tokens; what its kernels need
+        tokens = s.kv_cache_tokens
+        if not tokens and device == "cpu":
+            fitting = inside.cached_tokens(model, _CPU_CACHE_BYTES, batch_tokens)
+            tokens = max(1, min(fitting, batch_size * self.max_seq_len))
+        try:
+            manager = model.init_continuous_batching(
+                generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1),
+                continuous_batching_config=transformers.ContinuousBatchingConfig(
+                    page_size=page_size,
+                    num_blocks=-(-tokens // page_size) or None,
+                    max_batch_tokens=batch_tokens,
+                    max_requests_per_batch=batch_size,
+                    max_memory_percent=gpu_fraction,
+                    # Our processor is Python, row by row: no graph can hold it, and it needs each
+                    # step's tokens before the next step.
+                    use_cuda_graph=False,
+                    use_async_batching=False,
+                    auto_switch_to_flash=False,  # it would look for kernels on the hub
+                    scheduler_type=inside.SCHEDULER,
+                ),
+            )
+            manager.logit_processor.logits_processor.append(inside.RowProcessor())
+            manager.logit_processor.tensors_required += 1
+            manager.logit_processor.do_processing = True
+            manager.output_router = inside.Router(self._deliver, self._fail)
+            manager.warmup()
+        except Exception as error:
+            raise EngineError(
+                f"{_WHERE}: continuous batching does not start for {s.model_dir}: "
+                f"{inside.one_line(error)}; if memory is short, set a smaller kv_cache_tokens"
+            ) from error
+        manager.batch_processor.scheduler.deliver = self._deliver
+        return manager
+
+    def _start(self) -> None:
+        """Start the generation thread; return when it has generated a token."""
+        thread = threading.Thread(target=self._generate, name="transformers-engine", daemon=True)
+        self._manager._generation_thread = thread
+        thread.start()
+        chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        self.submit(GenerationRequest(key=-1, prompt_ids=(0,), max_tokens=1), chunks.put)
+        if (error := chunks.get().error) is not None:
+            self.stop()
+            raise EngineError(error)
+
+    def _generate(self) -> None:
+        """The generation thread. Whatever ends it, every open request gets its last chunk."""
+        try:
+            self._manager._run_generation_loop()
+        finally:
+            error = self._manager.background_thread_status.fatal_error
+            cause = self._inside.one_line(error) if error else "its thread ended"
+            with self._lock:
+                self._ended = self._ended or f"{_WHERE} has died: {cause}; restart the server"
+            self._end_all()
+
+    def _end_all(self) -> None:
+        last = Chunk(error=self._ended)
+        if self._stopping:
+            last = Chunk(finish_reason=FinishReason.CANCELLED)
+        for request_id in list(self._open):
+            self._deliver((request_id, last))
+
+    def _deliver(self, output: tuple[str, Chunk]) -> None:
+        request_id, chunk = output
+        emit = self._open.pop(request_id, None) if chunk.last else self._open.get(request_id)
+        if emit is not None:
+            emit(chunk)
+
+    def _fail(self, request_id: str, error: BaseException) -> None:
+        # When the loop ends it fails all of them; `_generate` tells them, once none can be added.
+        if self._manager.background_thread_status.can_accept_new_requests() is None:
+            self._deliver((request_id, Chunk(error=self._inside.one_line(error))))
+
+    def submit(self, request: GenerationRequest, emit: Emit) -> None:
+        self._check(request)
+        row = self._inside.Row(self._inside.Job(request, self._device))
+        with self._lock:
+            if self._ended is not None:
+                raise EngineError(self._ended)
+            self._open[row.request_id] = emit
+            self._manager.input_queue.put(row)
+            self._manager._wake_up_loop.set()
+
+    def _check(self, r: GenerationRequest) -> None:
+        """Refuse what would fail inside the loop and take the others along.
+
+        Raises:
+            RequestError: an id outside the vocabulary, an empty word, too long for the KV cache.
+        """
+        for name, ids in (
+            ("the prompt", r.prompt_ids),
+            *(("end_id", (end_id,)) for end_id in r.end_ids),
+            *(("stop_words", word) for word in r.stop_words),
+            *(("bad_words", word) for word in r.bad_words),
+        ):
+            if not ids:
+                raise RequestError(f"{name} holds nothing where token ids should be; leave it out")
+            for extreme in (min(ids), max(ids)):
+                if not 0 <= extreme < self._vocab_size:
+                    raise RequestError(
+                        f"{name} holds the token id {extreme}; the model's ids are 0 to "
+                        f"{self._vocab_size - 1}"
+                    )
+        if len(r.prompt_ids) + r.max_tokens > self._capacity:
+            raise RequestError(
+                f"max_tokens is {r.max_tokens} and the prompt has {len(r.prompt_ids)} tokens, but "
+                f"the KV cache holds {self._capacity} in all; lower max_tokens, shorten the prompt "
+                "or raise the server's kv_cache_tokens"
+            )
+
+    def cancel(self, key: int) -> None:
+        self._manager.cancel_request(str(key))
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._ended = self._ended or f"{_WHERE} has been stopped"
+        self._manager._wake_up_loop.set()
+        self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
+        self._end_all()
+        self._manager.model = None
+
+
+def _import_inside() -> Any:
+    """The module `_sampling`, which imports torch and the inside of transformers.
+
+    Raises:
+        EngineError: they are missing, too old, or not as this engine knows them.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers
+
+        found = transformers.__version__
+        if tuple(int(n) for n in found.split(".")[:2]) < (5, 23):
+            raise ImportError(f"transformers is {found}")
+        from trt_tokenizers.engines import _sampling
+    except (ImportError, AttributeError) as error:
+        raise EngineError(
+            f"{_WHERE} needs torch and transformers with the continuous batching of 5.23: {error}; "
+            "pip install 'trt-tokenizers[transformers]'"
+        ) from error
+    return _sampling
+
+
+def _load(s: Settings) -> Any:
+    """The model, on its device.
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none.
+        EngineError: it does not load.
+    """
+    import torch
+    import transformers
+
+    from trt_tokenizers.engines._sampling import one_line
+
+    if s.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"{_WHERE}: device is 'cuda' but torch sees no GPU; use cpu or auto")
+    device = "cuda" if s.device != "cpu" and torch.cuda.is_available() else "cpu"
+    if s.num_threads:
+        torch.set_num_threads(s.num_threads)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            s.model_dir,
+            dtype="float32" if (s.dtype, device) == ("auto", "cpu") else s.dtype,
+            attn_implementation=s.attn_implementation,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        return model.to(device)
+    except Exception as error:
+        raise EngineError(
+            f"{_WHERE}: the model in {s.model_dir} does not load: {one_line(error)}"
+        ) from error
+
+
+def _max_seq_len(s: Settings, config: Any) -> int:
+    most = getattr(config, "max_position_embeddings", None)
+    length = s.max_seq_len or most
+    if length is None or (most is not None and length > most):
+        allowed = "set it" if most is None else f"it must be at most {most}"
+        raise SettingsError(
+            f"{_WHERE}: max_seq_len is {s.max_seq_len} and config.json in {s.model_dir} has "
+            f"max_position_embeddings {most}; {allowed}"
+        )
+    return int(length)
