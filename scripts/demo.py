@@ -37,6 +37,7 @@ def main(serve: bool, http_port: int | None) -> None:
         port = http_port or (8000 if serve else free_port())
         ports = [port, *((8001, 8002) if serve else (free_port(), free_port()))]
         command = ["launch_server", "--model-repo", str(repository), "--ready-file", str(ready)]
+        command += ["--log-file", str(Path(folder) / "triton.log")]  # the launcher shows its end
         for name, number in zip(("http", "grpc", "metrics"), ports, strict=True):
             command += [f"--{name}-port", str(number)]
         server = subprocess.Popen(command, stdout=sys.stderr)

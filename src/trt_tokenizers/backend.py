@@ -51,7 +51,10 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
         logger.setLevel(logging.INFO)
         logger.propagate = False
     config = json.loads(args["model_config"])
-    parameters = {k: v["string_value"] for k, v in config.get("parameters", {}).items()}
+    # An empty value is one that was not set; engines do not see the parameters of others.
+    parameters = {
+        k: v["string_value"] for k, v in config.get("parameters", {}).items() if v["string_value"]
+    }
     # Triton's own, for every Python model.
     parameters.pop("FORCE_CPU_ONLY_INPUT_TENSORS", None)
     parameters.pop("EXECUTION_ENV_PATH", None)
@@ -229,7 +232,7 @@ class EngineModel:
         name = parameters.pop("engine", "")
         if not name:
             raise SettingsError(f"{where}: parameter 'engine' has no value; it must name an engine")
-        max_tokens_per_chunk = parameters.pop("max_tokens_per_chunk", "") or "0"
+        max_tokens_per_chunk = parameters.pop("max_tokens_per_chunk", "0")
         if not max_tokens_per_chunk.isdecimal():
             raise SettingsError(
                 f"{where}: parameter 'max_tokens_per_chunk' is {max_tokens_per_chunk!r}; "

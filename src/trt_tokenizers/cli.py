@@ -217,6 +217,13 @@ def chat(
 @click.option("--tokenizer-type", default="auto", help="A type's name, or module:Class.")
 @click.option("--template", default="auto", help="Chat template: auto, none, llama2, chatml, …")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Any other placeholder.")
+@click.option(
+    "--engine-parameter",
+    "engine_parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of an engine of your own: what it takes.",
+)
 @click.option("--force", is_flag=True, help="Replace a repository that this command made.")
 def generate(
     *,
@@ -227,6 +234,7 @@ def generate(
     tokenizer_type: str,
     template: str,
     values: tuple[str, ...],
+    engine_parameters: tuple[str, ...],
     force: bool,
 ) -> None:
     """Write a complete model repository for a model in Hugging Face's layout.
@@ -244,7 +252,6 @@ def generate(
     """
     from trt_tokenizers.repository import Deployment, render, write
 
-    pairs = [value.partition("=") for value in values]
     rendered = render(
         Deployment(
             engine=engine,
@@ -252,11 +259,17 @@ def generate(
             tokenizer_dir=tokenizer_dir,
             tokenizer_type=tokenizer_type,
             template=template,
-            values={name: value for name, _, value in pairs},
+            values=_pairs(values),
+            engine_parameters=_pairs(engine_parameters),
         )
     )
     write(rendered, output, force=force)
     click.echo(f"wrote {output}; serve it with: launch_server --model-repo {output}", err=True)
+
+
+def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE, …"""
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
 
 
 @main.command("check", cls=_Command)

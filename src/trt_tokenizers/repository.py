@@ -27,10 +27,11 @@ class Deployment:
     """What `generate` is asked for.
 
     Attributes:
-        engine: name of a Python engine.
+        engine: name of a Python engine, or module:Class.
         model_dir: the model's folder, in Hugging Face's layout.
         tokenizer_dir: the tokenizer's folder; the model's if empty.
         values: placeholder -> value, over the defaults.
+        engine_parameters: what the engine takes beside the skeleton's own parameters.
     """
 
     engine: str
@@ -39,6 +40,7 @@ class Deployment:
     tokenizer_type: str = "auto"
     template: str = "auto"
     values: Mapping[str, str] = field(default_factory=dict)
+    engine_parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(deployment: Deployment) -> dict[str, str]:
@@ -48,11 +50,15 @@ def render(deployment: Deployment) -> dict[str, str]:
         RepositoryError: a value is unknown or breaks a config; the model's folder is no model.
     """
     values = _values(deployment)
-    rendered: dict[str, str] = {}
-    used: set[str] = set()
-    for path, text in _skeleton():
-        used.update(PLACEHOLDER.findall(text))
-        rendered[path] = fill(text, values, path) if path.endswith(".pbtxt") else text
+    skeleton = dict(_skeleton())
+    skeleton["tensorrt_llm/config.pbtxt"] += "".join(
+        _parameter(*pair) for pair in deployment.engine_parameters.items()
+    )
+    used = {name for text in skeleton.values() for name in PLACEHOLDER.findall(text)}
+    rendered = {
+        path: fill(text, values, path) if path.endswith(".pbtxt") else text
+        for path, text in skeleton.items()
+    }
     for name in deployment.values:
         if name not in used:
             raise RepositoryError(f"unknown value {name!r}{nearest(name, used)}; leave it out")
@@ -102,6 +108,13 @@ def fill_template(text: str, substitutions: str, where: str) -> str:
             f"give each a value, if only an empty one: {left[0]}:"
         )
     return fill(text, values, where)
+
+
+def _parameter(key: str, value: str) -> str:
+    return (
+        f'parameters {{\n  key: "{_escaped(key)}"\n'
+        f'  value: {{ string_value: "{_escaped(value)}" }}\n}}\n'
+    )
 
 
 def _escaped(value: str) -> str:

@@ -19,6 +19,7 @@ from trt_tokenizers.settings import parse, setting
 
 @dataclass(frozen=True)
 class ReplaySettings:
+    model_dir: str = setting("", "given to every engine; nothing is read from it")
     steps_per_second: float = setting(0.0, "steps of the whole batch a second; 0: no limit")
     chunk_sizes: tuple[int, ...] = setting((1,), "ids of one emission, in turn")
     max_seq_len: int = setting(65536, "prompt and answer together")

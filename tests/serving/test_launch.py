@@ -1,0 +1,78 @@
+"""launch_server on the real Triton: what is left of it after each way to end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import generate_replay, launched
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(scope="module")
+def repository(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate_replay(tmp_path_factory.mktemp("launch") / "repo", bpe_dir)
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids below *pid*, from /proc."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
+
+
+def gone(pids: set[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pids)
+
+
+def test_ctrl_c_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    """`launched` sends SIGINT, wants exit code 0 and an empty /dev/shm."""
+    with launched(repository, tmp_path) as server:
+        assert (
+            server.ask({"text_input": "héllo 世界", "max_tokens": 99})["text_output"]
+            == "héllo 世界"
+        )
+        pids = descendants(server.process.pid)
+        assert len(pids) >= 4, "tritonserver and its stubs"
+    assert alive(pids) == set()
+
+
+def test_a_killed_launcher_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    with launched(repository, tmp_path, exit_code=-signal.SIGKILL) as server:
+        pids = descendants(server.process.pid)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    assert gone(pids, 10), alive(pids)
+
+
+def test_a_server_that_cannot_load_says_why(bpe_dir: Path, tmp_path: Path) -> None:
+    repository = generate_replay(tmp_path / "repo", bpe_dir, "--engine-parameter", "chunk_sizes=x")
+    program = str(Path(sys.executable).with_name("launch_server"))
+    done = subprocess.run(
+        [program, "--model-repo", str(repository), "--http-port", "18973", "--grpc-port", "18974",
+         "--metrics-port", "18975"],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "parameter 'chunk_sizes' is 'x'; expected a whole number" in done.stderr
