@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,26 @@ from trt_tokenizers.engines.base import Engine
 from trt_tokenizers.engines.serving import Server
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
-from trt_tokenizers.postprocess import EngineStep, Postprocessor
-from trt_tokenizers.preprocess import Preprocessor, TextRequest
-from trt_tokenizers.streams import ContextStore, FinishReason
+from trt_tokenizers.postprocess import (
+    EngineStep,
+    PostprocessingSettings,
+    Postprocessor,
+    output_arrays,
+)
+from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.sequences import TextStep
+from trt_tokenizers.settings import parse
+from trt_tokenizers.stopline import StopListener, StopSender
+from trt_tokenizers.streams import (
+    Carrier,
+    ContextStore,
+    FinishReason,
+    key_of_request_id,
+    unpack,
+)
 
 ENGINES = "trt_tokenizers.engines"
+NOT_FINISHED = FinishReason.NOT_FINISHED
 
 Args = dict[str, str]
 
@@ -94,14 +109,28 @@ def _failure(error: Exception) -> Any:
     return pb_utils.InferenceResponse(output_tensors=[], error=triton_error)
 
 
-def _strings(values: list[list[str]]) -> Any:
-    return np.array([[v.encode() for v in row] for row in values], dtype=np.object_)
+def _guarded(serve: Callable[[Any], Any], request: Any) -> Any:
+    """One response per request, whatever happens to it."""
+    try:
+        return serve(request)
+    except Exception as error:
+        return _failure(error)
 
 
-def _response(arrays: Mapping[str, Any]) -> Any:
-    return pb_utils.InferenceResponse(
-        output_tensors=[pb_utils.Tensor(name, array) for name, array in arrays.items()]
-    )
+def _response(arrays: Mapping[str, Any], *, sequence_id: int | None = None) -> Any:
+    outputs = [pb_utils.Tensor(name, array) for name, array in arrays.items()]
+    if sequence_id is None:
+        return pb_utils.InferenceResponse(outputs)
+    return pb_utils.InferenceResponse(outputs, parameters={"sequence_id": sequence_id})
+
+
+def _response_parameters() -> bool:
+    """Whether this server's responses can have parameters: Triton 25.02 and newer."""
+    try:
+        pb_utils.InferenceResponse(output_tensors=[], parameters={"sequence_id": 1})
+    except TypeError:
+        return False
+    return True
 
 
 class PreprocessingModel:
@@ -109,17 +138,14 @@ class PreprocessingModel:
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
+        settings = parse(PreprocessingSettings, parameters, where)
         self._contexts = ContextStore()
-        self._preprocessor = Preprocessor.from_parameters(parameters, where, self._contexts)
+        self._preprocessor = Preprocessor(
+            settings, self._contexts, response_parameters=_response_parameters()
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        responses = []
-        for request in requests:
-            try:
-                responses.append(self._serve(request))
-            except Exception as error:
-                responses.append(_failure(error))
-        return responses
+        return [_guarded(self._serve, request) for request in requests]
 
     def _serve(self, request: Any) -> Any:
         first = next(iter(request.inputs()))
@@ -136,21 +162,24 @@ class PreprocessingModel:
                 exclude_input_in_output=_column(request, "EXCLUDE_INPUT_IN_OUTPUT"),
                 skip_special_tokens=_column(request, "SKIP_SPECIAL_TOKENS"),
                 include_stop_str_in_output=_column(request, "INCLUDE_STOP_STR_IN_OUTPUT"),
+                stream=_column(request, "STREAM"),
+                min_tokens=_column(request, "MIN_TOKENS") or _column(request, "MIN_LENGTH"),
+                request_id=request.request_id(),
                 parameters=json.loads(request.parameters() or "{}"),
             )
         )
-        return _response(
-            {
-                "INPUT_ID": r.input_ids,
-                "REQUEST_INPUT_LEN": r.input_lengths,
-                "REQUEST_OUTPUT_LEN": r.request_output_len,
-                "STOP_WORDS_IDS": r.stop_words,
-                "BAD_WORDS_IDS": r.bad_words,
-                "OUT_END_ID": r.end_id,
-                "OUT_PAD_ID": r.pad_id,
-                "STREAM_KEY": r.stream_key,
-            }
-        )
+        arrays: dict[str, Any] = {
+            "INPUT_ID": r.input_ids,
+            "REQUEST_INPUT_LEN": r.input_lengths,
+            "REQUEST_OUTPUT_LEN": r.request_output_len,
+            "STOP_WORDS_IDS": r.stop_words,
+            "BAD_WORDS_IDS": r.bad_words,
+            "OUT_END_ID": r.end_id,
+            "OUT_PAD_ID": r.pad_id,
+        }
+        if r.stream_key is not None:
+            arrays["STREAM_KEY"] = r.stream_key
+        return _response(arrays, sequence_id=r.sequence_id)
 
     def finalize(self) -> None:
         self._contexts.close()
@@ -161,57 +190,68 @@ class PostprocessingModel:
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
+        settings = parse(PostprocessingSettings, parameters, where)
+        self._carrier = Carrier.choose(
+            settings.stream_key, response_parameters=_response_parameters()
+        )
         self._contexts = ContextStore()
-        self._postprocessor = Postprocessor.from_parameters(parameters, where, self._contexts)
+        self._postprocessor = Postprocessor(settings, self._contexts)
+        self._engine = StopSender(self._contexts.directory)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        responses = []
-        for request in requests:
-            try:
-                responses.append(self._serve(request))
-            except Exception as error:
-                responses.append(_failure(error))
-        return responses
+        return [_guarded(self._serve, request) for request in requests]
 
     def _serve(self, request: Any) -> Any:
-        ids = _array(request, "TOKENS_BATCH")  # [rows, 1, n]
-        lengths = _array(request, "SEQUENCE_LENGTH")
-        keys = _column(request, "STREAM_KEY")
-        finish = _column(request, "FINISH_REASON")
-        steps = [
-            self._postprocessor.process(
-                EngineStep(
-                    key=keys[row] if keys else None,
-                    token_ids=(
-                        ids[row, 0] if lengths is None else ids[row, 0, : lengths[row, 0]]
-                    ).tolist(),
-                    finish_reason=FinishReason(finish[row] if finish else 0),
+        ids = _array(request, "TOKENS_BATCH")  # [rows, beams, n]
+        lengths = _array(request, "SEQUENCE_LENGTH")  # [rows, beams]
+        log_probs = _array(request, "LOG_PROBS")
+        packed = _column(request, "STREAM_KEY")
+        rows = _column(request, "BATCH_INDEX") or range(len(ids))
+        sequences = _column(request, "SEQUENCE_INDEX")
+        key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
+        steps: list[list[TextStep]] = []
+        for at, padded in enumerate(ids.tolist()):
+            if packed is not None:
+                key, finish = unpack(packed[at])
+            counts = [None] * len(padded) if lengths is None else lengths[at].tolist()
+            steps.append(
+                self._postprocessor.process(
+                    EngineStep(
+                        key=key,
+                        beams=[
+                            [i for i in beam[:count] if i >= 0]
+                            for beam, count in zip(padded, counts, strict=True)
+                        ],
+                        finish_reason=finish,
+                        log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
+                        row=0 if packed is not None else rows[at],
+                        sequence=sequences[at] if sequences else 0,
+                    )
                 )
             )
-            for row in range(len(ids))
-        ]
-        return _response(
-            {
-                "OUTPUT": _strings([[step.text] for step in steps]),
-                "OUT_FINISH_REASON": _strings([[step.finish_reason] for step in steps]),
-                "NUM_INPUT_TOKENS": np.array(
-                    [[step.num_input_tokens] for step in steps], dtype=np.int32
-                ),
-                "NUM_OUTPUT_TOKENS": np.array(
-                    [[step.num_output_tokens] for step in steps], dtype=np.int32
-                ),
-            }
-        )
+            if key is not None and any(step.stop_engine for step in steps[-1]):
+                self._engine.send([key])
+        return _response(output_arrays(steps, log_probs=log_probs is not None))
+
+    def _untold_key(self, request: Any) -> tuple[int | None, FinishReason]:
+        """The key that no tensor brings, and the end where Triton's flags tell it."""
+        if self._carrier is Carrier.SEQUENCE_ID:
+            ended = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+            finish = FinishReason.STOP if ended else NOT_FINISHED
+            return request.correlation_id() or None, finish
+        return key_of_request_id(request.request_id()), NOT_FINISHED
 
     def finalize(self) -> None:
+        self._engine.close()
         self._contexts.close()
 
 
-class _TritonReply:
+class TritonReply:
     """Sends the responses of one request through Triton's response sender."""
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self.wanted: Container[str] = frozenset(request.requested_output_names())
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
@@ -226,6 +266,8 @@ class _TritonReply:
 
 class EngineModel:
     """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled."""
+
+    reply = TritonReply
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
@@ -242,19 +284,18 @@ class EngineModel:
         factory = find_plugin(ENGINES, name, "engine", EngineError)
         engine: Engine = factory(parameters)
         self._server = Server(engine, int(max_tokens_per_chunk))
+        self._stops = StopListener(self._contexts.directory, engine.cancel)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            reply = _TritonReply(request)
+            reply = self.reply(request)
             try:
                 self._serve(request, reply)
             except Exception as error:
                 reply.fail(error)
 
-    def _serve(self, request: Any, reply: _TritonReply) -> None:
-        arrays = {}
-        for tensor in request.inputs():
-            arrays[tensor.name()] = tensor.as_numpy()
+    def _serve(self, request: Any, reply: TritonReply) -> None:
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
             self._server.submit(tensors.parse_requests(arrays), reply)
         except Exception:
@@ -264,4 +305,5 @@ class EngineModel:
             raise
 
     def finalize(self) -> None:
+        self._stops.close()
         self._server.stop()

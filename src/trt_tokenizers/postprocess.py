@@ -1,20 +1,30 @@
-"""An engine step's ids -> text. No Triton here."""
+"""An engine step's ids -> text, for many streams at once. No Triton here."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from trt_tokenizers.detokenize import StopStrings
-from trt_tokenizers.settings import parse, setting
+import numpy as np
+import numpy.typing as npt
+
+from trt_tokenizers.sequences import BeamSequences, TextSequence, TextStep
+from trt_tokenizers.settings import setting
 from trt_tokenizers.streams import ContextStore, FinishReason, StreamContext
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
 
 logger = logging.getLogger(__name__)
+
+_RECENT = 1024  # contexts kept for the other sequences of their request
+_ENDED = 4096  # ended streams remembered until their engines have fallen silent
+_ENDED_S = 60.0
+
+Place = tuple[int, int, int]  # stream key, row of the request, sequence of the row
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class PostprocessingSettings(TokenizerSettings):
     """``parameters`` of the model postprocessing."""
 
     skip_special_tokens: bool = setting(True, "leave special tokens out where no key comes along")
+    stream_key: str = setting("auto", "how keys arrive: tensor, sequence_id, request_id or auto")
     max_streams: int = setting(16384, "streams remembered at once; the oldest is dropped beyond")
     max_stream_age_s: float = setting(3600.0, "a stream silent for so long is dropped, seconds")
 
@@ -32,70 +43,27 @@ class EngineStep:
 
     Attributes:
         key: the stream's, or None where the engine carries none.
-        token_ids: new ids only.
-        finish_reason: as the engine says it; NOT_FINISHED on every chunk but the last.
+        beams: new ids, one list; with several beams all ids of each.
+        finish_reason: as the engine says it, if it does.
+        log_probs: one per token id, or None where nobody asked.
+        row: which text of the request.
+        sequence: which of the row's sequences.
     """
 
     key: int | None
-    token_ids: Sequence[int]
+    beams: Sequence[Sequence[int]]
     finish_reason: FinishReason = FinishReason.NOT_FINISHED
-
-
-@dataclass(slots=True)
-class TextStep:
-    """What the client gets of one `EngineStep`."""
-
-    text: str
-    finish_reason: str
-    num_input_tokens: int
-    num_output_tokens: int
-
-
-class _Stream:
-    """State of one sequence."""
-
-    __slots__ = (
-        "_context",
-        "_decoder",
-        "_echo",
-        "_end_ids",
-        "_finish",
-        "_stops",
-        "_tokens",
-        "used_at",
-    )
-
-    def __init__(self, tokenizer: Tokenizer, context: StreamContext) -> None:
-        self._context = context
-        self._decoder = tokenizer.stream(skip_special_tokens=context.skip_special_tokens)
-        self._echo = context.echo
-        self._end_ids = frozenset(context.end_ids)
-        self._stops = StopStrings(context.stop_strings, include=context.include_stop)
-        self._tokens = 0
-        self._finish = FinishReason.NOT_FINISHED
-        self.used_at = time.monotonic()
-
-    def step(self, ids: Sequence[int], finish: FinishReason) -> TextStep:
-        text, self._echo = self._echo, ""
-        if self._finish is FinishReason.NOT_FINISHED:
-            if not self._end_ids.isdisjoint(ids):
-                ids = ids[: next(n for n, i in enumerate(ids) if i in self._end_ids)]
-                finish = FinishReason.STOP
-            self._tokens += len(ids)
-            text += self._stops.feed(self._decoder.feed(ids))
-            if finish is not FinishReason.NOT_FINISHED:
-                text += self._stops.feed(self._decoder.finish()) + self._stops.finish()
-            self._finish = FinishReason.STOP if self._stops.stopped else finish
-        return TextStep(
-            text=text,
-            finish_reason=self._finish.text,
-            num_input_tokens=self._context.num_input_tokens,
-            num_output_tokens=self._tokens,
-        )
+    log_probs: Sequence[float] | None = None
+    row: int = 0
+    sequence: int = 0
 
 
 class Postprocessor:
-    """Made once per model instance; `process` per sequence of each engine response."""
+    """Made once per model instance; `process` per sequence of each engine response.
+
+    Attributes:
+        shed: streams dropped so far because there were too many.
+    """
 
     def __init__(self, settings: PostprocessingSettings, contexts: ContextStore) -> None:
         """
@@ -105,47 +73,88 @@ class Postprocessor:
         self._settings = settings
         self._contexts = contexts
         self.tokenizer: Tokenizer = create_tokenizer(settings)
-        self._streams: OrderedDict[int, _Stream] = OrderedDict()
+        self._streams: OrderedDict[Place, TextSequence | BeamSequences] = OrderedDict()
+        # Ended here while the engine goes on: what still comes must not begin a new stream.
+        self._ended: OrderedDict[Place, tuple[float, FinishReason]] = OrderedDict()
+        self._recent: OrderedDict[tuple[int, int], StreamContext] = OrderedDict()
         self._warned = False
+        self.shed = 0
 
-    @classmethod
-    def from_parameters(
-        cls, parameters: Mapping[str, str], where: str, contexts: ContextStore
-    ) -> Postprocessor:
-        """From the strings of config.pbtxt; *where* is named in errors."""
-        return cls(parse(PostprocessingSettings, parameters, where), contexts)
+    @property
+    def alive(self) -> int:
+        """Streams remembered."""
+        return len(self._streams)
 
-    def process(self, step: EngineStep) -> TextStep:
-        """The text of one step. Streams remember; without a key each step stands for itself."""
+    def process(self, step: EngineStep) -> list[TextStep]:
+        """The text of one step, one entry per beam. Streams remember; without a key each step
+        stands for itself."""
         if step.key is None:
-            return self._without_key(step)
-        stream = self._streams.get(step.key) or self._open(step.key)
-        result = stream.step(step.token_ids, step.finish_reason)
-        if step.finish_reason is not FinishReason.NOT_FINISHED:
-            self._streams.pop(step.key, None)
+            return [self._without_key(ids) for ids in step.beams]
+        place = (step.key, step.row, step.sequence)
+        if place in self._ended:
+            _, reason = self._ended[place]
+            if step.finish_reason:
+                del self._ended[place]
+            return [TextStep("", reason) for _ in step.beams]
+        stream = self._streams.get(place) or self._open(place, len(step.beams))
+        if isinstance(stream, BeamSequences):
+            results = stream.step(step.beams, step.finish_reason)
+        else:
+            results = [stream.step(step.beams[0], step.finish_reason, step.log_probs or ())]
+        if stream.finish_reason:
+            del self._streams[place]
+            if not step.finish_reason:
+                self._ended[place] = (time.monotonic(), stream.finish_reason)
         else:
             stream.used_at = time.monotonic()
-            self._streams.move_to_end(step.key)
-        return result
+            self._streams.move_to_end(place)
+        return results
 
-    def _open(self, key: int) -> _Stream:
+    def drop(self, key: int) -> None:
+        """Forget all sequences of *key*: its client is gone."""
+        for place in [place for place in self._streams if place[0] == key]:
+            del self._streams[place]
+
+    def _open(self, place: Place, beams: int) -> TextSequence | BeamSequences:
         """A stream met for the first time; room is made for it, oldest first."""
         self._contexts.sweep()
-        too_old = time.monotonic() - self._settings.max_stream_age_s
+        now = time.monotonic()
+        while self._ended:
+            ended_at, _ = next(iter(self._ended.values()))
+            if len(self._ended) <= _ENDED and now - ended_at < _ENDED_S:
+                break
+            self._ended.popitem(last=False)
+        too_old = now - self._settings.max_stream_age_s
         while self._streams:
             oldest = next(iter(self._streams.values()))
-            if len(self._streams) < self._settings.max_streams and oldest.used_at > too_old:
+            full = len(self._streams) >= self._settings.max_streams
+            if not full and oldest.used_at > too_old:
                 break
             self._streams.popitem(last=False)
-        context = self._contexts.take(key) or StreamContext(
-            num_input_tokens=0,
-            end_ids=self.tokenizer.eos_ids,
-            skip_special_tokens=self._settings.skip_special_tokens,
+            self.shed += oldest.used_at > too_old
+        context = self._context(*place)
+        stream = self._streams[place] = (
+            TextSequence(self.tokenizer, context)
+            if beams == 1
+            else BeamSequences(self.tokenizer, context, beams)
         )
-        stream = self._streams[key] = _Stream(self.tokenizer, context)
         return stream
 
-    def _without_key(self, step: EngineStep) -> TextStep:
+    def _context(self, key: int, row: int, sequence: int) -> StreamContext:
+        context = self._contexts.take(key, row) or self._recent.get((key, row))
+        if context is None:
+            return StreamContext(
+                num_input_tokens=0,
+                end_ids=self.tokenizer.eos_ids,
+                skip_special_tokens=self._settings.skip_special_tokens,
+            )
+        if sequence == 0:
+            self._recent[key, row] = context
+            while len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+        return context
+
+    def _without_key(self, ids: Sequence[int]) -> TextStep:
         if not self._warned:
             self._warned = True
             logger.warning(
@@ -157,8 +166,41 @@ class Postprocessor:
             skip_special_tokens=self._settings.skip_special_tokens, first=False
         )
         return TextStep(
-            text=decoder.feed(step.token_ids) + decoder.finish(),
-            finish_reason="",
-            num_input_tokens=0,
-            num_output_tokens=len(step.token_ids),
+            text=decoder.feed(ids) + decoder.finish(),
+            num_output_tokens=len(ids),
+            token_ids=ids,
         )
+
+
+def output_arrays(
+    steps: Sequence[Sequence[TextStep]], *, log_probs: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of one response, from steps [rows][beams].
+
+    OUTPUT and OUT_FINISH_REASON are BYTES [rows, beams], NUM_INPUT_TOKENS int32 [rows, 1],
+    NUM_OUTPUT_TOKENS int32 [rows, beams], OUT_LOG_PROBS float32 [rows, 1, n] padded with 0,
+    CUM_LOG_PROBS float32 [rows, 1]. Every tensor costs on its way, so what says nothing before the
+    end of an answer goes out with the end only.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "OUTPUT": _strings([[step.text for step in row] for row in steps])
+    }
+    if any(row[0].finish_reason for row in steps):
+        reasons = [[step.finish_reason.text for step in row] for row in steps]
+        arrays["OUT_FINISH_REASON"] = _strings(reasons)
+        inputs = [[row[0].num_input_tokens] for row in steps]
+        arrays["NUM_INPUT_TOKENS"] = np.array(inputs, dtype=np.int32)
+        outputs = [[step.num_output_tokens for step in row] for row in steps]
+        arrays["NUM_OUTPUT_TOKENS"] = np.array(outputs, dtype=np.int32)
+    if log_probs:
+        values = [row[0].log_probs for row in steps]
+        padded = np.zeros((len(values), 1, max(1, *map(len, values))), dtype=np.float32)
+        for at, numbers in enumerate(values):
+            padded[at, 0, : len(numbers)] = numbers
+        arrays["OUT_LOG_PROBS"] = padded
+        arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
+    return arrays
+
+
+def _strings(values: list[list[str]]) -> npt.NDArray[np.object_]:
+    return np.array([[v.encode() for v in row] for row in values], dtype=np.object_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ import numpy.typing as npt
 
 from trt_tokenizers.errors import RequestError, SettingsError
 from trt_tokenizers.limits import check_length
-from trt_tokenizers.settings import nearest, parse, setting
-from trt_tokenizers.streams import ContextStore, StreamContext
+from trt_tokenizers.settings import nearest, setting
+from trt_tokenizers.streams import Carrier, ContextStore, StreamContext, key_of_request_id
 from trt_tokenizers.templates.messages import parse_messages
 from trt_tokenizers.templates.render import load as load_template
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
@@ -38,11 +39,17 @@ class PreprocessingSettings(TokenizerSettings):
     skip_special_tokens: bool = setting(True, "leave special tokens out of the text, by default")
     max_seq_len: int = setting(0, "tokens of prompt and answer together; 0: the engine checks")
     default_max_tokens: int = setting(512, "max_tokens of requests that do not say")
+    stream_key: str = setting("auto", "how keys travel: tensor, sequence_id, request_id or auto")
+    word_lists: str = setting(
+        "list", "list: each string is a word; csv: one string with commas, as before 0.11"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_seq_len < 0:
             raise SettingsError(f"max_seq_len is {self.max_seq_len}; it must be 0 or more")
+        if self.word_lists not in ("list", "csv"):
+            raise SettingsError(f"word_lists is {self.word_lists!r}; it must be list or csv")
         if self.default_max_tokens < 1:
             raise SettingsError(
                 f"default_max_tokens is {self.default_max_tokens}; it must be at least 1"
@@ -67,6 +74,9 @@ class TextRequest:
     exclude_input_in_output: Sequence[bool] | None = None
     skip_special_tokens: Sequence[bool] | None = None
     include_stop_str_in_output: Sequence[bool] | None = None
+    stream: Sequence[bool] | None = None
+    min_tokens: Sequence[int] | None = None
+    request_id: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -81,7 +91,8 @@ class EngineRequest:
     pad_id: npt.NDArray[np.int32]  # [rows, 1]
     stop_words: npt.NDArray[np.int32]  # [rows, 2, n]
     bad_words: npt.NDArray[np.int32]  # [rows, 2, n]
-    stream_key: npt.NDArray[np.int64]  # [rows, 1]
+    stream_key: npt.NDArray[np.int64] | None  # [rows, 1], where a tensor carries it
+    sequence_id: int | None  # for Triton to carry, else
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,32 +109,38 @@ class _Row:
 class Preprocessor:
     """Made once per model instance; `process` per request."""
 
-    def __init__(self, settings: PreprocessingSettings, contexts: ContextStore) -> None:
+    def __init__(
+        self,
+        settings: PreprocessingSettings,
+        contexts: ContextStore,
+        *,
+        response_parameters: bool = False,
+    ) -> None:
         """
+        Args:
+            settings: from config.pbtxt.
+            contexts: where postprocessing will look.
+            response_parameters: whether the server's Python backend has them.
+
         Raises:
-            TokenizerError, TemplateError: the server cannot serve with these settings.
+            SettingsError, TokenizerError, TemplateError: the server cannot serve with these.
         """
         self._settings = settings
+        self._carrier = Carrier.choose(settings.stream_key, response_parameters=response_parameters)
         self._contexts = contexts
         self.tokenizer: Tokenizer = create_tokenizer(settings)
         self._template = load_template(settings.template, self.tokenizer.chat_template)
         # The hot path asks for these texts once per word; most requests bring none.
         logger.info(
-            "tokenizer %s of %s: BOS %s, EOS %s, PAD %s; template %s",
+            "tokenizer %s of %s: BOS %s, EOS %s, PAD %s; template %s; stream keys travel by %s",
             settings.tokenizer_type,
             settings.tokenizer_dir,
             self.tokenizer.bos_id if self.tokenizer.adds_bos else "not added",
             list(self.tokenizer.eos_ids) or "none",
             self.tokenizer.pad_id,
             self._template.name if self._template else "none",
+            self._carrier.value,
         )
-
-    @classmethod
-    def from_parameters(
-        cls, parameters: Mapping[str, str], where: str, contexts: ContextStore
-    ) -> Preprocessor:
-        """From the strings of config.pbtxt; *where* is named in errors."""
-        return cls(parse(PreprocessingSettings, parameters, where), contexts)
 
     def process(self, request: TextRequest) -> EngineRequest:
         """
@@ -138,6 +155,7 @@ class Preprocessor:
         for at, row in enumerate(rows):
             input_ids[at, : len(row.ids)] = row.ids
             input_ids[at, len(row.ids) :] = row.pad_id
+        stream_key, sequence_id = self._leave(request, [row.context for row in rows])
         return EngineRequest(
             input_ids=input_ids,
             input_lengths=_column([len(row.ids) for row in rows]),
@@ -146,10 +164,24 @@ class Preprocessor:
             pad_id=_column([row.pad_id for row in rows]),
             stop_words=to_array([row.stop_words for row in rows]),
             bad_words=to_array([row.bad_words for row in rows]),
-            stream_key=np.array(
-                [[self._contexts.put(row.context)] for row in rows], dtype=np.int64
-            ),
+            stream_key=stream_key,
+            sequence_id=sequence_id,
         )
+
+    def _leave(
+        self, request: TextRequest, contexts: list[StreamContext]
+    ) -> tuple[npt.NDArray[np.int64] | None, int | None]:
+        """Leave the rows' contexts for postprocessing, under keys that will reach it."""
+        if self._carrier is Carrier.TENSOR:
+            keys = [[self._contexts.put(context)] for context in contexts]
+            return np.array(keys, dtype=np.int64), None
+        if self._carrier is Carrier.SEQUENCE_ID:
+            key = self._contexts.mint()
+            self._contexts.put_under(key, contexts)
+            return None, key
+        if (key_or_none := key_of_request_id(request.request_id)) is not None:
+            self._contexts.put_under(key_or_none, contexts)
+        return None, None
 
     def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
         for name in parameters:
@@ -175,7 +207,7 @@ class Preprocessor:
             end_ids = ()
         else:  # the client's id ends the answer, and so do the model's other ones
             end_ids = (end_id, *(i for i in tokenizer.eos_ids if i != end_id))
-        stop_strings = _texts(request.stop_words, at, "stop_words")
+        stop_strings = self._words(request.stop_words, at, "stop_words")
         # The engine knows one end id; the others reach it as stop words of one token.
         stop_words: list[TokenIds] = [(i,) for i in end_ids[1:]]
         if stop_strings:
@@ -191,7 +223,7 @@ class Preprocessor:
             pad_id=_at(request.pad_id, at, tokenizer.pad_id),
             stop_words=stop_words,
             bad_words=tokenizations(
-                tokenizer, _texts(request.bad_words, at, "bad_words"), "bad_words"
+                tokenizer, self._words(request.bad_words, at, "bad_words"), "bad_words"
             ),
             context=StreamContext(
                 num_input_tokens=len(ids),
@@ -200,8 +232,23 @@ class Preprocessor:
                 include_stop=_at(request.include_stop_str_in_output, at, False),
                 skip_special_tokens=skip_special,
                 echo=echo,
+                stream=_at(request.stream, at, False),
+                max_tokens=max_tokens,
+                min_tokens=_at(request.min_tokens, at, 1),
+                stop_ids=tuple(stop_words),
             ),
         )
+
+    def _words(
+        self, values: Sequence[Sequence[bytes]] | None, at: int, name: str
+    ) -> tuple[str, ...]:
+        """The words of row *at*; empty ones are what clients send for none."""
+        if values is None:
+            return ()
+        words = [_text(value, name) for value in values[at]]
+        if self._settings.word_lists == "csv":
+            words = [word for line in words for word in next(csv.reader([line]), [])]
+        return tuple(word for word in words if word)
 
     def _prompt_ids(self, request: TextRequest, at: int) -> list[int]:
         text = _text(_at(request.text_input, at, b""), "text_input")
@@ -226,9 +273,11 @@ class Preprocessor:
         )
 
 
-_KNOWN_INPUTS = [f.name for f in dataclasses.fields(TextRequest) if f.name != "parameters"] + [
+_NO_INPUTS = {"rows", "request_id", "parameters"}
+_KNOWN_INPUTS = [
+    *(f.name for f in dataclasses.fields(TextRequest) if f.name not in _NO_INPUTS),
     "temperature", "top_k", "top_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "min_tokens", "min_length", "seed", "random_seed", "stream",
+    "frequency_penalty", "min_length", "seed", "random_seed",
     "return_log_probs", "beam_width", "num_return_sequences", "length_penalty",
 ]  # fmt: skip
 
@@ -248,10 +297,3 @@ def _text(value: bytes, name: str) -> str:
         raise RequestError(
             f"{name} is not valid UTF-8: {error.reason} at byte {error.start}; send UTF-8"
         ) from None
-
-
-def _texts(values: Sequence[Sequence[bytes]] | None, at: int, name: str) -> tuple[str, ...]:
-    """The words of row *at*; empty ones are what clients send for none."""
-    if values is None:
-        return ()
-    return tuple(text for value in values[at] if (text := _text(value, name)))

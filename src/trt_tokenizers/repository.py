@@ -160,6 +160,7 @@ def _values(deployment: Deployment) -> dict[str, str]:
         "triton_max_batch_size": "64",
         "preprocessing_instance_count": "1",
         "engine": deployment.engine,
+        "stream_key": "tensor",  # which every Python engine hands on
         "model_dir": str(model_dir),
         "tokenizer_dir": str(tokenizer_dir),
         "tokenizer_type": deployment.tokenizer_type,

@@ -8,18 +8,24 @@ tritonserver process, which is the parent of every Python model.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trt_tokenizers.errors import SettingsError
+
 #: Keys are below 2**53: a JSON number holds no more without rounding.
 KEY_BITS = 53
+_KEY_MASK = (1 << KEY_BITS) - 1
 _PREFIX = "trt-tokenizers-"
 
 
@@ -37,6 +43,61 @@ class FinishReason(enum.IntEnum):
         return self.name.lower() if self else ""
 
 
+def pack(key: int, finish_reason: FinishReason) -> int:
+    """Key and finish reason in one number below 2**63: a Python engine's output ``stream_key``.
+
+    One tensor less on the way of every token.
+    """
+    return finish_reason << KEY_BITS | key
+
+
+def unpack(packed: int) -> tuple[int, FinishReason]:
+    """What `pack` made one of."""
+    return packed & _KEY_MASK, FinishReason(packed >> KEY_BITS)
+
+
+class Carrier(enum.Enum):
+    """How a stream's key gets from preprocessing to postprocessing."""
+
+    TENSOR = "tensor"  # a Python engine hands it on as its output stream_key
+    SEQUENCE_ID = "sequence_id"  # Triton does, from 25.02 on, as a response parameter
+    REQUEST_ID = "request_id"  # the client's own id of the request is the key
+
+    @classmethod
+    def choose(cls, wanted: str, *, response_parameters: bool) -> Carrier:
+        """Once, when the model loads.
+
+        Args:
+            wanted: a carrier's name, or ``auto`` for what this server can do with any engine.
+            response_parameters: whether the server's Python backend has them (25.02 and newer).
+
+        Raises:
+            SettingsError: unknown, or this server cannot.
+        """
+        if wanted == "auto":
+            return cls.SEQUENCE_ID if response_parameters else cls.REQUEST_ID
+        try:
+            carrier = cls(wanted)
+        except ValueError:
+            known = ", ".join(carrier.value for carrier in cls)
+            raise SettingsError(
+                f"stream_key is {wanted!r}; it must be one of auto, {known}"
+            ) from None
+        if carrier is cls.SEQUENCE_ID and not response_parameters:
+            raise SettingsError(
+                "stream_key is 'sequence_id', which needs Triton 25.02 or newer; set it to auto"
+            )
+        return carrier
+
+
+def key_of_request_id(request_id: str) -> int | None:
+    """The key of a client's request id; None for an empty one."""
+    if not request_id:
+        return None
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & _KEY_MASK
+
+
 @dataclass(frozen=True, slots=True)
 class StreamContext:
     """What postprocessing has to know of one sequence.
@@ -48,6 +109,10 @@ class StreamContext:
         include_stop: whether the stop string that ended it stays in the text.
         skip_special_tokens: whether special tokens are left out of the text.
         echo: the prompt's text, to stand before the answer; empty if not asked for.
+        stream: whether the client asked for a stream; otherwise the first response is the last.
+        max_tokens: tokens of the answer, the end id included, at the most; 0: not known.
+        min_tokens: nothing but max_tokens ends the answer before.
+        stop_ids: token ids of the stop words, in every tokenization the engine was given.
     """
 
     num_input_tokens: int
@@ -56,6 +121,10 @@ class StreamContext:
     include_stop: bool = False
     skip_special_tokens: bool = True
     echo: str = ""
+    stream: bool = True
+    max_tokens: int = 0
+    min_tokens: int = 1
+    stop_ids: tuple[tuple[int, ...], ...] = ()
 
 
 class ContextStore:
@@ -72,37 +141,48 @@ class ContextStore:
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
 
-    def put(self, context: StreamContext) -> int:
-        """Store *context* under a new key, which no stream of this server has."""
-        data = json.dumps(asdict(context)).encode()
-        while True:
-            key = secrets.randbits(KEY_BITS)
-            try:
-                descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                continue
-            except FileNotFoundError:  # somebody emptied /dev/shm
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                continue
-            try:
-                os.write(descriptor, data)
-            finally:
-                os.close(descriptor)
-            return key
+    @property
+    def directory(self) -> Path:
+        return self._directory
 
-    def take(self, key: int) -> StreamContext | None:
-        """The context of *key*, once; None if there is none any more."""
-        path = Path(self._path(key))
+    def mint(self) -> int:
+        """A key that no stream has: 53 random bits, and `put` refuses one that is taken."""
+        return secrets.randbits(KEY_BITS)
+
+    def put(self, context: StreamContext) -> int:
+        """Store *context* under a new key."""
+        while True:
+            key = self.mint()
+            if self._write(key, 0, context, os.O_EXCL):
+                return key
+
+    def put_under(self, key: int, contexts: Sequence[StreamContext]) -> None:
+        """Store the contexts of a request's rows under a key that came from elsewhere."""
+        for row, context in enumerate(contexts):
+            self._write(key, row, context, os.O_TRUNC)
+
+    def _write(self, key: int, row: int, context: StreamContext, flag: int) -> bool:
+        path = self._path(key, row)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # somebody emptied /dev/shm
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return self._write(key, row, context, flag)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(json.dumps(asdict(context)).encode())
+        return True
+
+    def take(self, key: int, row: int = 0) -> StreamContext | None:
+        """The context of a row of *key*, once; None if there is none any more."""
+        path = Path(self._path(key, row))
         try:
             data = json.loads(path.read_bytes())
             path.unlink()
         except FileNotFoundError:
             return None
-        # JSON has no tuples.
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        return StreamContext(**fields)
+        return StreamContext(**{name: _tuples(value) for name, value in data.items()})
 
     def discard(self, key: int) -> None:
         """Remove the context of a stream that will not reach postprocessing."""
@@ -114,16 +194,22 @@ class ContextStore:
             return
         self._next_sweep = time.monotonic() + self._max_age_s / 4
         oldest = time.time() - self._max_age_s
-        for entry in os.scandir(self._directory):
-            if entry.stat().st_mtime < oldest:
-                Path(entry.path).unlink(missing_ok=True)
+        for path in self._directory.glob("*.[0-9]*"):
+            with contextlib.suppress(FileNotFoundError):  # taken meanwhile
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def close(self) -> None:
         """Remove the folder; the last model of a server to leave finds nothing, which is fine."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _path(self, key: int) -> str:
-        return f"{self._directory}/{key}"
+    def _path(self, key: int, row: int = 0) -> str:
+        return f"{self._directory}/{key}.{row}"
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def default_directory(server_pid: int) -> Path:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trt_tokenizers.postprocess import EngineStep, Postprocessor
+from trt_tokenizers.postprocess import EngineStep, PostprocessingSettings, Postprocessor
+from trt_tokenizers.sequences import TextStep
+from trt_tokenizers.settings import parse
 from trt_tokenizers.streams import ContextStore, FinishReason, StreamContext
 
 
@@ -18,8 +21,19 @@ def contexts(tmp_path: Path) -> ContextStore:
 
 
 def make(folder: Path, contexts: ContextStore, **parameters: str) -> Postprocessor:
-    parameters = {"tokenizer_dir": str(folder), **parameters}
-    return Postprocessor.from_parameters(parameters, "model 'postprocessing'", contexts)
+    raw = {"tokenizer_dir": str(folder), **parameters}
+    return Postprocessor(parse(PostprocessingSettings, raw, "model 'postprocessing'"), contexts)
+
+
+def one(
+    post: Postprocessor,
+    key: int | None,
+    ids: list[int],
+    finish_reason: FinishReason = FinishReason.NOT_FINISHED,
+    **more: Any,
+) -> TextStep:
+    (step,) = post.process(EngineStep(key, [ids], finish_reason, **more))
+    return step
 
 
 def run(
@@ -31,10 +45,10 @@ def run(
     for at in range(0, len(ids), size):
         last = at + size >= len(ids)
         reason = FinishReason.LENGTH if last else FinishReason.NOT_FINISHED
-        step = post.process(EngineStep(key, ids[at : at + size], reason))
+        step = one(post, key, ids[at : at + size], reason)
         text += step.text
     assert step is not None
-    return text, step.finish_reason, step.num_output_tokens
+    return text, step.finish_reason.text, step.num_output_tokens
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
@@ -65,10 +79,10 @@ def test_eos_in_the_middle_of_a_chunk_ends_the_text(bpe_dir: Path, contexts: Con
     post = make(bpe_dir, contexts)
     key = contexts.put(StreamContext(num_input_tokens=1, end_ids=(2, 0)))
     ids = post.tokenizer.encode("hi")
-    step = post.process(EngineStep(key, [*ids, 0, *ids]))
-    assert (step.text, step.finish_reason, step.num_output_tokens) == ("hi", "stop", len(ids))
-    step = post.process(EngineStep(key, ids, FinishReason.LENGTH))
-    assert (step.text, step.finish_reason) == ("", "stop")
+    step = one(post, key, [*ids, 0, *ids])
+    assert (step.text, step.finish_reason.text, step.num_output_tokens) == ("hi", "stop", len(ids))
+    step = one(post, key, ids, FinishReason.LENGTH)
+    assert (step.text, step.finish_reason.text) == ("", "stop")
 
 
 def test_a_cut_character_comes_out_at_the_end(bpe_dir: Path, contexts: ContextStore) -> None:
@@ -96,20 +110,20 @@ def test_many_streams_at_once_do_not_mix(bpe_dir: Path, contexts: ContextStore) 
         for key, row in ids.items():
             if at < len(row):
                 last = at == len(row) - 1
-                step = post.process(EngineStep(key, [row[at]], FinishReason(2 if last else 0)))
+                step = one(post, key, [row[at]], FinishReason(2 if last else 0))
                 got[key] += step.text
     assert got == texts
-    assert post._streams == {}
+    assert post.alive == 0
 
 
 def test_number_and_age_of_streams_are_bounded(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts, max_streams="3", max_stream_age_s="0.2")
     for key in range(10):
-        post.process(EngineStep(key, [50]))
-    assert list(post._streams) == [7, 8, 9]
+        one(post, key, [50])
+    assert (post.alive, post.shed) == (3, 7)
     time.sleep(0.25)
-    post.process(EngineStep(11, [50]))
-    assert list(post._streams) == [11]
+    one(post, 11, [50])
+    assert (post.alive, post.shed) == (1, 7), "what is too old is not shed"
 
 
 def test_without_a_key_no_space_is_lost(
@@ -127,7 +141,7 @@ def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
     contexts = ContextStore(folder, max_age_s=0.2)
     key = contexts.put(StreamContext(1, stop_strings=("é",), end_ids=(1, 2)))
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / str(key)).stat().st_mode & 0o777 == 0o600
+    assert (folder / f"{key}.0").stat().st_mode & 0o777 == 0o600
     assert contexts.take(key) == StreamContext(1, stop_strings=("é",), end_ids=(1, 2))
     contexts.put(StreamContext(1))
     contexts.sweep()
@@ -139,3 +153,141 @@ def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
     contexts.close()
     assert not folder.exists()
     assert json.dumps(contexts.put(StreamContext(1))), "the folder comes back when it is needed"
+
+
+LONG = "héllo 世界 — that is all, folks"
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("context", "ids_after", "expected"),
+    [
+        ({"end_ids": (2,)}, [2], "stop"),
+        ({"max_tokens": 1000}, [], ""),
+        ({"max_tokens": 0, "stream": False}, [], "stop"),
+        ({"stop_ids": ((5, 6), (1, 2))}, [1, 2], "stop"),
+    ],
+)
+def test_the_end_is_worked_out_where_the_engine_says_nothing(
+    bpe_dir: Path,
+    contexts: ContextStore,
+    context: dict[str, Any],
+    ids_after: list[int],
+    expected: str,
+    size: int,
+) -> None:
+    post = make(bpe_dir, contexts)
+    # A beginning of a stop string is at the end of the text, and has to come out all the same.
+    key = contexts.put(StreamContext(1, stop_strings=("folks!",), **context))
+    ids = [*post.tokenizer.encode(LONG), *ids_after]
+    if context.get("stream") is False:
+        size = len(ids)
+    text, step = "", None
+    for at in range(0, len(ids), size):
+        step = one(post, key, ids[at : at + size])
+        text += step.text
+    assert step is not None
+    assert step.finish_reason.text == expected
+    held = "folks" if not expected else ""
+    assert text + held == LONG
+    assert post.alive == (0 if expected else 1)
+
+
+def test_max_tokens_ends_and_releases(bpe_dir: Path, contexts: ContextStore) -> None:
+    post = make(bpe_dir, contexts)
+    ids = post.tokenizer.encode(LONG)
+    key = contexts.put(StreamContext(1, stop_strings=("folks!",), max_tokens=len(ids)))
+    text = "".join(one(post, key, [i]).text for i in ids)
+    assert text == LONG
+    assert post.alive == 0
+
+
+def test_what_comes_after_a_stop_string_is_nothing(bpe_dir: Path, contexts: ContextStore) -> None:
+    """The engine has not heard yet: its next tokens must not begin a new stream."""
+    post = make(bpe_dir, contexts)
+    key = contexts.put(StreamContext(1, stop_strings=("is",)))
+    steps = [one(post, key, [i]) for i in post.tokenizer.encode(LONG)]
+    assert "".join(s.text for s in steps) == "héllo 世界 — that "
+    assert [s.stop_engine for s in steps].count(True) == 1
+    assert {s.finish_reason for s in steps[-3:]} == {FinishReason.STOP}
+    assert post.alive == 0
+    assert one(post, key, [], FinishReason.CANCELLED).finish_reason is FinishReason.STOP
+    assert post._ended == {}
+
+
+def test_the_token_that_completes_a_stop_string_counts_however_chunks_fall(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    post = make(bpe_dir, contexts)
+    ids = post.tokenizer.encode(LONG)
+    log_probs = [-float(n) for n in range(len(ids))]
+    counts = set()
+    for size in (1, 2, 5, 100):
+        key = contexts.put(StreamContext(1, stop_strings=("is all",)))
+        got: list[float] = []
+        for at in range(0, len(ids), size):
+            step = one(post, key, ids[at : at + size], log_probs=log_probs[at : at + size])
+            got += step.log_probs
+            if step.finish_reason:
+                break
+        counts.add(step.num_output_tokens)
+        assert got == log_probs[: step.num_output_tokens]
+        assert step.cum_log_prob == sum(got)
+    assert len(counts) == 1
+
+
+def test_min_tokens_holds_stop_strings_off(bpe_dir: Path, contexts: ContextStore) -> None:
+    post = make(bpe_dir, contexts)
+    ids = post.tokenizer.encode("a. b. c. d.")
+    cut = {}
+    for least in (1, len(ids)):
+        key = contexts.put(StreamContext(1, stop_strings=(".",), min_tokens=least))
+        cut[least] = run(post, key, ids)[0]
+    assert cut == {1: "a", len(ids): "a. b. c. d"}
+
+
+def test_rows_and_sequences_of_one_key_do_not_mix(bpe_dir: Path, contexts: ContextStore) -> None:
+    post = make(bpe_dir, contexts)
+    contexts.put_under(5, [StreamContext(1, echo="r0 "), StreamContext(1, echo="r1 ")])
+    texts = {(row, seq): f"row {row} sequence {seq} 世界" for row in (0, 1) for seq in (0, 1)}
+    ids = {place: post.tokenizer.encode(text) for place, text in texts.items()}
+    got = dict.fromkeys(texts, "")
+    for at in range(max(map(len, ids.values()))):
+        for (row, seq), its in ids.items():
+            if at < len(its):
+                last = FinishReason(2 if at == len(its) - 1 else 0)
+                got[row, seq] += one(post, 5, [its[at]], last, row=row, sequence=seq).text
+    assert got == {place: f"r{place[0]} {text}" for place, text in texts.items()}
+    assert post.alive == 0
+
+
+def test_beams_emit_what_is_certain_and_the_rest_at_the_end(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    """The best beam changes on the way; nobody ever reads text that is taken back."""
+    post = make(bpe_dir, contexts)
+    encode = post.tokenizer.encode
+    key = contexts.put(StreamContext(1, end_ids=(2,), max_tokens=50))
+    growing = [
+        [encode("The cat"), encode("The dog")],
+        [encode("The dog sat"), encode("The dog ran")],
+        [[*encode("The dog ran off"), 2], [*encode("The dog sat"), 2]],
+    ]
+    texts = ["", ""]
+    certain = []
+    for beams in growing:
+        steps = post.process(EngineStep(key, beams))
+        texts = [text + step.text for text, step in zip(texts, steps, strict=True)]
+        certain.append(texts[0])
+    assert certain[0].startswith("The ") or certain[0] == "The"
+    assert texts == ["The dog ran off", "The dog sat"]
+    assert post.alive == 0
+
+
+def test_a_dropped_stream_is_forgotten(bpe_dir: Path, contexts: ContextStore) -> None:
+    post = make(bpe_dir, contexts)
+    one(post, 3, [50])
+    one(post, 3, [50], row=1)
+    one(post, 4, [50])
+    post.drop(3)
+    assert post.alive == 1

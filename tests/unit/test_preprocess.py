@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from trt_tokenizers.errors import RequestError, SettingsError
-from trt_tokenizers.preprocess import Preprocessor, TextRequest
-from trt_tokenizers.streams import ContextStore
+from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.settings import parse
+from trt_tokenizers.streams import ContextStore, key_of_request_id
 from trt_tokenizers.words import from_array, to_array, tokenizations
 
 
@@ -25,8 +26,9 @@ def preprocessor(bpe_dir: Path, contexts: ContextStore) -> Preprocessor:
 
 
 def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocessor:
-    parameters = {"tokenizer_dir": str(folder), "max_seq_len": "64", **parameters}
-    return Preprocessor.from_parameters(parameters, "model 'preprocessing'", contexts)
+    defaults = {"tokenizer_dir": str(folder), "max_seq_len": "64", "stream_key": "tensor"}
+    settings = parse(PreprocessingSettings, {**defaults, **parameters}, "model 'preprocessing'")
+    return Preprocessor(settings, contexts)
 
 
 def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextStore) -> None:
@@ -44,6 +46,7 @@ def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextS
     # The model's second EOS id reaches the engine as a stop word of one token.
     assert [from_array(row) for row in made.stop_words] == [((0,),), ((0,),)]
     assert [from_array(row) for row in made.bad_words] == [(), ()]
+    assert made.stream_key is not None
     keys = made.stream_key[:, 0].tolist()
     assert len(set(keys)) == 2
     assert all(0 <= key < 2**53 for key in keys)
@@ -149,6 +152,9 @@ def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
         ({"max_seq_len": "-1"}, "max_seq_len is -1"),
         ({"default_max_tokens": "0"}, "default_max_tokens is 0"),
         ({"add_special_tokens": "maybe"}, "expected true or false"),
+        ({"stream_key": "pigeon"}, "stream_key is 'pigeon'; it must be one of auto, tensor"),
+        ({"stream_key": "sequence_id"}, "needs Triton 25.02 or newer"),
+        ({"word_lists": "xml"}, "word_lists is 'xml'; it must be list or csv"),
     ],
 )
 def test_bad_settings_are_named(
@@ -173,3 +179,42 @@ def test_a_word_is_found_however_it_is_tokenized(preprocessor: Preprocessor) -> 
     found = tokenizations(tokenizer, ["", "space"], "stop_words")
     assert tuple(tokenizer.encode("space")) in found
     assert tuple(tokenizer.encode(" space")) in found
+
+
+def test_a_client_id_carries_the_contexts_of_all_rows(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    preprocessor = make(bpe_dir, contexts, stream_key="auto")  # no response parameters here
+    made = preprocessor.process(
+        TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine")
+    )
+    assert (made.stream_key, made.sequence_id) == (None, None)
+    key = key_of_request_id("mine")
+    assert key is not None
+    assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
+    preprocessor.process(TextRequest(text_input=[b"a"]))
+    assert list(contexts.directory.iterdir()) == [], "without an id nobody could find it"
+
+
+def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: ContextStore) -> None:
+    settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir))
+    preprocessor = Preprocessor(settings, contexts, response_parameters=True)
+    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    assert made.stream_key is None
+    assert isinstance(made.sequence_id, int)
+    assert 0 < made.sequence_id < 2**53
+    assert contexts.take(made.sequence_id) is not None
+
+
+def test_a_comma_is_a_comma_unless_the_server_speaks_csv(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    words = [[b'a,b,"c,d"']]
+    for form, expected in (("list", ('a,b,"c,d"',)), ("csv", ("a", "b", "c,d"))):
+        made = make(bpe_dir, contexts, word_lists=form).process(
+            TextRequest(text_input=[b"x"], stop_words=words)
+        )
+        assert made.stream_key is not None
+        context = contexts.take(int(made.stream_key[0, 0]))
+        assert context is not None
+        assert context.stop_strings == expected

@@ -105,8 +105,8 @@ def mutate(repository: Path, model: str, old: str, new: str) -> Path:
         ("ensemble", 'key: "QUERY"', 'key: "QUERRY"', "'preprocessing' has no input 'QUERRY'"),
         ("ensemble", 'key: "OUTPUT"', 'key: "OUTPT"', "'postprocessing' has no output 'OUTPT'"),
         ("ensemble", 'model_name: "postprocessing"', 'model_name: "post"', "is no model"),
-        ("ensemble", 'input_map { key: "SEQUENCE_LENGTH" value: "_SEQUENCE_LENGTH" }', "",
-         "'postprocessing' needs the input 'SEQUENCE_LENGTH'"),
+        ("ensemble", 'input_map { key: "TOKENS_BATCH" value: "_TOKENS_BATCH" }', "",
+         "'postprocessing' needs the input 'TOKENS_BATCH'"),
         ("ensemble", "TYPE_STRING", "TYPE_INT32", "another data_type"),
         ("ensemble", "max_batch_size: 64", "max_batch_size: ${x}", "was never filled"),
         ("preprocessing", "max_batch_size: 64", "max_batch_size: x", "not a Triton model config"),
@@ -139,7 +139,8 @@ def test_skeleton_and_backend_name_the_same_tensors(model_dir: Path, tmp_path: P
     repository = make(model_dir, tmp_path / "repo")
     used = {
         node.value
-        for node in ast.walk(ast.parse((ROOT / "src/trt_tokenizers/backend.py").read_text()))
+        for file in ("backend.py", "postprocess.py")
+        for node in ast.walk(ast.parse((ROOT / "src/trt_tokenizers" / file).read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isupper()
     }
     for name in ("preprocessing", "postprocessing"):

@@ -219,14 +219,13 @@ def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> No
     """preprocessing and postprocessing are separate processes: torch would cost each its start."""
     code = (
         "import sys\n"
-        "from trt_tokenizers.preprocess import Preprocessor\n"
-        "from trt_tokenizers.postprocess import Postprocessor\n"
+        "from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor\n"
+        "from trt_tokenizers.postprocess import PostprocessingSettings, Postprocessor\n"
         "from trt_tokenizers.streams import ContextStore\n"
-        f"settings = {{'tokenizer_dir': {str(bpe_dir)!r}}}\n"
         "from pathlib import Path\n"
         f"contexts = ContextStore(Path({str(tmp_path)!r}))\n"
-        "Preprocessor.from_parameters(settings, 'x', contexts)\n"
-        "Postprocessor.from_parameters(settings, 'x', contexts)\n"
+        f"Preprocessor(PreprocessingSettings({str(bpe_dir)!r}), contexts)\n"
+        f"Postprocessor(PostprocessingSettings({str(bpe_dir)!r}), contexts)\n"
         "heavy = {'torch', 'transformers', 'tritonclient', 'google.protobuf', 'click'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

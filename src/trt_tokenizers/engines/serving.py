@@ -11,18 +11,24 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
-from trt_tokenizers.engines.tensors import Array, merge, output_arrays
+from trt_tokenizers.engines.tensors import OUTPUTS, Array, merge, output_arrays
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 
 logger = logging.getLogger(__name__)
 
 
 class Reply(Protocol):
-    """Where the responses of one request go; called from the sender thread only."""
+    """Where the responses of one request go; called from the sender thread only.
+
+    Attributes:
+        wanted: names of the outputs that somebody reads.
+    """
+
+    wanted: Container[str]
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None: ...
 
@@ -36,10 +42,12 @@ class _Request:
     """The sequences (rows) of one client request."""
 
     def __init__(self, rows: Sequence[GenerationRequest], reply: Reply) -> None:
-        self.rows = rows
         self.reply = reply
         self.stream = rows[0].stream
-        self.log_probs = rows[0].return_log_probs
+        self.wanted = frozenset(name for name in OUTPUTS if name in reply.wanted)
+        if not rows[0].return_log_probs:
+            self.wanted -= {"output_log_probs", "cum_log_probs"}
+        self.keys = [row.key for row in rows]
         self.open_rows = len(rows)
         self.whole: list[Chunk] = [Chunk()] * len(rows)  # filled unless streaming
         self.failed = False
@@ -64,11 +72,18 @@ class _Sequence:
             first, self._queued = not self._queued, True
             return first
 
-    def take(self, max_chunks: int) -> tuple[Chunk, bool]:
+    def take(self, max_tokens: int) -> tuple[Chunk, bool]:
         """What is ready, as one chunk, and whether more stays behind."""
         with self._lock:
-            taken = self._pending[:max_chunks] if max_chunks else self._pending
-            self._pending = self._pending[len(taken) :]
+            count, tokens = len(self._pending), 0
+            if max_tokens:
+                for count, chunk in enumerate(self._pending):
+                    tokens += len(chunk.token_ids)
+                    if tokens > max_tokens and count:
+                        break
+                else:
+                    count = len(self._pending)
+            taken, self._pending = self._pending[:count], self._pending[count:]
             self._queued = bool(self._pending)
             return merge(taken), self._queued
 
@@ -80,10 +95,11 @@ class Server:
         """
         Args:
             engine: already loaded.
-            max_tokens_per_chunk: at the most so many emissions in one response; 0: no limit.
+            max_tokens_per_chunk: at the most so many tokens of several emissions in one
+                response; 1 sends each emission by itself, 0 sets no limit.
         """
         self._engine = engine
-        self._max_chunks = max_tokens_per_chunk
+        self._max_tokens = max_tokens_per_chunk
         self._ready: queue.SimpleQueue[_Sequence | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="engine-sender", daemon=True)
         self._thread.start()
@@ -108,8 +124,8 @@ class Server:
                 self._engine.submit(row, emit)
             except (RequestError, EngineError):
                 request.failed = True
-                for started in rows[:at]:
-                    self._engine.cancel(started.key)
+                for key in request.keys[:at]:
+                    self._engine.cancel(key)
                 raise
 
     def stop(self) -> None:
@@ -120,7 +136,7 @@ class Server:
 
     def _send_all(self) -> None:
         while (sequence := self._ready.get()) is not None:
-            chunk, more = sequence.take(self._max_chunks)
+            chunk, more = sequence.take(self._max_tokens)
             if more:
                 self._ready.put(sequence)
             try:
@@ -140,23 +156,19 @@ class Server:
         if chunk.last:
             request.open_rows -= 1
         final = request.open_rows == 0
-        keys = [row.key for row in request.rows]
+        keys, wanted = request.keys, request.wanted
         if request.stream:
             at = sequence.row
             if not chunk.last and request.reply.is_cancelled():
                 self._engine.cancel(keys[at])
-            request.reply.send(
-                output_arrays([chunk], [at], [keys[at]], log_probs=request.log_probs), final=final
-            )
+            request.reply.send(output_arrays([chunk], [at], [keys[at]], wanted), final=final)
             return
         request.whole[sequence.row] = chunk
         if final:
-            request.reply.send(
-                output_arrays(request.whole, range(len(keys)), keys, log_probs=request.log_probs),
-                final=True,
-            )
+            arrays = output_arrays(request.whole, range(len(keys)), keys, wanted)
+            request.reply.send(arrays, final=True)
 
     def _cancel_others(self, failed: _Sequence) -> None:
-        for at, row in enumerate(failed.request.rows):
+        for at, key in enumerate(failed.request.keys):
             if at != failed.row:
-                self._engine.cancel(row.key)
+                self._engine.cancel(key)

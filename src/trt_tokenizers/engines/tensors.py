@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.streams import KEY_BITS
+from trt_tokenizers.streams import KEY_BITS, pack
 from trt_tokenizers.words import from_array
 
 Array = npt.NDArray[Any]
@@ -120,39 +120,57 @@ def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int,
     return from_array(arrays[name][row]) if name in arrays else ()
 
 
+#: Outputs in the order of `output_arrays`; a response carries those that its request asked for.
+OUTPUTS = (
+    "output_ids",
+    "sequence_length",
+    "stream_key",
+    "batch_index",
+    "sequence_index",
+    "output_log_probs",
+    "cum_log_probs",
+)
+
+
 def output_arrays(
-    chunks: Sequence[Chunk], rows: Sequence[int], keys: Sequence[int], *, log_probs: bool
+    chunks: Sequence[Chunk],
+    rows: Sequence[int],
+    keys: Sequence[int],
+    wanted: Container[str] = OUTPUTS,
 ) -> dict[str, Array]:
     """Arrays of one response that carries a chunk for each of some rows.
+
+    Every tensor costs on its way through Triton, so only those that somebody reads are made.
 
     Args:
         chunks: one per row, without errors.
         rows: the rows' places in the request's batch.
         keys: the rows' stream keys.
-        log_probs: whether the client asked for them.
+        wanted: names of `OUTPUTS`.
 
     Returns:
-        output_ids int32 [rows, 1, n] padded with 0, sequence_length int32 [rows, 1],
-        finish_reason int32 [rows, 1], stream_key int64 [rows, 1], batch_index and sequence_index
-        int32 [rows, 1]; with log-probs output_log_probs float32 [rows, 1, n] and cum_log_probs
-        float32 [rows, 1], the sum over this response.
+        output_ids int32 [rows, 1, n], padded with -1, n at least 1; sequence_length int32
+        [rows, 1]; stream_key int64 [rows, 1], see `streams.pack`; batch_index and sequence_index
+        int32 [rows, 1]; output_log_probs float32 [rows, 1, n]; cum_log_probs float32 [rows, 1],
+        the sum over this response.
     """
     lengths = [len(chunk.token_ids) for chunk in chunks]
-    # Never of size 0: Triton's HTTP side takes an empty tensor for one that was never set.
-    width = max(1, *lengths)
-    output_ids = np.zeros((len(chunks), 1, width), dtype=np.int32)
+    shape = (len(chunks), 1, max(1, *lengths))
+    ids = np.full(shape, -1, dtype=np.int32)
     for at, chunk in enumerate(chunks):
-        output_ids[at, 0, : lengths[at]] = chunk.token_ids
-    arrays: dict[str, Array] = {
-        "output_ids": output_ids,
-        "sequence_length": _column(lengths, np.int32),
-        "finish_reason": _column([int(chunk.finish_reason) for chunk in chunks], np.int32),
-        "stream_key": _column(keys, np.int64),
-        "batch_index": _column(rows, np.int32),
-        "sequence_index": np.zeros((len(chunks), 1), dtype=np.int32),
-    }
-    if log_probs:
-        values = np.zeros((len(chunks), 1, width), dtype=np.float32)
+        ids[at, 0, : lengths[at]] = chunk.token_ids
+    arrays: dict[str, Array] = {"output_ids": ids}
+    if "stream_key" in wanted:
+        packed = [pack(key, c.finish_reason) for key, c in zip(keys, chunks, strict=True)]
+        arrays["stream_key"] = _column(packed, np.int64)
+    if "sequence_length" in wanted:
+        arrays["sequence_length"] = _column(lengths, np.int32)
+    if "batch_index" in wanted:
+        arrays["batch_index"] = _column(rows, np.int32)
+    if "sequence_index" in wanted:
+        arrays["sequence_index"] = np.zeros((len(chunks), 1), dtype=np.int32)
+    if "output_log_probs" in wanted or "cum_log_probs" in wanted:
+        values = np.zeros(shape, dtype=np.float32)
         for at, chunk in enumerate(chunks):
             values[at, 0, : len(chunk.log_probs)] = chunk.log_probs
         arrays["output_log_probs"] = values

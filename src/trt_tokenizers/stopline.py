@@ -1,0 +1,64 @@
+"""From postprocessing to the engine: these streams need no more tokens.
+
+A stop string is found after the engine, and Triton tells a running ensemble step nothing, so the
+two Python models talk by themselves: one datagram socket in the server's stream folder. Sending
+never waits; where nobody listens, the engine just goes on to its own end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+_NAME = "engine.sock"
+_BATCH = 512  # keys in one datagram
+
+
+class StopListener:
+    """The engine's end: calls *stop* with each key, from a thread of its own."""
+
+    def __init__(self, directory: Path, stop: Callable[[int], None]) -> None:
+        self._path = directory / _NAME
+        self._path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._path))
+        self._stop = stop
+        self._thread = threading.Thread(target=self._listen, name="stop-listener", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=1.0)
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while data := self._socket.recv(8 * _BATCH):
+            for (key,) in struct.iter_unpack("<Q", data):
+                self._stop(key)
+
+
+class StopSender:
+    """Postprocessing's end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = str(directory / _NAME)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def send(self, keys: Iterable[int]) -> None:
+        """Stop *keys*; what the engine does not know any more it passes over."""
+        every = list(keys)
+        for at in range(0, len(every), _BATCH):
+            some = every[at : at + _BATCH]
+            # Nobody there, or its queue is full: the stream ends by itself, only later.
+            with contextlib.suppress(OSError):
+                self._socket.sendto(struct.pack(f"<{len(some)}Q", *some), self._path)
+
+    def close(self) -> None:
+        self._socket.close()
