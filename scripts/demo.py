@@ -40,7 +40,8 @@ def main(serve: bool, http_port: int | None) -> None:
         command += ["--log-file", str(Path(folder) / "triton.log")]  # the launcher shows its end
         for name, number in zip(("http", "grpc", "metrics"), ports, strict=True):
             command += [f"--{name}-port", str(number)]
-        server = subprocess.Popen(command, stdout=sys.stderr)
+        # In a session of its own: Ctrl-C is for this script, which then stops the server once.
+        server = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
         try:
             while not ready.exists() and server.poll() is None:
                 time.sleep(0.1)
@@ -52,9 +53,10 @@ def main(serve: bool, http_port: int | None) -> None:
                     click.echo(f"\nServing until Ctrl-C. Ask it yourself:\n\n{curl(port)}\n")
                     server.wait()
         except KeyboardInterrupt:
-            pass  # the server got it too
+            click.echo()
         finally:
-            server.send_signal(signal.SIGTERM)
+            if server.poll() is None:
+                server.send_signal(signal.SIGTERM)
             code = server.wait()
     sys.exit(code)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from trt_tokenizers.engines import tensors
-from trt_tokenizers.engines.base import Engine
+from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
@@ -38,7 +39,6 @@ from trt_tokenizers.streams import (
     unpack,
 )
 
-ENGINES = "trt_tokenizers.engines"
 NOT_FINISHED = FinishReason.NOT_FINISHED
 
 Args = dict[str, str]
@@ -246,6 +246,12 @@ class PostprocessingModel:
         self._contexts.close()
 
 
+def _end_process(reason: str) -> None:
+    """A model whose process is gone is not ready; one whose engine is dead would stay so."""
+    logging.getLogger(__name__).error("ending the model's process: %s", reason)
+    os._exit(1)
+
+
 class TritonReply:
     """Sends the responses of one request through Triton's response sender."""
 
@@ -283,8 +289,8 @@ class EngineModel:
         self._contexts = ContextStore()
         factory = find_plugin(ENGINES, name, "engine", EngineError)
         engine: Engine = factory(parameters)
-        self._server = Server(engine, int(max_tokens_per_chunk))
-        self._stops = StopListener(self._contexts.directory, engine.cancel)
+        self._server = Server(engine, int(max_tokens_per_chunk), _end_process)
+        self._stops = StopListener(self._contexts.directory, self._server.cancel)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:

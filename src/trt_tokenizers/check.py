@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.errors import TrtTokenizersError
+from trt_tokenizers.engines.base import ENGINES
+from trt_tokenizers.errors import EngineError, TrtTokenizersError
+from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import PostprocessingSettings
 from trt_tokenizers.preprocess import PreprocessingSettings
 from trt_tokenizers.repository import PLACEHOLDER, parse_config
@@ -58,7 +60,13 @@ def check(repository: Path) -> list[Problem]:
             problems.append(Problem(path, int(line[1]) if line else 1, f"{error}; correct it"))
     if "ensemble" in configs:
         problems += _Wiring(repository / "ensemble" / "config.pbtxt", configs).problems()
+    if "postprocessing" in configs:
+        path = repository / "postprocessing" / "config.pbtxt"
+        problems += _check_order(path, configs["postprocessing"])
     problems += _check_settings(repository, configs)
+    if "tensorrt_llm" in configs:
+        path = repository / "tensorrt_llm" / "config.pbtxt"
+        problems += _check_engine(path, configs["tensorrt_llm"])
     return problems
 
 
@@ -145,6 +153,46 @@ def _check_settings(repository: Path, configs: Mapping[str, Any]) -> Iterator[Pr
                 load_template(settings.template, tokenizer.chat_template)
         except TrtTokenizersError as error:
             yield Problem(path, _parameter_line(path, str(error), raw), str(error))
+
+
+def _check_order(path: Path, config: Any) -> Iterator[Problem]:
+    """Nothing may let one chunk of a stream overtake another."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+
+    def line(word: str) -> int:
+        return next((n for n, text in enumerate(lines, 1) if word in text), 1)
+
+    if sum(max(1, group.count) for group in config.instance_group) > 1:
+        yield Problem(
+            path,
+            line("count"),
+            "several instances decode the chunks of one stream side by side and mix them up; "
+            "set count: 1",
+        )
+    batching = config.dynamic_batching
+    if config.HasField("dynamic_batching") and not batching.preserve_ordering:
+        yield Problem(
+            path,
+            line("dynamic_batching"),
+            "dynamic batching lets chunks overtake each other, from Triton 25.06 on; "
+            "remove it, or set preserve_ordering: true",
+        )
+
+
+def _check_engine(path: Path, config: Any) -> Iterator[Problem]:
+    """The engine exists and takes its settings; nothing is loaded."""
+    raw = {k: v.string_value for k, v in config.parameters.items() if v.string_value}
+    name = raw.pop("engine", "")
+    raw.pop("max_tokens_per_chunk", None)
+    if config.backend != "python" or ":" in name:
+        return  # somebody else's engine, which may be importable in the server only
+    try:
+        if not name:
+            raise EngineError("parameter 'engine' has no value; it must name an engine")
+        engine: Any = find_plugin(ENGINES, name, "engine", EngineError)
+        engine.check(raw)
+    except TrtTokenizersError as error:
+        yield Problem(path, _parameter_line(path, str(error), {"engine": name, **raw}), str(error))
 
 
 def _parameter_line(path: Path, message: str, raw: Mapping[str, str]) -> int:

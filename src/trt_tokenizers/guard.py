@@ -99,7 +99,8 @@ def sweep(shm_prefix: str, server_pids: set[int], remove: tuple[str, ...] = ()) 
         for path in _SHM.glob(shm_prefix + "*"):
             path.unlink(missing_ok=True)
     for pid in server_pids:
-        shutil.rmtree(_SHM / f"trt-tokenizers-{pid}", ignore_errors=True)
+        for folder in _SHM.glob(f"trt-tokenizers-{pid}-*"):  # and its start time
+            shutil.rmtree(folder, ignore_errors=True)
     for name in remove:
         with contextlib.suppress(OSError):
             Path(name).unlink(missing_ok=True)

@@ -143,6 +143,7 @@ class Postprocessor:
     def _context(self, key: int, row: int, sequence: int) -> StreamContext:
         context = self._contexts.take(key, row) or self._recent.get((key, row))
         if context is None:
+            logger.warning("stream %d has lost its context: no stop strings, no counts", key)
             return StreamContext(
                 num_input_tokens=0,
                 end_ids=self.tokenizer.eos_ids,

@@ -25,7 +25,10 @@ from trt_tokenizers.words import TokenIds, to_array, tokenizations
 logger = logging.getLogger(__name__)
 
 #: Request parameters that Triton and its clients use themselves.
-_TRANSPORT_PARAMETERS = ("triton_", "binary_data_output", "classification")
+_TRANSPORT_PARAMETERS = (
+    "binary_data_output", "classification", "headers", "id", "priority", "timeout",
+    "sequence_id", "sequence_start", "sequence_end",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ class Preprocessor:
 
     def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
         for name in parameters:
-            if not name.startswith(_TRANSPORT_PARAMETERS):
+            if name not in _TRANSPORT_PARAMETERS and not name.startswith("triton_"):
                 raise RequestError(
                     f"unknown parameter {name!r}{nearest(name, _KNOWN_INPUTS)}; "
                     "this server's ensemble has no such input, leave it out"
@@ -232,6 +235,7 @@ class Preprocessor:
                 include_stop=_at(request.include_stop_str_in_output, at, False),
                 skip_special_tokens=skip_special,
                 echo=echo,
+                continues=bool(echo) or not _at(request.messages, at, b""),
                 stream=_at(request.stream, at, False),
                 max_tokens=max_tokens,
                 min_tokens=_at(request.min_tokens, at, 1),

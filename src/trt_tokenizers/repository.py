@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -51,14 +51,14 @@ def render(deployment: Deployment) -> dict[str, str]:
     """
     values = _values(deployment)
     skeleton = dict(_skeleton())
-    skeleton["tensorrt_llm/config.pbtxt"] += "".join(
-        _parameter(*pair) for pair in deployment.engine_parameters.items()
-    )
     used = {name for text in skeleton.values() for name in PLACEHOLDER.findall(text)}
     rendered = {
         path: fill(text, values, path) if path.endswith(".pbtxt") else text
         for path, text in skeleton.items()
     }
+    rendered["tensorrt_llm/config.pbtxt"] += "".join(
+        _parameter(*pair) for pair in deployment.engine_parameters.items()
+    )
     for name in deployment.values:
         if name not in used:
             raise RepositoryError(f"unknown value {name!r}{nearest(name, used)}; leave it out")
@@ -183,16 +183,23 @@ def skeleton_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "model_repo_skeleton"
 
 
-def write(rendered: Mapping[str, str], output: Path, *, force: bool = False) -> None:
+def write(
+    rendered: Mapping[str, str],
+    output: Path,
+    *,
+    force: bool = False,
+    verify: Callable[[Path], Iterable[object]] = lambda repository: (),
+) -> None:
     """Write a rendered repository: the whole new one appears at once, or nothing changes.
 
     Args:
         rendered: from `render`.
         output: the folder to make.
         force: replace a repository that an earlier `write` made there.
+        verify: gives the problems of the repository before it is put in place.
 
     Raises:
-        RepositoryError: *output* exists and may not be replaced.
+        RepositoryError: *output* exists and may not be replaced, or there are problems.
     """
     output = output.absolute()
     if output.exists() and (any(output.iterdir()) if output.is_dir() else True):
@@ -209,6 +216,8 @@ def write(rendered: Mapping[str, str], output: Path, *, force: bool = False) -> 
             path = staging / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+        if problems := [str(problem) for problem in verify(staging)]:
+            raise RepositoryError("\n".join(problems).replace(str(staging), str(output)))
         staging.chmod(0o755)
         _replace(staging, output)
     finally:

@@ -58,7 +58,9 @@ class TextSequence:
 
     def __init__(self, tokenizer: Tokenizer, context: StreamContext) -> None:
         self._context = context
-        self._decoder = tokenizer.stream(skip_special_tokens=context.skip_special_tokens)
+        self._decoder = tokenizer.stream(
+            skip_special_tokens=context.skip_special_tokens, first=not context.continues
+        )
         self._echo = context.echo
         self._end_ids = frozenset(context.end_ids)
         self._stops = StopStrings(context.stop_strings, include=context.include_stop)

@@ -25,7 +25,7 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the field's standard word
-    """A dataclass field with its documentation, which `trt-tokenizers settings` prints."""
+    """A dataclass field with its documentation."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 

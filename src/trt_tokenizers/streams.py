@@ -12,21 +12,26 @@ import contextlib
 import enum
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.errors import RequestError, SettingsError
 
 #: Keys are below 2**53: a JSON number holds no more without rounding.
 KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
 _PREFIX = "trt-tokenizers-"
+_CONTEXTS = "*.[0-9]*"  # file names: key and row
+
+logger = logging.getLogger(__name__)
 
 
 class FinishReason(enum.IntEnum):
@@ -52,7 +57,13 @@ def pack(key: int, finish_reason: FinishReason) -> int:
 
 
 def unpack(packed: int) -> tuple[int, FinishReason]:
-    """What `pack` made one of."""
+    """What `pack` made one of.
+
+    Raises:
+        RequestError: nothing that `pack` made.
+    """
+    if not 0 <= packed >> KEY_BITS <= max(FinishReason):
+        raise RequestError(f"STREAM_KEY is {packed}, which no engine of this package sends")
     return packed & _KEY_MASK, FinishReason(packed >> KEY_BITS)
 
 
@@ -109,6 +120,8 @@ class StreamContext:
         include_stop: whether the stop string that ended it stays in the text.
         skip_special_tokens: whether special tokens are left out of the text.
         echo: the prompt's text, to stand before the answer; empty if not asked for.
+        continues: whether the answer goes on in the text of the prompt; otherwise it begins a text
+            of its own, where SentencePiece-like tokenizers drop a space.
         stream: whether the client asked for a stream; otherwise the first response is the last.
         max_tokens: tokens of the answer, the end id included, at the most; 0: not known.
         min_tokens: nothing but max_tokens ends the answer before.
@@ -121,6 +134,7 @@ class StreamContext:
     include_stop: bool = False
     skip_special_tokens: bool = True
     echo: str = ""
+    continues: bool = False
     stream: bool = True
     max_tokens: int = 0
     min_tokens: int = 1
@@ -135,11 +149,30 @@ class ContextStore:
         Args:
             directory: where; by default a folder on tmpfs named after the parent process.
             max_age_s: a context that nobody took for so long is removed by `sweep`.
+
+        Raises:
+            SettingsError: the folder is not ours alone.
         """
         self._directory = directory or default_directory(os.getppid())
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
+        # Several models share the folder; the last one to leave removes it.
+        self._mark = self._directory / f"user-{os.getpid()}-{id(self)}"
+        self._make()
+
+    def _make(self) -> None:
+        """The folder, private: whoever can write here speaks for the clients."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._directory.lstat()
+        if (
+            not stat.S_ISDIR(found.st_mode)
+            or found.st_uid != os.geteuid()
+            or stat.S_IMODE(found.st_mode) & 0o077
+        ):
+            raise SettingsError(
+                f"{self._directory} belongs to somebody else or is open to others; remove it"
+            )
+        self._mark.touch(mode=0o600)
 
     @property
     def directory(self) -> Path:
@@ -148,6 +181,10 @@ class ContextStore:
     def mint(self) -> int:
         """A key that no stream has: 53 random bits, and `put` refuses one that is taken."""
         return secrets.randbits(KEY_BITS)
+
+    def __len__(self) -> int:
+        """Contexts that wait to be taken."""
+        return sum(1 for _ in self._directory.glob(_CONTEXTS))
 
     def put(self, context: StreamContext) -> int:
         """Store *context* under a new key."""
@@ -168,21 +205,24 @@ class ContextStore:
         except FileExistsError:
             return False
         except FileNotFoundError:  # somebody emptied /dev/shm
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make()
             return self._write(key, row, context, flag)
         with os.fdopen(descriptor, "wb") as file:
             file.write(json.dumps(asdict(context)).encode())
         return True
 
     def take(self, key: int, row: int = 0) -> StreamContext | None:
-        """The context of a row of *key*, once; None if there is none any more."""
+        """The context of a row of *key*, once; None if there is none, or none that can be read."""
         path = Path(self._path(key, row))
         try:
-            data = json.loads(path.read_bytes())
+            data = path.read_bytes()
             path.unlink()
+            return StreamContext(**{name: _tuples(v) for name, v in json.loads(data).items()})
         except FileNotFoundError:
             return None
-        return StreamContext(**{name: _tuples(value) for name, value in data.items()})
+        except (ValueError, TypeError):
+            logger.error("the context of stream %d cannot be read: %r", key, data[:80])
+            return None
 
     def discard(self, key: int) -> None:
         """Remove the context of a stream that will not reach postprocessing."""
@@ -194,14 +234,16 @@ class ContextStore:
             return
         self._next_sweep = time.monotonic() + self._max_age_s / 4
         oldest = time.time() - self._max_age_s
-        for path in self._directory.glob("*.[0-9]*"):
+        for path in self._directory.glob(_CONTEXTS):
             with contextlib.suppress(FileNotFoundError):  # taken meanwhile
                 if path.stat().st_mtime < oldest:
                     path.unlink()
 
     def close(self) -> None:
-        """Remove the folder; the last model of a server to leave finds nothing, which is fine."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Leave; the last of a server's models removes the folder."""
+        self._mark.unlink(missing_ok=True)
+        if next(self._directory.glob("user-*"), None) is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _path(self, key: int, row: int = 0) -> str:
         return f"{self._directory}/{key}.{row}"
@@ -213,8 +255,17 @@ def _tuples(value: Any) -> Any:
 
 
 def default_directory(server_pid: int) -> Path:
-    """The stream folder of the tritonserver with this process id."""
+    """The stream folder of the tritonserver with this process id.
+
+    Its name has the process' start time as well: ids are used again, and containers that share
+    /dev/shm may have the same.
+    """
     root = Path("/dev/shm")
     if not os.access(root, os.W_OK):
         root = Path(os.environ.get("TMPDIR", "/tmp"))
-    return root / f"{_PREFIX}{server_pid}"
+    try:
+        # Field 22 of proc(5), counted behind the name, which may hold spaces.
+        started = Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started = "0"
+    return root / f"{_PREFIX}{server_pid}-{started}"

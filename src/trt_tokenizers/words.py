@@ -25,7 +25,7 @@ def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list
         RequestError: a word has no tokens at all; *name* is the parameter to blame.
     """
     found: dict[TokenIds, None] = {}
-    newline = tokenizer.encode("\n", add_special_tokens=False)
+    newline: list[int] | None = None
     for word in words:
         if not word:
             continue
@@ -34,6 +34,8 @@ def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list
             raise RequestError(f"{name}: {word!r} has no tokens; leave it out")
         found[tuple(ids)] = None
         found[tuple(tokenizer.encode(f" {word}", add_special_tokens=False))] = None
+        if newline is None:
+            newline = tokenizer.encode("\n", add_special_tokens=False)
         inner = tokenizer.encode(f"\n{word}", add_special_tokens=False)
         if inner[: len(newline)] == newline and len(inner) > len(newline):
             found[tuple(inner[len(newline) :])] = None

@@ -23,7 +23,7 @@ from pathlib import Path
 
 FLAGS = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.count("="))
 PREFIX = FLAGS["backend-config"].partition("shm-region-prefix-name=")[2]
-STREAMS = Path(f"/dev/shm/trt-tokenizers-{os.getpid()}")
+STREAMS = Path(f"/dev/shm/trt-tokenizers-{os.getpid()}-1")
 signals: list[int] = []
 
 

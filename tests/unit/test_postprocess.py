@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.postprocess import EngineStep, PostprocessingSettings, Postprocessor
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import parse
@@ -145,10 +146,10 @@ def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
     assert contexts.take(key) == StreamContext(1, stop_strings=("é",), end_ids=(1, 2))
     contexts.put(StreamContext(1))
     contexts.sweep()
-    assert len(list(folder.iterdir())) == 1
+    assert len(contexts) == 1
     time.sleep(0.25)
     contexts.sweep()
-    assert list(folder.iterdir()) == []
+    assert len(contexts) == 0
     contexts.discard(key)
     contexts.close()
     assert not folder.exists()
@@ -291,3 +292,43 @@ def test_a_dropped_stream_is_forgotten(bpe_dir: Path, contexts: ContextStore) ->
     one(post, 4, [50])
     post.drop(3)
     assert post.alive == 1
+
+
+def test_the_last_model_to_leave_removes_the_folder(tmp_path: Path) -> None:
+    first, second = ContextStore(tmp_path / "s"), ContextStore(tmp_path / "s")
+    key = first.put(StreamContext(1))
+    first.close()
+    assert second.take(key) is not None, (
+        "a model that is reloaded must not wipe the others' streams"
+    )
+    second.close()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir(mode=0o777)
+    (tmp_path / "s").chmod(0o777)
+    with pytest.raises(SettingsError, match="open to others; remove it"):
+        ContextStore(tmp_path / "s")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(SettingsError):
+        ContextStore(tmp_path / "link")
+
+
+def test_a_broken_context_is_none_and_gone(tmp_path: Path) -> None:
+    contexts = ContextStore(tmp_path / "s")
+    (tmp_path / "s" / "7.0").write_text("{")
+    assert contexts.take(7) is None
+    assert len(contexts) == 0
+
+
+def test_a_continued_text_keeps_its_first_space(
+    sentencepiece_dir: Path, contexts: ContextStore
+) -> None:
+    """SentencePiece drops the first space of a text; an answer that goes on in the prompt's text
+    needs it, an answer to messages does not."""
+    post = make(sentencepiece_dir, contexts, tokenizer_type="llama")
+    ids = post.tokenizer.encode("is Paris.", add_special_tokens=False)
+    for continues, expected in ((True, " is Paris."), (False, "is Paris.")):
+        key = contexts.put(StreamContext(1, continues=continues))
+        assert run(post, key, ids)[0] == expected

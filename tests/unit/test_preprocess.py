@@ -105,19 +105,19 @@ def test_one_bos_with_any_template(
     ],
 )  # fmt: skip
 def test_bad_requests_are_named_and_leave_nothing(
-    preprocessor: Preprocessor, tmp_path: Path, request_: TextRequest, message: str
+    preprocessor: Preprocessor, contexts: ContextStore, request_: TextRequest, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
         preprocessor.process(request_)
-    assert list((tmp_path / "streams").iterdir()) == []
+    assert len(contexts) == 0
 
 
 def test_a_bad_row_leaves_no_context_of_its_neighbours(
-    preprocessor: Preprocessor, tmp_path: Path
+    preprocessor: Preprocessor, contexts: ContextStore
 ) -> None:
     with pytest.raises(RequestError):
         preprocessor.process(TextRequest(rows=2, text_input=[b"good", b""]))
-    assert list((tmp_path / "streams").iterdir()) == []
+    assert len(contexts) == 0
 
 
 def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
@@ -193,7 +193,7 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
     preprocessor.process(TextRequest(text_input=[b"a"]))
-    assert list(contexts.directory.iterdir()) == [], "without an id nobody could find it"
+    assert len(contexts) == 0, "without an id nobody could find it"
 
 
 def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: ContextStore) -> None:

@@ -27,6 +27,7 @@ LEVELS = {
     "supervise": 4,
     "repository": 6,
     "check": 7,
+    "cli_launch": 7,
     "cli": 8,
 }  # fmt: skip
 OPERATOR = {"server", "watch", "guard", "lifecycle", "client", "launch", "supervise"}

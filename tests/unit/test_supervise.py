@@ -75,7 +75,7 @@ class Launch:
         state = self.state()
         until(lambda: not alive(self.pid("pid")) and not alive(self.pid("stub")), 5)
         shm = Path("/dev/shm")
-        left = [*shm.glob(f"{state['prefix']}*"), *shm.glob(f"trt-tokenizers-{state['pid']}")]
+        left = [*shm.glob(f"{state['prefix']}*"), *shm.glob(f"trt-tokenizers-{state['pid']}-*")]
         until(lambda: not any(p.exists() for p in [*left, self.ready]), 5)
 
     def out(self) -> str:

@@ -34,7 +34,7 @@ from trt_tokenizers.errors import RequestError
 from trt_tokenizers.limits import check_length
 from trt_tokenizers.streams import FinishReason
 
-__all__ = ["Chunk", "Emit", "Engine", "FinishReason", "GenerationRequest", "validate"]
+__all__ = ["ENGINES", "Chunk", "Emit", "Engine", "FinishReason", "GenerationRequest", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,9 @@ class Chunk:
         return self.error is not None or self.finish_reason is not FinishReason.NOT_FINISHED
 
 
+#: The entry-point group of engines.
+ENGINES = "trt_tokenizers.engines"
+
 #: Receives the chunks of one sequence; called from any thread, returns at once, never raises.
 Emit = Callable[[Chunk], None]
 
@@ -127,8 +130,21 @@ class Engine(ABC):
     #: Prompt and generated tokens together, at the most.
     max_seq_len: int
 
+    #: Why the engine serves nothing any more, once it has failed for good. Its process is then
+    #: ended, so that whoever watches the server sees it.
+    died: str | None = None
+
     @abstractmethod
     def __init__(self, settings: Mapping[str, str]) -> None: ...
+
+    @classmethod
+    def check(cls, settings: Mapping[str, str]) -> None:
+        """Refuse settings that cannot work, without loading anything; for `trt-tokenizers check`.
+
+        Raises:
+            SettingsError: names the setting.
+        """
+        return
 
     @abstractmethod
     def submit(self, request: GenerationRequest, emit: Emit) -> None:

@@ -8,10 +8,12 @@ server that cannot keep up gets fewer, larger responses instead of a longer queu
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
-from collections.abc import Container, Sequence
+import time
+from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
@@ -19,6 +21,11 @@ from trt_tokenizers.engines.tensors import OUTPUTS, Array, merge, output_arrays
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 
 logger = logging.getLogger(__name__)
+
+# How often Triton is asked whether a request is cancelled, which takes 60 µs: of a stream with its
+# responses, of all others by themselves. Seconds.
+_ASK_S = 0.1
+_LOOK_S = 1.0
 
 
 class Reply(Protocol):
@@ -50,7 +57,18 @@ class _Request:
         self.keys = [row.key for row in rows]
         self.open_rows = len(rows)
         self.whole: list[Chunk] = [Chunk()] * len(rows)  # filled unless streaming
-        self.failed = False
+        self.asked_at = time.monotonic()  # when Triton was last asked whether it is cancelled
+        # Nothing is sent once this is set; who sets or sends holds the lock.
+        self.over = False
+        self.lock = threading.Lock()
+
+    def cancelled(self) -> bool:
+        """Whether the client is gone; asks Triton, which takes long, only now and then."""
+        now = time.monotonic()
+        if now - self.asked_at < _ASK_S:
+            return False
+        self.asked_at = now
+        return self.reply.is_cancelled()
 
 
 class _Sequence:
@@ -91,15 +109,25 @@ class _Sequence:
 class Server:
     """Feeds an engine and sends what it emits."""
 
-    def __init__(self, engine: Engine, max_tokens_per_chunk: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_tokens_per_chunk: int = 0,
+        on_death: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         """
         Args:
             engine: already loaded.
             max_tokens_per_chunk: at the most so many tokens of several emissions in one
                 response; 1 sends each emission by itself, 0 sets no limit.
+            on_death: called once, when the engine has died and its requests have their errors.
         """
         self._engine = engine
         self._max_tokens = max_tokens_per_chunk
+        self._on_death = on_death
+        self._dead = False
+        self._lock = threading.Lock()
+        self._live: dict[int, _Request] = {}  # by stream key
         self._ready: queue.SimpleQueue[_Sequence | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="engine-sender", daemon=True)
         self._thread.start()
@@ -113,20 +141,23 @@ class Server:
         for row in rows:
             validate(row, self._engine)
         request = _Request(rows, reply)
-        for at, row in enumerate(rows):
-            sequence = _Sequence(request, at)
+        with self._lock:
+            if len(set(request.keys)) < len(rows) or not self._live.keys().isdisjoint(request.keys):
+                raise RequestError("stream_key names a stream that is running; leave it out")
+            self._live.update(dict.fromkeys(request.keys, request))
+        try:
+            for at, row in enumerate(rows):
+                self._engine.submit(row, functools.partial(self._emit, _Sequence(request, at)))
+        except Exception:
+            with request.lock:
+                request.over = True
+            self._forget(request)
+            self._mourn()
+            raise
 
-            def emit(chunk: Chunk, sequence: _Sequence = sequence) -> None:
-                if sequence.add(chunk):
-                    self._ready.put(sequence)
-
-            try:
-                self._engine.submit(row, emit)
-            except (RequestError, EngineError):
-                request.failed = True
-                for key in request.keys[:at]:
-                    self._engine.cancel(key)
-                raise
+    def cancel(self, key: int) -> None:
+        """Somebody downstream needs no more of this stream."""
+        self._engine.cancel(key)
 
     def stop(self) -> None:
         """End all sequences; their last responses still go out."""
@@ -134,41 +165,81 @@ class Server:
         self._ready.put(None)
         self._thread.join()
 
+    def _emit(self, sequence: _Sequence, chunk: Chunk) -> None:
+        if sequence.add(chunk):
+            self._ready.put(sequence)
+
     def _send_all(self) -> None:
-        while (sequence := self._ready.get()) is not None:
+        next_look = time.monotonic() + _LOOK_S
+        while True:
+            if time.monotonic() > next_look:
+                next_look = time.monotonic() + _LOOK_S
+                self._look_for_cancels()
+            try:
+                sequence = self._ready.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            if sequence is None:
+                return
             chunk, more = sequence.take(self._max_tokens)
             if more:
                 self._ready.put(sequence)
+            request = sequence.request
             try:
-                self._send(sequence, chunk)
+                with request.lock:
+                    if not request.over:
+                        self._send(request, sequence.row, chunk)
             except Exception:  # one response must not end all the others
                 logger.exception("a response could not be sent")
+                request.over = True
+            if request.over:
+                self._forget(request)
+            if chunk.error is not None:
+                self._mourn()
 
-    def _send(self, sequence: _Sequence, chunk: Chunk) -> None:
-        request = sequence.request
-        if request.failed:
-            return
+    def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
-            request.failed = True
-            self._cancel_others(sequence)
+            request.over = True
             request.reply.fail(EngineError(chunk.error))
             return
         if chunk.last:
             request.open_rows -= 1
-        final = request.open_rows == 0
+        request.over = request.open_rows == 0
         keys, wanted = request.keys, request.wanted
         if request.stream:
-            at = sequence.row
-            if not chunk.last and request.reply.is_cancelled():
-                self._engine.cancel(keys[at])
-            request.reply.send(output_arrays([chunk], [at], [keys[at]], wanted), final=final)
+            arrays = output_arrays([chunk], [row], [keys[row]], wanted)
+            request.reply.send(arrays, final=request.over)
+            if not request.over and request.cancelled():
+                self._cancel(request)
             return
-        request.whole[sequence.row] = chunk
-        if final:
+        request.whole[row] = merge([request.whole[row], chunk])
+        if request.over:
             arrays = output_arrays(request.whole, range(len(keys)), keys, wanted)
             request.reply.send(arrays, final=True)
 
-    def _cancel_others(self, failed: _Sequence) -> None:
-        for at, key in enumerate(failed.request.keys):
-            if at != failed.row:
-                self._engine.cancel(key)
+    def _look_for_cancels(self) -> None:
+        """Of requests that say nothing for a while, such as those that do not stream."""
+        with self._lock:
+            requests = set(self._live.values())
+        for request in requests:
+            with request.lock:
+                if not request.over and request.cancelled():
+                    self._cancel(request)
+
+    def _cancel(self, request: _Request) -> None:
+        for key in request.keys:
+            self._engine.cancel(key)
+
+    def _forget(self, request: _Request) -> None:
+        """The request is over; what its engine still does for it is in vain."""
+        with self._lock:
+            for key in request.keys:
+                self._live.pop(key, None)
+        if request.open_rows:
+            self._cancel(request)
+
+    def _mourn(self) -> None:
+        if self._engine.died is not None and not self._dead:
+            self._dead = True
+            # The engine's other requests get their errors meanwhile.
+            threading.Timer(1.0, self._on_death, [self._engine.died]).start()

@@ -42,7 +42,7 @@ _ONLY = {
 #: For TensorRT-LLM these values mean "not set", and old clients send them as a matter of course.
 _NOT_SET = {"runtime_top_k": 0, "runtime_top_p": 0.0}
 
-#: Every input that the backend has to fetch.
+#: Every input that is read here; the skeleton declares the same.
 INPUTS = (
     "input_ids",
     "input_lengths",
@@ -70,7 +70,13 @@ def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise RequestError(f"the input {name!r} is missing; send it")
-    return [_parse_row(arrays, row) for row in range(arrays["input_ids"].shape[0])]
+    rows = [_parse_row(arrays, row) for row in range(arrays["input_ids"].shape[0])]
+    if len({(row.stream, row.return_log_probs) for row in rows}) > 1:
+        raise RequestError(
+            "stream and return_log_probs differ between the texts of one request; "
+            "send them in requests of their own"
+        )
+    return rows
 
 
 def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
@@ -96,11 +102,18 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
         values[field], given[field] = value, client_name
     ids = arrays["input_ids"][row]
     if "input_lengths" in arrays:
-        ids = ids[: arrays["input_lengths"][row].item()]
+        length = arrays["input_lengths"][row].item()
+        if not 0 < length <= len(ids):
+            raise RequestError(f"input_lengths is {length}; it must be 1 to {len(ids)} here")
+        ids = ids[:length]
+    key = _scalar(arrays, "stream_key", row, None)
+    if key is None:  # only preprocessing sends keys; a client of the engine needs one all the same
+        key = secrets.randbits(KEY_BITS)
+    elif not 0 <= key < 1 << KEY_BITS:
+        raise RequestError(f"stream_key is {key}; it must be below 2**{KEY_BITS}, leave it out")
     end_id = _scalar(arrays, "end_id", row, -1)
     return GenerationRequest(
-        # Only preprocessing sends keys; a client of the engine itself needs one all the same.
-        key=_scalar(arrays, "stream_key", row, None) or secrets.randbits(KEY_BITS),
+        key=key,
         prompt_ids=tuple(ids.tolist()),
         max_tokens=arrays["request_output_len"][row].item(),
         end_ids=frozenset() if end_id < 0 else frozenset((end_id,)),

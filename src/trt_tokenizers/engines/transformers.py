@@ -6,21 +6,18 @@ request does inside it is in `_sampling`.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import queue
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from trt_tokenizers.engines._settings import WHERE, Settings, checked
 from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
-from trt_tokenizers.settings import parse, setting
 
 logger = logging.getLogger(__name__)
 
-_WHERE = "engine 'transformers'"
 
 #: The KV cache's share of a CPU's memory, at the most, unless kv_cache_tokens says otherwise.
 _CPU_CACHE_BYTES = 1 << 30
@@ -30,60 +27,6 @@ _MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
 #: make each other slower.
 _MAX_BATCH_SIZE = {"cpu": 32, "cuda": 128}
 _STOP_SECONDS = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The parameters of the model ``tensorrt_llm`` that this engine knows."""
-
-    model_dir: str = setting(
-        dataclasses.MISSING, "folder of a Hugging Face model: config.json and weights"
-    )
-    dtype: str = setting(
-        "auto", "float32, float16, bfloat16 or auto: the checkpoint's on a GPU, float32 on a CPU"
-    )
-    device: str = setting("auto", "cpu, cuda or auto: a GPU if there is one")
-    max_seq_len: int = setting(
-        0, "prompt and generated tokens of a sequence at the most; 0: as many as the model takes"
-    )
-    max_batch_size: int = setting(
-        0, "sequences generated at once, others wait; 0: 32 on a CPU, 128 on a GPU"
-    )
-    kv_cache_tokens: int = setting(
-        0,
-        "tokens that the KV cache holds, of all sequences together; 0: on a GPU by "
-        "kv_cache_free_gpu_mem_fraction, on a CPU what max_batch_size sequences need, but at the "
-        "most 1 GiB and a quarter of the free memory",
-    )
-    kv_cache_free_gpu_mem_fraction: float = setting(
-        0.9, "share of the GPU's memory, left free by the model, that the KV cache takes"
-    )
-    num_threads: int = setting(0, "threads that an operation uses on a CPU; 0: torch's choice")
-    attn_implementation: str = setting(
-        "sdpa", "as transformers names it: sdpa, eager, flash_attention_2, flash_attention_3"
-    )
-
-    def check(self) -> None:
-        """Raises SettingsError, naming the setting, its value and what it may be."""
-        dtypes = ("auto", "float32", "float16", "bfloat16")
-        for name, known in (("dtype", dtypes), ("device", ("auto", "cpu", "cuda"))):
-            if (value := getattr(self, name)) not in known:
-                raise SettingsError(
-                    f"{_WHERE}: {name} is {value!r}; it must be one of {', '.join(known)}"
-                )
-        for name in ("max_seq_len", "max_batch_size", "kv_cache_tokens", "num_threads"):
-            if (value := getattr(self, name)) < 0:
-                raise SettingsError(f"{_WHERE}: {name} is {value}; it must be at least 0")
-        if not 0 < (value := self.kv_cache_free_gpu_mem_fraction) <= 1:
-            raise SettingsError(
-                f"{_WHERE}: kv_cache_free_gpu_mem_fraction is {value:g}; "
-                "it must be above 0 and at most 1"
-            )
-        if not (Path(self.model_dir) / "config.json").is_file():
-            raise SettingsError(
-                f"{_WHERE}: there is no config.json in model_dir {self.model_dir!r}; "
-                "give the folder of a Hugging Face model"
-            )
 
 
 class TransformersEngine(Engine):
@@ -107,9 +50,12 @@ class TransformersEngine(Engine):
         "return_log_probs", "stream", "exclude_input_in_output",
     })  # fmt: skip
 
+    @classmethod
+    def check(cls, settings: Mapping[str, str]) -> None:
+        checked(settings)
+
     def __init__(self, settings: Mapping[str, str]) -> None:
-        s = parse(Settings, settings, _WHERE)
-        s.check()
+        s = checked(settings)
         self._inside = _import_inside()
         self._lock = threading.Lock()
         self._open: dict[str, Emit] = {}
@@ -166,7 +112,7 @@ class TransformersEngine(Engine):
             manager.warmup()
         except Exception as error:
             raise EngineError(
-                f"{_WHERE}: continuous batching does not start for {s.model_dir}: "
+                f"{WHERE}: continuous batching does not start for {s.model_dir}: "
                 f"{inside.one_line(error)}; if memory is short, set a smaller kv_cache_tokens"
             ) from error
         manager.batch_processor.scheduler.deliver = self._deliver
@@ -191,7 +137,9 @@ class TransformersEngine(Engine):
             error = self._manager.background_thread_status.fatal_error
             cause = self._inside.one_line(error) if error else "its thread ended"
             with self._lock:
-                self._ended = self._ended or f"{_WHERE} has died: {cause}; restart the server"
+                self._ended = self._ended or f"{WHERE} has died: {cause}; restart the server"
+                if not self._stopping:
+                    self.died = self._ended
             self._end_all()
 
     def _end_all(self) -> None:
@@ -255,7 +203,7 @@ class TransformersEngine(Engine):
     def stop(self) -> None:
         with self._lock:
             self._stopping = True
-            self._ended = self._ended or f"{_WHERE} has been stopped"
+            self._ended = self._ended or f"{WHERE} has been stopped"
         self._manager._wake_up_loop.set()
         self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
         self._end_all()
@@ -278,7 +226,7 @@ def _import_inside() -> Any:
         from trt_tokenizers.engines import _sampling
     except (ImportError, AttributeError) as error:
         raise EngineError(
-            f"{_WHERE} needs torch and transformers with the continuous batching of 5.23: {error}; "
+            f"{WHERE} needs torch and transformers with the continuous batching of 5.23: {error}; "
             "pip install 'trt-tokenizers[transformers]'"
         ) from error
     return _sampling
@@ -297,7 +245,7 @@ def _load(s: Settings) -> Any:
     from trt_tokenizers.engines._sampling import one_line
 
     if s.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"{_WHERE}: device is 'cuda' but torch sees no GPU; use cpu or auto")
+        raise SettingsError(f"{WHERE}: device is 'cuda' but torch sees no GPU; use cpu or auto")
     device = "cuda" if s.device != "cpu" and torch.cuda.is_available() else "cpu"
     if s.num_threads:
         torch.set_num_threads(s.num_threads)
@@ -313,7 +261,7 @@ def _load(s: Settings) -> Any:
         return model.to(device)
     except Exception as error:
         raise EngineError(
-            f"{_WHERE}: the model in {s.model_dir} does not load: {one_line(error)}"
+            f"{WHERE}: the model in {s.model_dir} does not load: {one_line(error)}"
         ) from error
 
 
@@ -323,7 +271,7 @@ def _max_seq_len(s: Settings, config: Any) -> int:
     if length is None or (most is not None and length > most):
         allowed = "set it" if most is None else f"it must be at most {most}"
         raise SettingsError(
-            f"{_WHERE}: max_seq_len is {s.max_seq_len} and config.json in {s.model_dir} has "
+            f"{WHERE}: max_seq_len is {s.max_seq_len} and config.json in {s.model_dir} has "
             f"max_position_embeddings {most}; {allowed}"
         )
     return int(length)
