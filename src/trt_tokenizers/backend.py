@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
+from trt_tokenizers.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import (
     EngineStep,
@@ -44,27 +46,9 @@ NOT_FINISHED = FinishReason.NOT_FINISHED
 Args = dict[str, str]
 
 
-class _TritonLog(logging.Handler):
-    """Sends this package's log lines to Triton's log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log = pb_utils.Logger
-        text = self.format(record)
-        if record.levelno >= logging.ERROR:
-            log.log_error(text)
-        elif record.levelno >= logging.WARNING:
-            log.log_warn(text)
-        else:
-            log.log_info(text)
-
-
 def _start(args: Args) -> tuple[dict[str, str], str]:
     """The model's parameters and its name for error messages; log lines go to Triton."""
-    logger = logging.getLogger("trt_tokenizers")
-    if not any(isinstance(handler, _TritonLog) for handler in logger.handlers):
-        logger.addHandler(_TritonLog())
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    logs.send_to(pb_utils.Logger)
     config = json.loads(args["model_config"])
     # An empty value is one that was not set; engines do not see the parameters of others.
     parameters = {
@@ -109,12 +93,17 @@ def _failure(error: Exception) -> Any:
     return pb_utils.InferenceResponse(output_tensors=[], error=triton_error)
 
 
-def _guarded(serve: Callable[[Any], Any], request: Any) -> Any:
+def _guarded(serve: Callable[[Any], Any], request: Any, metrics: Metrics) -> Any:
     """One response per request, whatever happens to it."""
     try:
         return serve(request)
     except Exception as error:
+        metrics.count("request_errors_total", kind=type(error).__name__)
         return _failure(error)
+
+
+def _metrics(args: Args, names: Sequence[str]) -> Metrics:
+    return Metrics(pb_utils.MetricFamily, names, {"model": args["model_name"]})
 
 
 def _response(arrays: Mapping[str, Any], *, sequence_id: int | None = None) -> Any:
@@ -140,12 +129,14 @@ class PreprocessingModel:
         parameters, where = _start(args)
         settings = parse(PreprocessingSettings, parameters, where)
         self._contexts = ContextStore()
+        self._metrics = _metrics(args, ["requests_total", "request_errors_total"])
         self._preprocessor = Preprocessor(
             settings, self._contexts, response_parameters=_response_parameters()
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [_guarded(self._serve, request) for request in requests]
+        self._metrics.count("requests_total", len(requests))
+        return [_guarded(self._serve, request, self._metrics) for request in requests]
 
     def _serve(self, request: Any) -> Any:
         first = next(iter(request.inputs()))
@@ -182,6 +173,7 @@ class PreprocessingModel:
         return _response(arrays, sequence_id=r.sequence_id)
 
     def finalize(self) -> None:
+        self._metrics.close()
         self._contexts.close()
 
 
@@ -195,11 +187,13 @@ class PostprocessingModel:
             settings.stream_key, response_parameters=_response_parameters()
         )
         self._contexts = ContextStore()
-        self._postprocessor = Postprocessor(settings, self._contexts)
+        names = set(COUNTERS) | set(GAUGES) | set(HISTOGRAMS)
+        self._metrics = _metrics(args, sorted(names - {"requests_total"}))
+        self._postprocessor = Postprocessor(settings, self._contexts, self._metrics)
         self._engine = StopSender(self._contexts.directory)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [_guarded(self._serve, request) for request in requests]
+        return [_guarded(self._serve, request, self._metrics) for request in requests]
 
     def _serve(self, request: Any) -> Any:
         ids = _array(request, "TOKENS_BATCH")  # [rows, beams, n]
@@ -226,7 +220,8 @@ class PostprocessingModel:
                         log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
                         row=0 if packed is not None else rows[at],
                         sequence=sequences[at] if sequences else 0,
-                    )
+                    ),
+                    request.is_cancelled,
                 )
             )
             if key is not None and any(step.stop_engine for step in steps[-1]):
@@ -242,6 +237,7 @@ class PostprocessingModel:
         return key_of_request_id(request.request_id()), NOT_FINISHED
 
     def finalize(self) -> None:
+        self._metrics.close()
         self._engine.close()
         self._contexts.close()
 
@@ -287,6 +283,7 @@ class EngineModel:
                 "expected a whole number"
             )
         self._contexts = ContextStore()
+        self._metrics = _metrics(args, ["request_errors_total"])
         factory = find_plugin(ENGINES, name, "engine", EngineError)
         engine: Engine = factory(parameters)
         self._server = Server(engine, int(max_tokens_per_chunk), _end_process)
@@ -298,6 +295,7 @@ class EngineModel:
             try:
                 self._serve(request, reply)
             except Exception as error:
+                self._metrics.count("request_errors_total", kind=type(error).__name__)
                 reply.fail(error)
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
@@ -313,3 +311,5 @@ class EngineModel:
     def finalize(self) -> None:
         self._stops.close()
         self._server.stop()
+        self._metrics.close()
+        self._contexts.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trt_tokenizers.metrics import Metrics
 from trt_tokenizers.sequences import BeamSequences, TextSequence, TextStep
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams import ContextStore, FinishReason, StreamContext
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 _RECENT = 1024  # contexts kept for the other sequences of their request
 _ENDED = 4096  # ended streams remembered until their engines have fallen silent
 _ENDED_S = 60.0
+_ASK_S = 0.1  # how often a stream's client is looked for, which takes 60 µs
 
 Place = tuple[int, int, int]  # stream key, row of the request, sequence of the row
 
@@ -65,7 +67,12 @@ class Postprocessor:
         shed: streams dropped so far because there were too many.
     """
 
-    def __init__(self, settings: PostprocessingSettings, contexts: ContextStore) -> None:
+    def __init__(
+        self,
+        settings: PostprocessingSettings,
+        contexts: ContextStore,
+        metrics: Metrics | None = None,
+    ) -> None:
         """
         Raises:
             TokenizerError: the server cannot serve with these settings.
@@ -78,6 +85,9 @@ class Postprocessor:
         self._ended: OrderedDict[Place, tuple[float, FinishReason]] = OrderedDict()
         self._recent: OrderedDict[tuple[int, int], StreamContext] = OrderedDict()
         self._warned = False
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.gauge("num_requests_running", lambda: self.alive)
         self.shed = 0
 
     @property
@@ -85,9 +95,16 @@ class Postprocessor:
         """Streams remembered."""
         return len(self._streams)
 
-    def process(self, step: EngineStep) -> list[TextStep]:
+    def process(
+        self, step: EngineStep, client_is_gone: Callable[[], bool] = lambda: False
+    ) -> list[TextStep]:
         """The text of one step, one entry per beam. Streams remember; without a key each step
-        stands for itself."""
+        stands for itself.
+
+        Args:
+            step: from the engine.
+            client_is_gone: asked now and then; the stream then ends, and so should the engine.
+        """
         if step.key is None:
             return [self._without_key(ids) for ids in step.beams]
         place = (step.key, step.row, step.sequence)
@@ -96,29 +113,55 @@ class Postprocessor:
             if step.finish_reason:
                 del self._ended[place]
             return [TextStep("", reason) for _ in step.beams]
-        stream = self._streams.get(place) or self._open(place, len(step.beams))
+        now = time.monotonic()
+        stream = self._streams.get(place) or self._open(place, len(step.beams), now)
         if isinstance(stream, BeamSequences):
             results = stream.step(step.beams, step.finish_reason)
         else:
             results = [stream.step(step.beams[0], step.finish_reason, step.log_probs or ())]
-        if stream.finish_reason:
+        finish = stream.finish_reason
+        if not finish and now - stream.asked_at > _ASK_S:
+            stream.asked_at = now
+            if client_is_gone():
+                finish = FinishReason.CANCELLED
+                results[0].stop_engine = True
+        stream.used_at = now
+        if finish:
             del self._streams[place]
             if not step.finish_reason:
-                self._ended[place] = (time.monotonic(), stream.finish_reason)
+                self._ended[place] = (now, finish)
         else:
-            stream.used_at = time.monotonic()
             self._streams.move_to_end(place)
+        if self._metrics is not None:
+            self._measure(self._metrics, stream, results, finish, now)
         return results
 
-    def drop(self, key: int) -> None:
-        """Forget all sequences of *key*: its client is gone."""
-        for place in [place for place in self._streams if place[0] == key]:
-            del self._streams[place]
+    @staticmethod
+    def _measure(
+        metrics: Metrics,
+        stream: TextSequence | BeamSequences,
+        results: Sequence[TextStep],
+        finish: FinishReason,
+        now: float,
+    ) -> None:
+        context = stream.context
+        metrics.count("generation_tokens_total", sum(len(r.token_ids) for r in results))
+        if not stream.first_at:
+            stream.first_at = now
+            metrics.count("prompt_tokens_total", context.num_input_tokens)
+            if context.arrived and context.stream:
+                metrics.observe("time_to_first_token_seconds", now - context.arrived)
+        if finish:
+            metrics.count("request_success_total", finished_reason=finish.text)
+            if context.arrived:
+                metrics.observe("e2e_request_latency_seconds", now - context.arrived)
+            if (tokens := results[0].num_output_tokens) > 1 and context.stream:
+                each = (now - stream.first_at) / (tokens - 1)
+                metrics.observe("time_per_output_token_seconds", each)
 
-    def _open(self, place: Place, beams: int) -> TextSequence | BeamSequences:
+    def _open(self, place: Place, beams: int, now: float) -> TextSequence | BeamSequences:
         """A stream met for the first time; room is made for it, oldest first."""
         self._contexts.sweep()
-        now = time.monotonic()
         while self._ended:
             ended_at, _ = next(iter(self._ended.values()))
             if len(self._ended) <= _ENDED and now - ended_at < _ENDED_S:
@@ -131,13 +174,17 @@ class Postprocessor:
             if not full and oldest.used_at > too_old:
                 break
             self._streams.popitem(last=False)
-            self.shed += oldest.used_at > too_old
+            if oldest.used_at > too_old:
+                self.shed += 1
+                if self._metrics is not None:
+                    self._metrics.count("streams_shed_total")
         context = self._context(*place)
         stream = self._streams[place] = (
             TextSequence(self.tokenizer, context)
             if beams == 1
             else BeamSequences(self.tokenizer, context, beams)
         )
+        stream.asked_at = now
         return stream
 
     def _context(self, key: int, row: int, sequence: int) -> StreamContext:

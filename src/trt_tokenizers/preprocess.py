@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,6 +236,7 @@ class Preprocessor:
                 include_stop=_at(request.include_stop_str_in_output, at, False),
                 skip_special_tokens=skip_special,
                 echo=echo,
+                arrived=time.monotonic(),
                 continues=bool(echo) or not _at(request.messages, at, b""),
                 stream=_at(request.stream, at, False),
                 max_tokens=max_tokens,

@@ -44,7 +44,6 @@ class TextSequence:
     """
 
     __slots__ = (
-        "_context",
         "_cum_log_prob",
         "_decoder",
         "_echo",
@@ -52,12 +51,15 @@ class TextSequence:
         "_stops",
         "_tail",
         "_tokens",
+        "asked_at",
+        "context",
         "finish_reason",
+        "first_at",
         "used_at",
     )
 
     def __init__(self, tokenizer: Tokenizer, context: StreamContext) -> None:
-        self._context = context
+        self.context = context
         self._decoder = tokenizer.stream(
             skip_special_tokens=context.skip_special_tokens, first=not context.continues
         )
@@ -68,7 +70,7 @@ class TextSequence:
         self._tokens = 0
         self._cum_log_prob = 0.0
         self.finish_reason = FinishReason.NOT_FINISHED
-        self.used_at = 0.0
+        self.first_at = self.used_at = self.asked_at = 0.0
 
     def step(
         self, ids: Sequence[int], engine_says: FinishReason, log_probs: Sequence[float] = ()
@@ -87,7 +89,7 @@ class TextSequence:
         return TextStep(
             text=text,
             finish_reason=self.finish_reason,
-            num_input_tokens=self._context.num_input_tokens,
+            num_input_tokens=self.context.num_input_tokens,
             num_output_tokens=self._tokens,
             token_ids=kept,
             log_probs=log_probs if kept else (),
@@ -99,7 +101,7 @@ class TextSequence:
         self, ids: Sequence[int], engine_says: FinishReason
     ) -> tuple[Sequence[int], str, FinishReason]:
         """The ids that count, their text, and whether the answer ends with them."""
-        context, finish = self._context, engine_says
+        context, finish = self.context, engine_says
         if not self._end_ids.isdisjoint(ids):
             ids = ids[: next(n for n, i in enumerate(ids) if i in self._end_ids)]
             finish = FinishReason.STOP
@@ -125,7 +127,7 @@ class TextSequence:
         for count, token_id in enumerate(ids, 1):
             self._tokens += 1
             piece = self._decoder.feed((token_id,))
-            if self._tokens < self._context.min_tokens:
+            if self._tokens < self.context.min_tokens:
                 text += piece  # too early for any end
                 continue
             text += self._stops.feed(piece)
@@ -134,7 +136,7 @@ class TextSequence:
         return ids, text
 
     def _worked_out(self, ids: Sequence[int]) -> FinishReason:
-        context = self._context
+        context = self.context
         if context.max_tokens and self._tokens >= context.max_tokens:
             return FinishReason.LENGTH
         if context.stop_ids and self._tokens >= context.min_tokens:
@@ -153,10 +155,10 @@ class BeamSequences:
     """
 
     def __init__(self, tokenizer: Tokenizer, context: StreamContext, beams: int) -> None:
-        self._context = context
+        self.context = context
         self._beams = [TextSequence(tokenizer, context) for _ in range(beams)]
         self._certain = 0
-        self.used_at = 0.0
+        self.first_at = self.used_at = self.asked_at = 0.0
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -164,7 +166,7 @@ class BeamSequences:
 
     def step(self, beams: Sequence[Sequence[int]], engine_says: FinishReason) -> list[TextStep]:
         """Every beam's ids from its beginning -> every beam's new text."""
-        if engine_says or not self._context.stream or all(map(self._ended, beams)):
+        if engine_says or not self.context.stream or all(map(self._ended, beams)):
             start, self._certain = self._certain, max(map(len, beams))
             says = engine_says or FinishReason.LENGTH
             return [
@@ -180,7 +182,7 @@ class BeamSequences:
         return [beam.step(new, FinishReason.NOT_FINISHED) for beam in self._beams]
 
     def _ended(self, ids: Sequence[int]) -> bool:
-        context = self._context
+        context = self.context
         return (
             bool(context.max_tokens and len(ids) >= context.max_tokens)
             or not set(context.end_ids).isdisjoint(ids)

@@ -125,6 +125,7 @@ class StreamContext:
         stream: whether the client asked for a stream; otherwise the first response is the last.
         max_tokens: tokens of the answer, the end id included, at the most; 0: not known.
         min_tokens: nothing but max_tokens ends the answer before.
+        arrived: when preprocessing got the request, seconds of `time.monotonic`; 0: not known.
         stop_ids: token ids of the stop words, in every tokenization the engine was given.
     """
 
@@ -138,6 +139,7 @@ class StreamContext:
     stream: bool = True
     max_tokens: int = 0
     min_tokens: int = 1
+    arrived: float = 0.0
     stop_ids: tuple[tuple[int, ...], ...] = ()
 
 

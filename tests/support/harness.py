@@ -39,7 +39,21 @@ class Server:
     process: subprocess.Popen[bytes]
     http: str
     grpc: str
+    metrics: str
     log: Path
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's values over the label sets that have *labels*."""
+        with urllib.request.urlopen(self.metrics) as response:
+            text = response.read().decode()
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        total = 0.0
+        for line in text.splitlines():
+            head, _, value = line.rpartition(" ")
+            its_name, _, its_labels = head.rstrip("}").partition("{")
+            if its_name == name and wanted <= set(its_labels.split(",")):
+                total += float(value)
+        return total
 
     def generate(self, body: Any, model: str = "ensemble") -> tuple[int, Any]:
         """Status and JSON of POST /generate; *body* is sent as it is if it is bytes."""
@@ -140,7 +154,13 @@ def launched(repository: Path, folder: Path, *more: str, exit_code: int = 0) -> 
                 assert process.poll() is None, log.read_text()[-4000:]
                 assert time.monotonic() < deadline, log.read_text()[-4000:]
                 time.sleep(0.1)
-            yield Server(process, f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", log)
+            yield Server(
+                process,
+                f"http://127.0.0.1:{http}",
+                f"127.0.0.1:{grpc}",
+                f"http://127.0.0.1:{metrics}/metrics",
+                log,
+            )
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)

@@ -285,22 +285,31 @@ def test_beams_emit_what_is_certain_and_the_rest_at_the_end(
     assert post.alive == 0
 
 
-def test_a_dropped_stream_is_forgotten(bpe_dir: Path, contexts: ContextStore) -> None:
+def test_a_stream_whose_client_is_gone_ends(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
-    one(post, 3, [50])
-    one(post, 3, [50], row=1)
-    one(post, 4, [50])
-    post.drop(3)
-    assert post.alive == 1
+    asked = []
+
+    def gone() -> bool:
+        asked.append(True)
+        return True
+
+    (first,) = post.process(EngineStep(3, [[50]]), gone)
+    assert not first.stop_engine
+    assert asked == [], "asking takes time, so it is done now and then only"
+    time.sleep(0.12)
+    (second,) = post.process(EngineStep(3, [[50]]), gone)
+    assert second.stop_engine
+    assert post.alive == 0
+    assert one(post, 3, [50]).text == ""
+    assert one(post, 3, [], FinishReason.CANCELLED).finish_reason is FinishReason.CANCELLED
+    assert post._ended == {}
 
 
 def test_the_last_model_to_leave_removes_the_folder(tmp_path: Path) -> None:
     first, second = ContextStore(tmp_path / "s"), ContextStore(tmp_path / "s")
     key = first.put(StreamContext(1))
     first.close()
-    assert second.take(key) is not None, (
-        "a model that is reloaded must not wipe the others' streams"
-    )
+    assert second.take(key) is not None, "reloading a model must not wipe the streams of others"
     second.close()
     assert not (tmp_path / "s").exists()
 

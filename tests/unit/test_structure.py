@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: Room -> level; a room imports from lower levels, or from its own package folder.
 LEVELS = {
     "": 0, "errors": 0,
-    "settings": 1, "stopline": 1,
+    "settings": 1, "stopline": 1, "metrics": 1, "logs": 1,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4,

@@ -1,0 +1,231 @@
+"""From many engine emissions to few responses, without Triton: a recording reply, real threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
+from trt_tokenizers.engines.serving import Server
+from trt_tokenizers.engines.tensors import OUTPUTS, parse_requests
+from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.streams import unpack
+
+NOT_FINISHED = FinishReason.NOT_FINISHED
+
+
+class Manual(Engine):
+    """Emits what the test tells it to."""
+
+    supported = frozenset({"stream", "max_tokens", "return_log_probs"})
+    max_seq_len = 100
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.emits: dict[int, Emit] = {}
+        self.cancelled: list[int] = []
+        self.refuse: dict[int, Exception] = {}
+
+    def submit(self, request: GenerationRequest, emit: Emit) -> None:
+        if request.key in self.refuse:
+            raise self.refuse[request.key]
+        self.emits[request.key] = emit
+
+    def cancel(self, key: int) -> None:
+        self.cancelled.append(key)
+
+    def stop(self) -> None:
+        pass
+
+
+class Recorder:
+    """Where a request's responses go."""
+
+    def __init__(self, slow: threading.Event | None = None) -> None:
+        self.wanted = frozenset(OUTPUTS)
+        self.sent: list[tuple[list[list[int]], bool]] = []
+        self.finish: list[FinishReason] = []
+        self.error: TrtTokenizersError | None = None
+        self.done = threading.Event()
+        self.gone = False
+        self.slow = slow
+
+    def send(self, arrays: dict[str, Any], *, final: bool) -> None:
+        if self.slow is not None:
+            self.slow.wait(5)
+        ids = [[i for i in row[0] if i >= 0] for row in arrays["output_ids"].tolist()]
+        self.sent.append((ids, final))
+        self.finish += [unpack(k)[1] for k in arrays["stream_key"][:, 0].tolist()]
+        if final:
+            self.done.set()
+
+    def fail(self, error: TrtTokenizersError) -> None:
+        self.error = error
+        self.done.set()
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+
+def request(key: int, *, stream: bool = True) -> GenerationRequest:
+    return GenerationRequest(key=key, prompt_ids=(1,), max_tokens=9, stream=stream)
+
+
+@pytest.fixture
+def engine() -> Manual:
+    return Manual({})
+
+
+def test_tokens_gather_while_a_response_goes_out(engine: Manual) -> None:
+    slow = threading.Event()
+    server, reply = Server(engine), Recorder(slow)
+    server.submit([request(1)], reply)
+    for n in range(6):
+        engine.emits[1](Chunk(token_ids=(n,)))
+        time.sleep(0.02)
+    engine.emits[1](Chunk(finish_reason=FinishReason.LENGTH))
+    slow.set()
+    assert reply.done.wait(5)
+    assert reply.sent == [([[0]], False), ([[1, 2, 3, 4, 5]], True)]
+    assert reply.finish == [NOT_FINISHED, FinishReason.LENGTH]
+    server.stop()
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1] * 6), (2, [1, 2, 2, 1]), (4, [1, 4, 1])])
+def test_a_response_carries_so_many_tokens_at_the_most(
+    engine: Manual, most: int, sizes: list[int]
+) -> None:
+    slow = threading.Event()
+    server, reply = Server(engine, most), Recorder(slow)
+    server.submit([request(1)], reply)
+    engine.emits[1](Chunk(token_ids=(0,)))
+    time.sleep(0.05)
+    for n in range(1, 6):
+        last = FinishReason(2 if n == 5 else 0)
+        engine.emits[1](Chunk(token_ids=(n,), finish_reason=last))
+    slow.set()
+    assert reply.done.wait(5)
+    assert [len(ids[0]) for ids, _ in reply.sent] == sizes
+    assert [i for ids, _ in reply.sent for i in ids[0]] == list(range(6))
+    server.stop()
+
+
+def test_a_whole_answer_in_several_chunks_is_whole(engine: Manual) -> None:
+    server, reply = Server(engine), Recorder()
+    server.submit([request(1, stream=False), request(2, stream=False)], reply)
+    engine.emits[1](Chunk(token_ids=(1, 2)))
+    engine.emits[2](Chunk(token_ids=(7,), finish_reason=FinishReason.STOP))
+    time.sleep(0.05)
+    engine.emits[1](Chunk(token_ids=(3,), finish_reason=FinishReason.STOP))
+    assert reply.done.wait(5)
+    assert reply.sent == [([[1, 2, 3], [7]], True)]
+    server.stop()
+
+
+@pytest.mark.parametrize("keys", [(1, 1), (2, 3)])
+def test_a_key_in_use_is_refused(engine: Manual, keys: tuple[int, int]) -> None:
+    server, reply = Server(engine), Recorder()
+    server.submit([request(3)], Recorder())
+    with pytest.raises(RequestError, match="names a stream that is running"):
+        server.submit([request(key) for key in keys], reply)
+    engine.emits[3](Chunk(finish_reason=FinishReason.STOP))
+    time.sleep(0.05)
+    server.submit([request(3)], reply)  # free again
+    server.stop()
+
+
+@pytest.mark.parametrize("error", [RequestError("no"), EngineError("no"), RuntimeError("bug")])
+def test_a_row_that_is_refused_takes_its_request_and_no_other(
+    engine: Manual, error: Exception
+) -> None:
+    server, reply, other = Server(engine), Recorder(), Recorder()
+    server.submit([request(9)], other)
+    engine.refuse[2] = error
+    with pytest.raises(type(error)):
+        server.submit([request(1), request(2)], reply)
+    engine.emits[1](Chunk(token_ids=(5,), finish_reason=FinishReason.STOP))
+    engine.emits[9](Chunk(token_ids=(5,), finish_reason=FinishReason.STOP))
+    assert other.done.wait(5)
+    assert reply.sent == [], "nothing is sent after the error"
+    assert 1 in engine.cancelled
+    assert 9 not in engine.cancelled
+    server.stop()
+
+
+def test_an_error_ends_the_request_and_cancels_its_other_rows(engine: Manual) -> None:
+    server, reply = Server(engine), Recorder()
+    server.submit([request(1), request(2)], reply)
+    engine.emits[1](Chunk(error="out of memory"))
+    assert reply.done.wait(5)
+    assert str(reply.error) == "out of memory"
+    engine.emits[2](Chunk(token_ids=(5,), finish_reason=FinishReason.STOP))
+    time.sleep(0.05)
+    assert reply.sent == []
+    assert 2 in engine.cancelled
+    server.stop()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_is_gone_is_noticed(engine: Manual, stream: bool) -> None:
+    server, reply = Server(engine), Recorder()
+    reply.gone = True
+    server.submit([request(1, stream=stream)], reply)
+    deadline = time.monotonic() + 5
+    while not engine.cancelled and time.monotonic() < deadline:
+        if stream:
+            engine.emits[1](Chunk(token_ids=(1,)))
+        time.sleep(0.05)
+    assert engine.cancelled == [1]
+    server.stop()
+
+
+def test_death_is_told_once_the_errors_are_out(engine: Manual) -> None:
+    told: list[str] = []
+    server, reply = Server(engine, on_death=told.append), Recorder()
+    server.submit([request(1)], reply)
+    engine.died = "no more"
+    engine.emits[1](Chunk(error="no more"))
+    assert reply.done.wait(5)
+    time.sleep(1.3)
+    assert told == ["no more"]
+    server.stop()
+
+
+def arrays(**more: Any) -> dict[str, Any]:
+    import numpy as np
+
+    made = {"input_ids": [[5, 6, 0], [7, 0, 0]], "input_lengths": [[2], [1]],
+            "request_output_len": [[4], [5]], **more}  # fmt: skip
+    return {name: np.array(value) for name, value in made.items()}
+
+
+def test_rows_become_requests() -> None:
+    first, second = parse_requests(
+        arrays(end_id=[[2], [-1]], runtime_top_k=[[0], [3]], random_seed=[[1], [1]])
+    )
+    assert (first.prompt_ids, second.prompt_ids) == ((5, 6), (7,))
+    assert (first.end_ids, second.end_ids) == (frozenset({2}), frozenset())
+    assert (first.given, second.given) == ({"random_seed"}, {"random_seed", "top_k"})
+    assert first.greedy
+    assert not second.greedy
+    assert first.key != second.key
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"input_lengths": [[-1], [1]]}, "input_lengths is -1; it must be 1 to 3"),
+        ({"input_lengths": [[4], [1]]}, "input_lengths is 4"),
+        ({"stream_key": [[-1], [5]]}, "stream_key is -1"),
+        ({"stream_key": [[2**53], [5]]}, "stream_key is 9007199254740992"),
+        ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
+        ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),
+        ({"streaming": [[True], [False]]}, "differ between the texts of one request"),
+    ],
+)
+def test_bad_tensors_are_named(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        parse_requests(arrays(**more))
