@@ -21,7 +21,7 @@ from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
-from trt_tokenizers.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics
+from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import (
     EngineStep,
@@ -187,8 +187,7 @@ class PostprocessingModel:
             settings.stream_key, response_parameters=_response_parameters()
         )
         self._contexts = ContextStore()
-        names = set(COUNTERS) | set(GAUGES) | set(HISTOGRAMS)
-        self._metrics = _metrics(args, sorted(names - {"requests_total"}))
+        self._metrics = _metrics(args, POSTPROCESSING)
         self._postprocessor = Postprocessor(settings, self._contexts, self._metrics)
         self._engine = StopSender(self._contexts.directory)
 
@@ -283,10 +282,11 @@ class EngineModel:
                 "expected a whole number"
             )
         self._contexts = ContextStore()
-        self._metrics = _metrics(args, ["request_errors_total"])
+        self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
         factory = find_plugin(ENGINES, name, "engine", EngineError)
         engine: Engine = factory(parameters)
         self._server = Server(engine, int(max_tokens_per_chunk), _end_process)
+        self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
         self._stops = StopListener(self._contexts.directory, self._server.cancel)
 
     def execute(self, requests: list[Any]) -> None:

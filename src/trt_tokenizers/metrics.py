@@ -27,12 +27,26 @@ COUNTERS = {
     "request_success_total": "Answers that ended, by finished_reason.",
     "streams_shed_total": "Streams dropped because there were too many.",
 }
-GAUGES = {"num_requests_running": "Answers that postprocessing is in the middle of."}
+GAUGES = {
+    "num_requests_running": "Answers that postprocessing is in the middle of.",
+    "engine_sequences_running": "Sequences that the engine has not ended.",
+}
 HISTOGRAMS = {
     "time_to_first_token_seconds": "From preprocessing to the first response.",
     "time_per_output_token_seconds": "Mean of an answer's tokens after its first response.",
     "e2e_request_latency_seconds": "From preprocessing to the end of the answer.",
 }
+
+#: What postprocessing measures.
+POSTPROCESSING = (
+    "request_errors_total",
+    "prompt_tokens_total",
+    "generation_tokens_total",
+    "request_success_total",
+    "streams_shed_total",
+    "num_requests_running",
+    *HISTOGRAMS,
+)
 
 Labels = tuple[tuple[str, str], ...]
 

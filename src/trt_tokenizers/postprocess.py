@@ -82,7 +82,7 @@ class Postprocessor:
         self.tokenizer: Tokenizer = create_tokenizer(settings)
         self._streams: OrderedDict[Place, TextSequence | BeamSequences] = OrderedDict()
         # Ended here while the engine goes on: what still comes must not begin a new stream.
-        self._ended: OrderedDict[Place, tuple[float, FinishReason]] = OrderedDict()
+        self._ended: OrderedDict[Place, tuple[float, list[TextStep]]] = OrderedDict()
         self._recent: OrderedDict[tuple[int, int], StreamContext] = OrderedDict()
         self._warned = False
         self._metrics = metrics
@@ -109,10 +109,10 @@ class Postprocessor:
             return [self._without_key(ids) for ids in step.beams]
         place = (step.key, step.row, step.sequence)
         if place in self._ended:
-            _, reason = self._ended[place]
+            _, results = self._ended[place]
             if step.finish_reason:
                 del self._ended[place]
-            return [TextStep("", reason) for _ in step.beams]
+            return results
         now = time.monotonic()
         stream = self._streams.get(place) or self._open(place, len(step.beams), now)
         if isinstance(stream, BeamSequences):
@@ -129,7 +129,7 @@ class Postprocessor:
         if finish:
             del self._streams[place]
             if not step.finish_reason:
-                self._ended[place] = (now, finish)
+                self._ended[place] = (now, [_no_more(result, finish) for result in results])
         else:
             self._streams.move_to_end(place)
         if self._metrics is not None:
@@ -218,6 +218,17 @@ class Postprocessor:
             num_output_tokens=len(ids),
             token_ids=ids,
         )
+
+
+def _no_more(last: TextStep, finish: FinishReason) -> TextStep:
+    """What is said after the end: the same counts, and nothing new."""
+    return TextStep(
+        text="",
+        finish_reason=finish,
+        num_input_tokens=last.num_input_tokens,
+        num_output_tokens=last.num_output_tokens,
+        cum_log_prob=last.cum_log_prob,
+    )
 
 
 def output_arrays(

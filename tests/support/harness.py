@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -41,6 +42,7 @@ class Server:
     grpc: str
     metrics: str
     log: Path
+    prefix: str = ""  # what every answer begins with
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's values over the label sets that have *labels*."""
@@ -70,7 +72,9 @@ class Server:
         assert status == 200, answer
         return dict(answer)
 
-    def streams(self, bodies: list[dict[str, Any]], timeout: float = 300) -> list[list[Generated]]:
+    def streams(
+        self, bodies: list[dict[str, Any]], timeout: float = 300, *, ids: str = "request-"
+    ) -> list[list[Generated]]:
         """All requests at once on one gRPC stream; the responses of each, in order."""
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         got: list[list[Generated]] = [[] for _ in bodies]
@@ -80,7 +84,7 @@ class Server:
                 client.async_stream_infer(
                     "ensemble",
                     tensors(body),
-                    request_id=str(number),
+                    request_id=f"{ids}{number}",
                     enable_empty_final_response=True,
                 )
             open_ = len(bodies)
@@ -90,10 +94,18 @@ class Server:
                 response = result.get_response()
                 outputs = {o.name: result.as_numpy(o.name) for o in response.outputs}
                 if outputs:
-                    got[int(response.id)].append(outputs)
+                    got[int(response.id.removeprefix(ids))].append(outputs)
                 open_ -= response.parameters["triton_final_response"].bool_param
             client.stop_stream()
         return got
+
+    def sse(self, body: dict[str, Any]) -> list[Generated]:
+        """The events of POST /generate_stream."""
+        url = f"{self.http}/v2/models/ensemble/generate_stream"
+        request = urllib.request.Request(url, data=json.dumps({**body, "stream": True}).encode())
+        with urllib.request.urlopen(request, timeout=300) as response:
+            lines = [line for line in response if line.startswith(b"data: ")]
+        return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
     def preprocess(self, body: dict[str, Any]) -> dict[str, Any]:
         """Outputs of the model preprocessing, asked directly."""
@@ -117,7 +129,8 @@ def tensors(body: dict[str, Any]) -> list[grpcclient.InferInput]:
     made = []
     for name, value in body.items():
         values = value if isinstance(value, list) else [value]
-        triton_type, dtype = _TYPES.get(name, ("BYTES", np.object_))
+        default = ("BOOL", bool) if isinstance(values[0], bool) else ("BYTES", np.object_)
+        triton_type, dtype = _TYPES.get(name, default)
         if triton_type == "BYTES":
             values = [v.encode() for v in values]
         tensor = grpcclient.InferInput(name, [1, len(values)], triton_type)
@@ -192,3 +205,38 @@ def generate_replay(output: Path, tokenizer_dir: Path, *arguments: str) -> Path:
     # Triton puts the folder of a model's model.py on its import path.
     shutil.copy(Path(__file__).with_name("replay.py"), output / "tensorrt_llm" / "1")
     return output
+
+
+def without_keys(repository: Path) -> Path:
+    """Make the engine of a replay repository one that has only TensorRT-LLM's tensors."""
+    engine = repository / "tensorrt_llm"
+    shutil.copy(Path(__file__).with_name("keyless.py"), engine / "1" / "model.py")
+    config = engine / "config.pbtxt"
+    config.write_text(_without_tensors(config.read_text(), "stream_key"))
+    ensemble = repository / "ensemble" / "config.pbtxt"
+    text = "".join(
+        line
+        for line in ensemble.read_text().splitlines(keepends=True)
+        if "stream_key" not in line and "STREAM_KEY" not in line and "LOG_PROBS" not in line
+    )
+    text = text.replace(
+        'output_map { key: "output_ids" value: "_TOKENS_BATCH" }',
+        'output_map { key: "output_ids" value: "_TOKENS_BATCH" }\n'
+        '      output_map { key: "sequence_length" value: "_SEQUENCE_LENGTH" }',
+    ).replace(
+        'input_map { key: "TOKENS_BATCH" value: "_TOKENS_BATCH" }',
+        'input_map { key: "TOKENS_BATCH" value: "_TOKENS_BATCH" }\n'
+        '      input_map { key: "SEQUENCE_LENGTH" value: "_SEQUENCE_LENGTH" }',
+    )
+    ensemble.write_text(_without_tensors(text, "output_log_probs", "cum_log_probs"))
+    for model in ("preprocessing", "postprocessing"):
+        path = repository / model / "config.pbtxt"
+        path.write_text(path.read_text().replace('string_value: "tensor"', 'string_value: "auto"'))
+    return repository
+
+
+def _without_tensors(text: str, *names: str) -> str:
+    """A config.pbtxt less some of its inputs and outputs."""
+    for name in names:
+        text = re.sub(rf'  \{{\n    name: "{name}"\n[^}}]*\}},?\n', "", text)
+    return re.sub(r"\},\n\]", "}\n]", text)

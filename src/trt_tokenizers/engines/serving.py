@@ -155,6 +155,11 @@ class Server:
             self._mourn()
             raise
 
+    @property
+    def running(self) -> int:
+        """Sequences whose request has not ended."""
+        return len(self._live)
+
     def cancel(self, key: int) -> None:
         """Somebody downstream needs no more of this stream."""
         self._engine.cancel(key)

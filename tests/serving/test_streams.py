@@ -1,0 +1,236 @@
+"""Streams through the real Triton, with an engine that gives the prompt back: the text is known.
+
+64 streams at once, each another text, its tokens cut into responses of 1 to 7.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc as grpcclient
+
+from harness import Server, generate_replay, joined, launched, tensors, without_keys
+from texts import HARD_TEXTS
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create
+
+pytestmark = pytest.mark.triton
+
+# One response per emission, so that the cuts are the engine's.
+SIZES = ("--engine-parameter", "chunk_sizes=1,3,2,7,5,4,6", "--set", "max_tokens_per_chunk=1")
+STREAMS = 64
+
+
+def text(number: int) -> str:
+    """No two alike, all scripts, spaces and line ends at both ends."""
+    hard = HARD_TEXTS[number % len(HARD_TEXTS)]
+    return (
+        f" {number}: {hard}{hard} \n{number * 7919}\t{HARD_TEXTS[(number * 5) % len(HARD_TEXTS)]}"
+    )
+
+
+def body(number: int, **more: Any) -> dict[str, Any]:
+    return {"text_input": text(number), "max_tokens": 4000, "stream": True, **more}
+
+
+@pytest.fixture(scope="module", params=["auto", "llama"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Byte-level BPE, and SentencePiece with byte fallback."""
+    kind = request.param
+    folder = tmp_path_factory.mktemp(f"replay-{kind}")
+    tokenizer = request.getfixturevalue("bpe_dir" if kind == "auto" else "sentencepiece_dir")
+    options = ("--tokenizer-type", kind, "--set", "add_bos=false", *SIZES)
+    repository = generate_replay(folder / "repo", tokenizer, *options)
+    with launched(repository, folder) as server:
+        # The replayed ids begin with SentencePiece's dummy space, and the answer, which goes on
+        # in the prompt's text, keeps it.
+        server.prefix = "" if kind == "auto" else " "
+        yield server
+
+
+def expected(server: Server) -> list[str]:
+    return [server.prefix + text(n) for n in range(STREAMS)]
+
+
+def test_one_connection(server: Server) -> None:
+    streams = server.streams([body(n) for n in range(STREAMS)])
+    assert [joined(chunks) for chunks in streams] == expected(server)
+    assert max(map(len, streams)) > 3, "these are streams, not whole answers"
+
+
+def test_many_connections(server: Server) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        streams = list(pool.map(lambda n: server.streams([body(n)])[0], range(STREAMS)))
+    assert [joined(chunks) for chunks in streams] == expected(server)
+
+
+def test_http(server: Server) -> None:
+    with ThreadPoolExecutor(STREAMS) as pool:
+        events = list(pool.map(lambda n: server.sse(body(n)), range(STREAMS)))
+    for whole, stream in zip(expected(server), events, strict=True):
+        assert "".join(event["text_output"] for event in stream) == whole
+        assert stream[-1]["finish_reason"] == "length"
+
+
+def test_whole(server: Server) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: server.ask(body(n, stream=False)), range(STREAMS)))
+    assert [answer["text_output"] for answer in answers] == expected(server)
+
+
+def test_log_probs_line_up_with_the_tokens_that_count(server: Server) -> None:
+    for stop, more in (([], {}), (["7919"], {}), ([], {"max_tokens": 5})):
+        asked = {**body(1, return_log_probs=True, stop_words=stop or [""]), **more}
+        (chunks,) = server.streams([asked])
+        count = int(chunks[-1]["num_output_tokens"].item())
+        assert chunks[-1]["cum_log_probs"].item() == -count  # each of replay's is -1
+        assert sum(float(c["output_log_probs"].sum()) for c in chunks) == -count
+
+
+STOPS: list[tuple[str, list[str]]] = [
+    ("plain", ["stops"]), ("first character", ["T"]), ("at the very end", ["end."]),
+    ("never", ["nowhere"]), ("inside a token", ["top"]), ("over tokens", ["text st"]),
+    ("space before", [" text"]), ("space after", ["text "]), ("only a space", [" "]),
+    ("two spaces", ["  "]), ("newline", ["\n"]), ("empty line", ["\n\n"]), ("tab", ["\t"]),
+    ("JSON end", ['"}']), ("JSON end and line", ['"}\n']), ("comma", [","]),
+    ("comma inside", ["a, b"]), ("CSV-like", ['"a","b"']), ("CJK", ["世"]), ("two CJK", ["世界"]),
+    ("half of a joined emoji", ["\u200d"]), ("emoji", ["👍"]), ("skin tone", ["🏽"]),
+    ("combining mark", ["\u0301"]), ("earliest of several", ["界", "stops", "text"]),
+    ("one inside another", ["text stops", "stop"]), ("prefixes", ["st", "sto", "stops"]),
+    ("almost, then really", ["\n\n{"]), ("longer than the text", ["x" * 500]), ("empty", [""]),
+    ("same twice", ["stops", "stops"]), ("period", ["."]),
+]  # fmt: skip
+STOP_TEXT = (
+    'This text stops,  here: a, b and "a","b"\tthen\n \n\nJSON {"k": "v"}\n\n{ 世界 e\u0301 '
+    "👨\u200d👩 👍🏽 to the end."
+)
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_stop_strings(server: Server, include: bool) -> None:
+    """Every case of the table, streamed and whole, against cutting the whole text."""
+
+    def cut(stops: list[str]) -> str:
+        whole = server.prefix + STOP_TEXT
+        ends = [(whole.find(s) + len(s), -len(s)) for s in stops if s and s in whole]
+        if not ends:
+            return whole
+        end, length = min(ends)
+        return whole[: end if include else end + length]
+
+    bodies = [
+        {"text_input": STOP_TEXT, "max_tokens": 4000, "stop_words": stops,
+         "include_stop_str_in_output": include}
+        for _, stops in STOPS
+    ]  # fmt: skip
+    streams = server.streams([{**b, "stream": True} for b in bodies])
+    with ThreadPoolExecutor(8) as pool:
+        whole = list(pool.map(server.ask, bodies))
+    for (name, stops), chunks, answer in zip(STOPS, streams, whole, strict=True):
+        assert joined(chunks) == cut(stops), name
+        assert answer["text_output"] == cut(stops), name
+        stopped = any(s and s in STOP_TEXT for s in stops)
+        reason = "stop" if stopped else "length"
+        assert answer["finish_reason"] == reason, name
+        assert chunks[-1]["finish_reason"].item().decode() == reason, name
+        assert chunks[-1]["num_output_tokens"].item() == answer["num_output_tokens"], name
+
+
+@pytest.fixture(scope="module")
+def keyless(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("keyless")
+    repository = without_keys(generate_replay(folder / "repo", bpe_dir, *SIZES))
+    with launched(repository, folder) as server:
+        yield server
+
+
+def test_an_engine_without_keys_and_clients_with_ids(keyless: Server, bpe_dir: Path) -> None:
+    """The end is told by nobody: here it is the number of tokens, or a stop string."""
+    tokenizer = create(TokenizerSettings(str(bpe_dir)))
+    counts = [len(tokenizer.encode(text(n))) for n in range(STREAMS)]
+    streams = keyless.streams([body(n, max_tokens=counts[n]) for n in range(STREAMS)])
+    assert [joined(chunks) for chunks in streams] == [text(n) for n in range(STREAMS)]
+    assert {chunks[-1]["finish_reason"].item() for chunks in streams} == {b"length"}
+    stopped = [body(n, stop_words=[f"{n * 7919}"]) for n in range(1, STREAMS)]
+    for number, chunks in enumerate(keyless.streams(stopped, ids="stop-"), 1):
+        assert joined(chunks) == text(number).split(f"{number * 7919}")[0]
+    assert settles(keyless, (0, 0), 3), "every state was freed"
+
+
+def test_an_engine_that_ends_without_any_sign_loses_no_text(keyless: Server) -> None:
+    streams = keyless.streams([body(n) for n in range(STREAMS)], ids="silent-")
+    assert [joined(chunks) for chunks in streams] == [text(n) for n in range(STREAMS)]
+
+
+def test_without_any_key_no_space_is_lost(keyless: Server) -> None:
+    """Tokens by themselves; what is whole in a chunk comes out whole."""
+    plain = "The  capital of France is\n\tParis, as  far as   we know. "
+    events = keyless.sse({"text_input": plain, "max_tokens": 4000})
+    assert "".join(event["text_output"] for event in events) == plain
+    assert len(events) > 3
+    assert keyless.log.read_text().count("carry no stream key") == 1
+    hard = keyless.sse({"text_input": HARD_TEXTS[8], "max_tokens": 4000})
+    assert len("".join(event["text_output"] for event in hard)) > 0, "no crash"
+
+
+@pytest.fixture(scope="module")
+def slow(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("slow")
+    repository = generate_replay(
+        folder / "repo", bpe_dir, "--engine-parameter", "steps_per_second=20"
+    )
+    with launched(repository, folder) as server:
+        yield server
+
+
+def running(server: Server) -> tuple[float, float]:
+    """Streams that the engine and that postprocessing are in the middle of."""
+    return (
+        server.metric("trt_tokenizers:engine_sequences_running"),
+        server.metric("trt_tokenizers:num_requests_running"),
+    )
+
+
+def settles(server: Server, expected: tuple[float, float], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if running(server) == expected:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+LONG = {"text_input": "word " * 4000, "max_tokens": 30000, "stream": True}
+
+
+def test_cancelled_streams_stop_costing(slow: Server) -> None:
+    """200 streams, their clients gone in mid-stream: gRPC cancel, and closed connections."""
+    clients = []
+    for _ in range(8):
+        client = grpcclient.InferenceServerClient(slow.grpc)
+        client.start_stream(callback=lambda result, error: None)
+        for _ in range(25):
+            client.async_stream_infer("ensemble", tensors(LONG))
+        clients.append(client)
+    assert settles(slow, (200, 200), 20), running(slow)
+    for client in clients:
+        client.stop_stream(cancel_requests=True)
+        client.close()
+    assert settles(slow, (0, 0), 5), running(slow)
+    assert not list(Path("/dev/shm").glob("trt-tokenizers-*/*.0"))
+
+
+def test_a_stop_string_stops_the_engine(slow: Server) -> None:
+    """It falls off token boundaries, so the engine's own stop words never match."""
+    started = time.monotonic()
+    answer = slow.sse({**LONG, "stop_words": ["rd wor"]})
+    assert "".join(event["text_output"] for event in answer) == "wo"
+    assert time.monotonic() - started < 5, "all of it would take 200 s"
+    assert settles(slow, (0, 0), 2), running(slow)
