@@ -218,7 +218,7 @@ class PostprocessingModel:
                         finish_reason=finish,
                         log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
                         row=0 if packed is not None else rows[at],
-                        sequence=sequences[at] if sequences else 0,
+                        sequence=sequences[at] if sequences else None,
                     ),
                     request.is_cancelled,
                 )

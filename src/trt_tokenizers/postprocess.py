@@ -49,7 +49,7 @@ class EngineStep:
         finish_reason: as the engine says it, if it does.
         log_probs: one per token id, or None where nobody asked.
         row: which text of the request.
-        sequence: which of the row's sequences.
+        sequence: which of the row's sequences, where the engine says so.
     """
 
     key: int | None
@@ -57,7 +57,7 @@ class EngineStep:
     finish_reason: FinishReason = FinishReason.NOT_FINISHED
     log_probs: Sequence[float] | None = None
     row: int = 0
-    sequence: int = 0
+    sequence: int | None = None
 
 
 class Postprocessor:
@@ -107,14 +107,14 @@ class Postprocessor:
         """
         if step.key is None:
             return [self._without_key(ids) for ids in step.beams]
-        place = (step.key, step.row, step.sequence)
+        place = (step.key, step.row, step.sequence or 0)
         if place in self._ended:
             _, results = self._ended[place]
             if step.finish_reason:
                 del self._ended[place]
             return results
         now = time.monotonic()
-        stream = self._streams.get(place) or self._open(place, len(step.beams), now)
+        stream = self._streams.get(place) or self._open(place, step, now)
         if isinstance(stream, BeamSequences):
             results = stream.step(step.beams, step.finish_reason)
         else:
@@ -159,7 +159,7 @@ class Postprocessor:
                 each = (now - stream.first_at) / (tokens - 1)
                 metrics.observe("time_per_output_token_seconds", each)
 
-    def _open(self, place: Place, beams: int, now: float) -> TextSequence | BeamSequences:
+    def _open(self, place: Place, step: EngineStep, now: float) -> TextSequence | BeamSequences:
         """A stream met for the first time; room is made for it, oldest first."""
         self._contexts.sweep()
         while self._ended:
@@ -178,16 +178,18 @@ class Postprocessor:
                 self.shed += 1
                 if self._metrics is not None:
                     self._metrics.count("streams_shed_total")
-        context = self._context(*place)
+        context = self._context(place, keep=step.sequence == 0)
         stream = self._streams[place] = (
             TextSequence(self.tokenizer, context)
-            if beams == 1
-            else BeamSequences(self.tokenizer, context, beams)
+            if len(step.beams) == 1
+            else BeamSequences(self.tokenizer, context, len(step.beams))
         )
         stream.asked_at = now
         return stream
 
-    def _context(self, key: int, row: int, sequence: int) -> StreamContext:
+    def _context(self, place: Place, *, keep: bool) -> StreamContext:
+        """The context of a row; *keep* it for the row's other sequences."""
+        key, row, _ = place
         context = self._contexts.take(key, row) or self._recent.get((key, row))
         if context is None:
             logger.warning("stream %d has lost its context: no stop strings, no counts", key)
@@ -196,7 +198,7 @@ class Postprocessor:
                 end_ids=self.tokenizer.eos_ids,
                 skip_special_tokens=self._settings.skip_special_tokens,
             )
-        if sequence == 0:
+        if keep:
             self._recent[key, row] = context
             while len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)

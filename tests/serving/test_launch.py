@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import generate_replay, launched
+from harness import descendants, generate_replay, launched
 
 pytestmark = pytest.mark.triton
 
@@ -18,21 +18,6 @@ pytestmark = pytest.mark.triton
 @pytest.fixture(scope="module")
 def repository(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_replay(tmp_path_factory.mktemp("launch") / "repo", bpe_dir)
-
-
-def descendants(pid: int) -> set[int]:
-    """Process ids below *pid*, from /proc."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents[int(stat.parent.name)] = int(fields[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
 
 
 def alive(pids: set[int]) -> set[int]:

@@ -240,3 +240,18 @@ def _without_tensors(text: str, *names: str) -> str:
     for name in names:
         text = re.sub(rf'  \{{\n    name: "{name}"\n[^}}]*\}},?\n', "", text)
     return re.sub(r"\},\n\]", "}\n]", text)
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids below *pid*, from /proc."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
