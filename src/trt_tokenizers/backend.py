@@ -65,20 +65,14 @@ def _array(request: Any, name: str) -> Any:
     return None if tensor is None else tensor.as_numpy()
 
 
-def _column(request: Any, name: str) -> list[Any] | None:
+def _scalars(name: str, array: Any) -> list[Any] | None:
     """One scalar per row of the batch, or None if the client did not send the input."""
-    array = _array(request, name)
     if array is None:
         return None
     if array.size != len(array):
         raise RequestError(f"{name} has the shape {list(array.shape)}; send one value per row")
     values: list[Any] = array.ravel().tolist()
     return values
-
-
-def _rows(request: Any, name: str) -> list[list[Any]] | None:
-    array = _array(request, name)
-    return None if array is None else array.reshape(len(array), -1).tolist()
 
 
 def _failure(error: Exception) -> Any:
@@ -139,38 +133,35 @@ class PreprocessingModel:
         return [_guarded(self._serve, request, self._metrics) for request in requests]
 
     def _serve(self, request: Any) -> Any:
-        first = next(iter(request.inputs()))
-        r = self._preprocessor.process(
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+        def column(name: str) -> list[Any] | None:
+            return _scalars(name, inputs.get(name))
+
+        def rows(name: str) -> list[list[Any]] | None:
+            array = inputs.get(name)
+            return None if array is None else array.reshape(len(array), -1).tolist()
+
+        made = self._preprocessor.process(
             TextRequest(
-                rows=len(first.as_numpy()),
-                text_input=_column(request, "QUERY"),
-                messages=_column(request, "MESSAGES"),
-                max_tokens=_column(request, "REQUEST_OUTPUT_LEN"),
-                stop_words=_rows(request, "STOP_WORDS_DICT"),
-                bad_words=_rows(request, "BAD_WORDS_DICT"),
-                end_id=_column(request, "END_ID"),
-                pad_id=_column(request, "PAD_ID"),
-                exclude_input_in_output=_column(request, "EXCLUDE_INPUT_IN_OUTPUT"),
-                skip_special_tokens=_column(request, "SKIP_SPECIAL_TOKENS"),
-                include_stop_str_in_output=_column(request, "INCLUDE_STOP_STR_IN_OUTPUT"),
-                stream=_column(request, "STREAM"),
-                min_tokens=_column(request, "MIN_TOKENS") or _column(request, "MIN_LENGTH"),
+                rows=len(next(iter(inputs.values()))),
+                text_input=column("QUERY"),
+                messages=column("MESSAGES"),
+                max_tokens=column("REQUEST_OUTPUT_LEN"),
+                stop_words=rows("STOP_WORDS_DICT"),
+                bad_words=rows("BAD_WORDS_DICT"),
+                end_id=column("END_ID"),
+                pad_id=column("PAD_ID"),
+                exclude_input_in_output=column("EXCLUDE_INPUT_IN_OUTPUT"),
+                skip_special_tokens=column("SKIP_SPECIAL_TOKENS"),
+                include_stop_str_in_output=column("INCLUDE_STOP_STR_IN_OUTPUT"),
+                stream=column("STREAM"),
+                min_tokens=column("MIN_TOKENS") or column("MIN_LENGTH"),
                 request_id=request.request_id(),
                 parameters=json.loads(request.parameters() or "{}"),
             )
         )
-        arrays: dict[str, Any] = {
-            "INPUT_ID": r.input_ids,
-            "REQUEST_INPUT_LEN": r.input_lengths,
-            "REQUEST_OUTPUT_LEN": r.request_output_len,
-            "STOP_WORDS_IDS": r.stop_words,
-            "BAD_WORDS_IDS": r.bad_words,
-            "OUT_END_ID": r.end_id,
-            "OUT_PAD_ID": r.pad_id,
-        }
-        if r.stream_key is not None:
-            arrays["STREAM_KEY"] = r.stream_key
-        return _response(arrays, sequence_id=r.sequence_id)
+        return _response(made.arrays, sequence_id=made.sequence_id)
 
     def finalize(self) -> None:
         self._metrics.close()
@@ -198,9 +189,9 @@ class PostprocessingModel:
         ids = _array(request, "TOKENS_BATCH")  # [rows, beams, n]
         lengths = _array(request, "SEQUENCE_LENGTH")  # [rows, beams]
         log_probs = _array(request, "LOG_PROBS")
-        packed = _column(request, "STREAM_KEY")
-        rows = _column(request, "BATCH_INDEX") or range(len(ids))
-        sequences = _column(request, "SEQUENCE_INDEX")
+        packed = _scalars("STREAM_KEY", _array(request, "STREAM_KEY"))
+        rows = _scalars("BATCH_INDEX", _array(request, "BATCH_INDEX")) or range(len(ids))
+        sequences = _scalars("SEQUENCE_INDEX", _array(request, "SEQUENCE_INDEX"))
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):

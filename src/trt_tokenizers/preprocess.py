@@ -86,17 +86,18 @@ class TextRequest:
 
 @dataclass(slots=True)
 class EngineRequest:
-    """Arrays for the engine, int32 [rows, …] but for the keys."""
+    """Arrays for the engine, named as preprocessing's outputs.
 
-    input_ids: npt.NDArray[np.int32]  # [rows, n], padded on the right
-    input_lengths: npt.NDArray[np.int32]  # [rows, 1]
-    request_output_len: npt.NDArray[np.int32]  # [rows, 1]
-    end_id: npt.NDArray[np.int32]  # [rows, 1], -1: none
-    pad_id: npt.NDArray[np.int32]  # [rows, 1]
-    stop_words: npt.NDArray[np.int32]  # [rows, 2, n]
-    bad_words: npt.NDArray[np.int32]  # [rows, 2, n]
-    stream_key: npt.NDArray[np.int64] | None  # [rows, 1], where a tensor carries it
-    sequence_id: int | None  # for Triton to carry, else
+    Attributes:
+        arrays: INPUT_ID int32 [rows, n], padded on the right; REQUEST_INPUT_LEN,
+            REQUEST_OUTPUT_LEN, OUT_END_ID (-1: none), OUT_PAD_ID int32 [rows, 1]; STOP_WORDS_IDS,
+            BAD_WORDS_IDS int32 [rows, 2, n]; STREAM_KEY int64 [rows, 1]. Every tensor costs on its
+            way, so those that say nothing are left out.
+        sequence_id: the key, where Triton is to carry it.
+    """
+
+    arrays: dict[str, npt.NDArray[Any]]
+    sequence_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,33 +160,36 @@ class Preprocessor:
         for at, row in enumerate(rows):
             input_ids[at, : len(row.ids)] = row.ids
             input_ids[at, len(row.ids) :] = row.pad_id
-        stream_key, sequence_id = self._leave(request, [row.context for row in rows])
-        return EngineRequest(
-            input_ids=input_ids,
-            input_lengths=_column([len(row.ids) for row in rows]),
-            request_output_len=_column([row.max_tokens for row in rows]),
-            end_id=_column([row.end_id for row in rows]),
-            pad_id=_column([row.pad_id for row in rows]),
-            stop_words=to_array([row.stop_words for row in rows]),
-            bad_words=to_array([row.bad_words for row in rows]),
-            stream_key=stream_key,
-            sequence_id=sequence_id,
+        made = EngineRequest(
+            {
+                "INPUT_ID": input_ids,
+                "REQUEST_OUTPUT_LEN": _column([row.max_tokens for row in rows]),
+                "OUT_END_ID": _column([row.end_id for row in rows]),
+            }
         )
+        if any(row.stop_words for row in rows):
+            made.arrays["STOP_WORDS_IDS"] = to_array([row.stop_words for row in rows])
+        if any(row.bad_words for row in rows):
+            made.arrays["BAD_WORDS_IDS"] = to_array([row.bad_words for row in rows])
+        # The C++ backend wants these always; a Python engine has no use for them in one row.
+        if len(rows) > 1 or self._carrier is not Carrier.TENSOR:
+            made.arrays["REQUEST_INPUT_LEN"] = _column([len(row.ids) for row in rows])
+            made.arrays["OUT_PAD_ID"] = _column([row.pad_id for row in rows])
+        self._leave(request, [row.context for row in rows], made)
+        return made
 
     def _leave(
-        self, request: TextRequest, contexts: list[StreamContext]
-    ) -> tuple[npt.NDArray[np.int64] | None, int | None]:
+        self, request: TextRequest, contexts: list[StreamContext], made: EngineRequest
+    ) -> None:
         """Leave the rows' contexts for postprocessing, under keys that will reach it."""
         if self._carrier is Carrier.TENSOR:
             keys = [[self._contexts.put(context)] for context in contexts]
-            return np.array(keys, dtype=np.int64), None
-        if self._carrier is Carrier.SEQUENCE_ID:
-            key = self._contexts.mint()
+            made.arrays["STREAM_KEY"] = np.array(keys, dtype=np.int64)
+        elif self._carrier is Carrier.SEQUENCE_ID:
+            made.sequence_id = self._contexts.mint()
+            self._contexts.put_under(made.sequence_id, contexts)
+        elif (key := key_of_request_id(request.request_id)) is not None:
             self._contexts.put_under(key, contexts)
-            return None, key
-        if (key_or_none := key_of_request_id(request.request_id)) is not None:
-            self._contexts.put_under(key_or_none, contexts)
-        return None, None
 
     def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
         for name in parameters:

@@ -19,7 +19,7 @@ import shutil
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,9 @@ class StreamContext:
     stop_ids: tuple[tuple[int, ...], ...] = ()
 
 
+_FIELDS = tuple(field.name for field in fields(StreamContext))
+
+
 class ContextStore:
     """Contexts by key, shared by the Python models of one server."""
 
@@ -210,7 +213,7 @@ class ContextStore:
             self._make()
             return self._write(key, row, context, flag)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps(asdict(context)).encode())
+            file.write(json.dumps({name: getattr(context, name) for name in _FIELDS}).encode())
         return True
 
     def take(self, key: int, row: int = 0) -> StreamContext | None:

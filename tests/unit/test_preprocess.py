@@ -37,17 +37,17 @@ def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextS
     )
     tokenizer = preprocessor.tokenizer
     ids = tokenizer.encode("hello world")
-    assert made.input_ids.dtype == np.int32
-    assert made.input_ids[0].tolist() == ids
-    assert made.input_ids[1].tolist() == tokenizer.encode("a") + [tokenizer.pad_id] * (len(ids) - 1)
-    assert made.input_lengths.tolist() == [[len(ids)], [1]]
-    assert made.request_output_len.tolist() == [[3], [4]]
-    assert made.end_id.tolist() == [[2], [2]]
+    assert made.arrays["INPUT_ID"].dtype == np.int32
+    assert made.arrays["INPUT_ID"][0].tolist() == ids
+    padding = [tokenizer.pad_id] * (len(ids) - 1)
+    assert made.arrays["INPUT_ID"][1].tolist() == tokenizer.encode("a") + padding
+    assert made.arrays["REQUEST_INPUT_LEN"].tolist() == [[len(ids)], [1]]
+    assert made.arrays["REQUEST_OUTPUT_LEN"].tolist() == [[3], [4]]
+    assert made.arrays["OUT_END_ID"].tolist() == [[2], [2]]
     # The model's second EOS id reaches the engine as a stop word of one token.
-    assert [from_array(row) for row in made.stop_words] == [((0,),), ((0,),)]
-    assert [from_array(row) for row in made.bad_words] == [(), ()]
-    assert made.stream_key is not None
-    keys = made.stream_key[:, 0].tolist()
+    assert [from_array(row) for row in made.arrays["STOP_WORDS_IDS"]] == [((0,),), ((0,),)]
+    assert "BAD_WORDS_IDS" not in made.arrays, "what says nothing is left out"
+    keys = made.arrays["STREAM_KEY"][:, 0].tolist()
     assert len(set(keys)) == 2
     assert all(0 <= key < 2**53 for key in keys)
     context = contexts.take(keys[0])
@@ -72,7 +72,7 @@ def test_messages_give_the_ids_of_apply_chat_template(
     expected = AutoTokenizer.from_pretrained(bpe_dir).apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False
     )
-    assert made.input_ids[0].tolist() == expected
+    assert made.arrays["INPUT_ID"][0].tolist() == expected
 
 
 @pytest.mark.parametrize("template", ["llama2", "chatml"])
@@ -82,7 +82,7 @@ def test_one_bos_with_any_template(
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama", template=template,
                         max_seq_len="")  # fmt: skip
     messages = b'[{"role": "user", "content": "hi"}]'
-    ids = preprocessor.process(TextRequest(messages=[messages])).input_ids[0].tolist()
+    ids = preprocessor.process(TextRequest(messages=[messages])).arrays["INPUT_ID"][0].tolist()
     assert ids[0] == preprocessor.tokenizer.bos_id
     assert ids.count(preprocessor.tokenizer.bos_id) == 1
 
@@ -128,16 +128,16 @@ def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextS
 
 def test_end_id(preprocessor: Preprocessor) -> None:
     made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[7]))
-    assert made.end_id.tolist() == [[7]]
-    assert set(from_array(made.stop_words[0])) == {(2,), (0,)}
+    assert made.arrays["OUT_END_ID"].tolist() == [[7]]
+    assert set(from_array(made.arrays["STOP_WORDS_IDS"][0])) == {(2,), (0,)}
     made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[-1]))
-    assert made.end_id.tolist() == [[-1]]
-    assert from_array(made.stop_words[0]) == ()
+    assert made.arrays["OUT_END_ID"].tolist() == [[-1]]
+    assert "STOP_WORDS_IDS" not in made.arrays
 
 
 def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
     made = preprocessor.process(TextRequest(text_input=[b"a"]))
-    assert made.request_output_len.tolist() == [[63]]
+    assert made.arrays["REQUEST_OUTPUT_LEN"].tolist() == [[63]]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     made = preprocessor.process(
         TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine")
     )
-    assert (made.stream_key, made.sequence_id) == (None, None)
+    assert ("STREAM_KEY" in made.arrays, made.sequence_id) == (False, None)
     key = key_of_request_id("mine")
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
@@ -200,7 +200,7 @@ def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: Con
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir))
     preprocessor = Preprocessor(settings, contexts, response_parameters=True)
     made = preprocessor.process(TextRequest(text_input=[b"a"]))
-    assert made.stream_key is None
+    assert "STREAM_KEY" not in made.arrays
     assert isinstance(made.sequence_id, int)
     assert 0 < made.sequence_id < 2**53
     assert contexts.take(made.sequence_id) is not None
@@ -214,7 +214,6 @@ def test_a_comma_is_a_comma_unless_the_server_speaks_csv(
         made = make(bpe_dir, contexts, word_lists=form).process(
             TextRequest(text_input=[b"x"], stop_words=words)
         )
-        assert made.stream_key is not None
-        context = contexts.take(int(made.stream_key[0, 0]))
+        context = contexts.take(int(made.arrays["STREAM_KEY"][0, 0]))
         assert context is not None
         assert context.stop_strings == expected

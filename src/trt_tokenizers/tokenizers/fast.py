@@ -68,7 +68,9 @@ class FastTokenizer(Tokenizer):
         self._tables = self._byte_tables()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # The batch call alone leaves out the offsets, which nobody reads here.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         if add_special_tokens:
             if self._drop_bos:
                 return ids[1:]
