@@ -100,9 +100,10 @@ class Server:
 def served(repository: Path) -> Iterator[Server]:
     port = 18600
     ready, log = repository.with_suffix(".ready"), repository.with_suffix(".log")
+    launcher = str(Path(sys.executable).with_name("launch_server"))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("launch_server")), "--model-repo", str(repository), "--ready-file", str(ready),
+            [launcher, "--model-repo", str(repository), "--ready-file", str(ready),
              "--http-port", str(port), "--grpc-port", str(port + 1),
              "--metrics-port", str(port + 2)],
             stdout=output, stderr=output,
