@@ -216,7 +216,8 @@ class PostprocessingModel:
             )
             if key is not None and any(step.stop_engine for step in steps[-1]):
                 self._engine.send([key])
-        return _response(output_arrays(steps, log_probs=log_probs is not None))
+        ids_wanted = "OUT_IDS" in request.requested_output_names()
+        return _response(output_arrays(steps, log_probs=log_probs is not None, ids=ids_wanted))
 
     def _untold_key(self, request: Any) -> tuple[int | None, FinishReason]:
         """The key that no tensor brings, and the end where Triton's flags tell it."""

@@ -77,6 +77,12 @@ def chat(
 @click.option("--template", default="auto", help="Chat template: auto, none, llama2, chatml, …")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Any other placeholder.")
 @click.option(
+    "--outputs",
+    default="",
+    metavar="A,B,…",
+    help="The ensemble's outputs; beside the usual ones output_ids, batch_index, sequence_index.",
+)
+@click.option(
     "--engine-parameter",
     "engine_parameters",
     multiple=True,
@@ -93,6 +99,7 @@ def generate(
     tokenizer_type: str,
     template: str,
     values: tuple[str, ...],
+    outputs: str,
     engine_parameters: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -121,6 +128,7 @@ def generate(
             template=template,
             values=_pairs(values),
             engine_parameters=_pairs(engine_parameters),
+            outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
         )
     )
     write(rendered, output, force=force, verify=problems)

@@ -234,14 +234,15 @@ def _no_more(last: TextStep, finish: FinishReason) -> TextStep:
 
 
 def output_arrays(
-    steps: Sequence[Sequence[TextStep]], *, log_probs: bool
+    steps: Sequence[Sequence[TextStep]], *, log_probs: bool, ids: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
     """Arrays of one response, from steps [rows][beams].
 
     OUTPUT and OUT_FINISH_REASON are BYTES [rows, beams], NUM_INPUT_TOKENS int32 [rows, 1],
     NUM_OUTPUT_TOKENS int32 [rows, beams], OUT_LOG_PROBS float32 [rows, 1, n] padded with 0,
-    CUM_LOG_PROBS float32 [rows, 1]. Every tensor costs on its way, so what says nothing before the
-    end of an answer goes out with the end only.
+    CUM_LOG_PROBS float32 [rows, 1], OUT_IDS int32 [rows, beams, n] padded with -1. Every tensor
+    costs on its way, so what says nothing before the end of an answer goes out with the end only,
+    and the ids where somebody reads them.
     """
     arrays: dict[str, npt.NDArray[Any]] = {
         "OUTPUT": _strings([[step.text for step in row] for row in steps])
@@ -260,6 +261,13 @@ def output_arrays(
             padded[at, 0, : len(numbers)] = numbers
         arrays["OUT_LOG_PROBS"] = padded
         arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
+    if ids:
+        width = max(1, *(len(step.token_ids) for row in steps for step in row))
+        kept = np.full((len(steps), len(steps[0]), width), -1, dtype=np.int32)
+        for at, row in enumerate(steps):
+            for beam, step in enumerate(row):
+                kept[at, beam, : len(step.token_ids)] = step.token_ids
+        arrays["OUT_IDS"] = kept
     return arrays
 
 

@@ -31,6 +31,7 @@ class Deployment:
         model_dir: the model's folder, in Hugging Face's layout.
         tokenizer_dir: the tokenizer's folder; the model's if empty.
         values: placeholder -> value, over the defaults.
+        outputs: of the ensemble, by name; empty: the skeleton's.
         engine_parameters: what the engine takes beside the skeleton's own parameters.
     """
 
@@ -41,6 +42,7 @@ class Deployment:
     template: str = "auto"
     values: Mapping[str, str] = field(default_factory=dict)
     engine_parameters: Mapping[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
 
 def render(deployment: Deployment) -> dict[str, str]:
@@ -56,6 +58,9 @@ def render(deployment: Deployment) -> dict[str, str]:
         path: fill(text, values, path) if path.endswith(".pbtxt") else text
         for path, text in skeleton.items()
     }
+    if deployment.outputs:
+        path = "ensemble/config.pbtxt"
+        rendered[path] = _with_outputs(rendered[path], deployment.outputs)
     rendered["tensorrt_llm/config.pbtxt"] += "".join(
         _parameter(*pair) for pair in deployment.engine_parameters.items()
     )
@@ -108,6 +113,46 @@ def fill_template(text: str, substitutions: str, where: str) -> str:
             f"give each a value, if only an empty one: {left[0]}:"
         )
     return fill(text, values, where)
+
+
+#: Outputs that the ensemble may have beside the skeleton's: step, its output, dims; all int32.
+_MORE_OUTPUTS = {
+    "output_ids": ("postprocessing", "OUT_IDS", (-1, -1)),
+    "batch_index": ("tensorrt_llm", "batch_index", (1,)),
+    "sequence_index": ("tensorrt_llm", "sequence_index", (1,)),
+}
+
+
+def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
+    """The ensemble's configuration with just these outputs: each that is mapped costs.
+
+    Raises:
+        RepositoryError: one of them does not exist.
+    """
+    from google.protobuf import text_format
+
+    config = parse_config(text)
+    present = {output.name: output for output in config.output}
+    steps = {step.model_name: step for step in config.ensemble_scheduling.step}
+    for name in wanted:
+        if name in present:
+            continue
+        if name not in _MORE_OUTPUTS:
+            known = [*present, *_MORE_OUTPUTS]
+            raise RepositoryError(
+                f"the ensemble has no output {name!r}{nearest(name, known)}; known are: "
+                + ", ".join(sorted(known))
+            )
+        step, tensor, dims = _MORE_OUTPUTS[name]
+        steps[step].output_map[tensor] = name
+        config.output.add(name=name, data_type="TYPE_INT32", dims=dims)
+    for name, output in present.items():
+        if name not in wanted:
+            config.output.remove(output)
+            for step in steps.values():
+                for tensor in [t for t, target in step.output_map.items() if target == name]:
+                    del step.output_map[tensor]
+    return str(text_format.MessageToString(config))
 
 
 def _parameter(key: str, value: str) -> str:

@@ -46,7 +46,10 @@ def server(
     kind = request.param
     folder = tmp_path_factory.mktemp(f"replay-{kind}")
     tokenizer = request.getfixturevalue("bpe_dir" if kind == "auto" else "sentencepiece_dir")
-    options = ("--tokenizer-type", kind, "--set", "add_bos=false", *SIZES)
+    outputs = (
+        "text_output,finish_reason,num_output_tokens,output_log_probs,cum_log_probs,output_ids"
+    )
+    options = ("--tokenizer-type", kind, "--set", "add_bos=false", "--outputs", outputs, *SIZES)
     repository = generate_replay(folder / "repo", tokenizer, *options)
     with launched(repository, folder) as server:
         # The replayed ids begin with SentencePiece's dummy space, and the answer, which goes on
@@ -92,6 +95,12 @@ def test_log_probs_line_up_with_the_tokens_that_count(server: Server) -> None:
         count = int(chunks[-1]["num_output_tokens"].item())
         assert chunks[-1]["cum_log_probs"].item() == -count  # each of replay's is -1
         assert sum(float(c["output_log_probs"].sum()) for c in chunks) == -count
+
+
+def test_output_ids_are_those_of_the_text(server: Server) -> None:
+    prompt = server.preprocess({"text_input": text(3)})["INPUT_ID"][0].tolist()
+    (chunks,) = server.streams([body(3)])
+    assert [i for c in chunks for i in c["output_ids"].ravel().tolist() if i >= 0] == prompt
 
 
 STOPS: list[tuple[str, list[str]]] = [

@@ -1,7 +1,7 @@
 """The replay engine behind TensorRT-LLM's own tensors only, as the C++ backend is met.
 
-A stand-in for TensorRT-LLM's C++ backend: it knows nothing of stream keys, says nothing of ends
-but by ending, and takes a `stop` request with the id of a running one.
+A stand-in for TensorRT-LLM's C++ backend: it knows nothing of stream keys and says nothing of ends
+but by ending.
 """
 
 from trt_tokenizers import backend

@@ -173,3 +173,16 @@ def test_fill_template_takes_the_old_commands_pairs() -> None:
 def test_fill_template_refuses_what_the_old_one_let_through(pairs: str, message: str) -> None:
     with pytest.raises(RepositoryError, match=message):
         fill_template(OLD, pairs, "x")
+
+
+def test_outputs_are_those_that_were_asked_for(model_dir: Path, tmp_path: Path) -> None:
+    repository = make(model_dir, tmp_path / "repo", outputs=("text_output", "output_ids"))
+    config = parse_config((repository / "ensemble" / "config.pbtxt").read_text())
+    assert [output.name for output in config.output] == ["text_output", "output_ids"]
+    mapped = {v for s in config.ensemble_scheduling.step for v in s.output_map.values()}
+    assert {v for v in mapped if not v.startswith("_")} == {"text_output", "output_ids"}
+    assert check(repository) == []
+    with pytest.raises(
+        RepositoryError, match=r"no output 'text_otput' \(did you mean 'text_output'"
+    ):
+        make(model_dir, tmp_path / "repo", outputs=("text_otput",))
