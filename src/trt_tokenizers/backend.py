@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from trt_tokenizers.postprocess import (
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import parse
-from trt_tokenizers.stopline import StopListener, StopSender
+from trt_tokenizers.stopline import STOP_REQUEST, StopListener, StopSender
 from trt_tokenizers.streams import (
     Carrier,
     ContextStore,
@@ -181,6 +182,9 @@ class PostprocessingModel:
         self._metrics = _metrics(args, POSTPROCESSING)
         self._postprocessor = Postprocessor(settings, self._contexts, self._metrics)
         self._engine = StopSender(self._contexts.directory)
+        self._stop_model = settings.stop_model
+        # A request to another model waits for its answer, which execute() must not.
+        self._stoppers = ThreadPoolExecutor(1, thread_name_prefix="stop-request")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [_guarded(self._serve, request, self._metrics) for request in requests]
@@ -215,7 +219,10 @@ class PostprocessingModel:
                 )
             )
             if key is not None and any(step.stop_engine for step in steps[-1]):
-                self._engine.send([key])
+                if packed is not None:
+                    self._engine.send([key])
+                elif self._stop_model and request.request_id():
+                    self._stoppers.submit(_request_stop, self._stop_model, request.request_id())
         ids_wanted = "OUT_IDS" in request.requested_output_names()
         return _response(output_arrays(steps, log_probs=log_probs is not None, ids=ids_wanted))
 
@@ -229,8 +236,24 @@ class PostprocessingModel:
 
     def finalize(self) -> None:
         self._metrics.close()
+        self._stoppers.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
         self._contexts.close()
+
+
+def _request_stop(model: str, request_id: str) -> None:
+    """TensorRT-LLM's own way to stop a request: another one with its id and ``stop``."""
+    try:
+        request = pb_utils.InferenceRequest(
+            model_name=model,
+            request_id=request_id,
+            requested_output_names=["output_ids"],
+            inputs=[pb_utils.Tensor(name, array) for name, array in STOP_REQUEST.items()],
+        )
+        for _ in request.exec(decoupled=True):
+            pass
+    except Exception:  # the request runs to its own end then
+        logging.getLogger(__name__).exception("the engine could not be told to stop a request")
 
 
 def _end_process(reason: str) -> None:

@@ -35,6 +35,11 @@ class PostprocessingSettings(TokenizerSettings):
 
     skip_special_tokens: bool = setting(True, "leave special tokens out where no key comes along")
     stream_key: str = setting("auto", "how keys arrive: tensor, sequence_id, request_id or auto")
+    stop_model: str = setting(
+        "",
+        "the engine's model, if it is to get a stop request with the client's request id where a "
+        "stop string was found: tensorrt_llm for the C++ backend; empty: it runs to its end",
+    )
     max_streams: int = setting(16384, "streams remembered at once; the oldest is dropped beyond")
     max_stream_age_s: float = setting(3600.0, "a stream silent for so long is dropped, seconds")
 

@@ -13,6 +13,18 @@ import struct
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Inputs of the request that stops another one of the same id, for TensorRT-LLM's C++ backend.
+STOP_REQUEST: dict[str, npt.NDArray[Any]] = {
+    "input_ids": np.zeros((1, 1), dtype=np.int32),
+    "input_lengths": np.ones((1, 1), dtype=np.int32),
+    "request_output_len": np.ones((1, 1), dtype=np.int32),
+    "stop": np.ones((1, 1), dtype=np.bool_),
+}
 
 _NAME = "engine.sock"
 _BATCH = 512  # keys in one datagram

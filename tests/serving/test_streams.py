@@ -155,7 +155,8 @@ def test_stop_strings(server: Server, include: bool) -> None:
 @pytest.fixture(scope="module")
 def keyless(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("keyless")
-    repository = without_keys(generate_replay(folder / "repo", bpe_dir, *SIZES))
+    slow = ("--engine-parameter", "steps_per_second=100")
+    repository = without_keys(generate_replay(folder / "repo", bpe_dir, *SIZES, *slow))
     with launched(repository, folder) as server:
         yield server
 
@@ -171,6 +172,14 @@ def test_an_engine_without_keys_and_clients_with_ids(keyless: Server, bpe_dir: P
     for number, chunks in enumerate(keyless.streams(stopped, ids="stop-"), 1):
         assert joined(chunks) == text(number).split(f"{number * 7919}")[0]
     assert settles(keyless, (0, 0), 3), "every state was freed"
+
+
+def test_an_engine_without_keys_is_stopped_by_request_id(keyless: Server) -> None:
+    started = time.monotonic()
+    (chunks,) = keyless.streams([{**LONG, "stop_words": ["rd wor"]}], ids="long-")
+    assert joined(chunks) == "wo"
+    assert time.monotonic() - started < 4, "all of it would take 10 s"
+    assert settles(keyless, (0, 0), 2), running(keyless)
 
 
 def test_an_engine_that_ends_without_any_sign_loses_no_text(keyless: Server) -> None:

@@ -221,7 +221,9 @@ def without_keys(repository: Path) -> Path:
     engine = repository / "tensorrt_llm"
     shutil.copy(Path(__file__).with_name("keyless.py"), engine / "1" / "model.py")
     config = engine / "config.pbtxt"
-    config.write_text(_without_tensors(config.read_text(), "stream_key"))
+    text = _without_tensors(config.read_text(), "stream_key")
+    stop = 'input { name: "stop" data_type: TYPE_BOOL dims: [ 1 ] optional: true }\n'
+    config.write_text(text + stop)
     ensemble = repository / "ensemble" / "config.pbtxt"
     text = "".join(
         line
@@ -240,7 +242,8 @@ def without_keys(repository: Path) -> Path:
     ensemble.write_text(_without_tensors(text, "output_log_probs", "cum_log_probs"))
     for model in ("preprocessing", "postprocessing"):
         path = repository / model / "config.pbtxt"
-        path.write_text(path.read_text().replace('string_value: "tensor"', 'string_value: "auto"'))
+        text = path.read_text().replace('string_value: "tensor"', 'string_value: "auto"')
+        path.write_text(re.sub(r'(key: "stop_model"\n.*)""', r'\1"tensorrt_llm"', text))
     return repository
 
 

@@ -1,10 +1,13 @@
 """The replay engine behind TensorRT-LLM's own tensors only, as the C++ backend is met.
 
-A stand-in for TensorRT-LLM's C++ backend: it knows nothing of stream keys and says nothing of ends
-but by ending.
+A stand-in for TensorRT-LLM's C++ backend: it knows nothing of stream keys, says nothing of ends
+but by ending, and stops a request when another one with its id says ``stop``.
 """
 
+import triton_python_backend_utils as pb_utils
+
 from trt_tokenizers import backend
+from trt_tokenizers.engines.tensors import parse_requests
 
 _KNOWN = ("output_ids", "sequence_length", "batch_index", "sequence_index")
 
@@ -20,3 +23,19 @@ class Reply(backend.TritonReply):
 
 class TritonPythonModel(backend.EngineModel):
     reply = Reply
+
+    def initialize(self, args):
+        super().initialize(args)
+        self._keys = {}
+
+    def _serve(self, request, reply):
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if "stop" in arrays:
+            for key in self._keys.pop(request.request_id(), ()):
+                self._server.cancel(key)
+            final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            request.get_response_sender().send(flags=final)
+            return
+        parsed = parse_requests(arrays)
+        self._keys[request.request_id()] = [its.key for its in parsed]
+        self._server.submit(parsed, reply)
