@@ -102,7 +102,7 @@ def test_llama_json_of_the_legacy_kind_behaves_as_the_model_file(
 
 
 def test_gpt2_adds_bos_as_transformers_with_add_bos_token(gpt2_dir: Path) -> None:
-    oracle = tokenizers.ByteLevelBPETokenizer(
+    oracle = tokenizers.ByteLevelBPETokenizer.from_file(
         str(gpt2_dir / "vocab.json"), str(gpt2_dir / "merges.txt")
     )
     ours = load(gpt2_dir, "gpt2")
