@@ -7,6 +7,7 @@ the right status; the other requests of its batch are served.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,8 +21,8 @@ import triton_python_backend_utils as pb_utils
 from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
-from trt_tokenizers.engines.serving import Server
-from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
+from trt_tokenizers.engines.serving import Server, ServingSettings
+from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import (
@@ -180,7 +181,10 @@ class PostprocessingModel:
         )
         self._contexts = ContextStore()
         self._metrics = _metrics(args, POSTPROCESSING)
-        self._postprocessor = Postprocessor(settings, self._contexts, self._metrics)
+        keys_return = self._carrier is Carrier.REQUEST_ID
+        self._postprocessor = Postprocessor(
+            settings, self._contexts, self._metrics, keys_return=keys_return
+        )
         self._engine = StopSender(self._contexts.directory)
         self._stop_model = settings.stop_model
         # A request to another model waits for its answer, which execute() must not.
@@ -193,7 +197,9 @@ class PostprocessingModel:
         ids = _array(request, "TOKENS_BATCH")  # [rows, beams, n]
         lengths = _array(request, "SEQUENCE_LENGTH")  # [rows, beams]
         log_probs = _array(request, "LOG_PROBS")
-        packed = _scalars("STREAM_KEY", _array(request, "STREAM_KEY"))
+        packed = None
+        if self._carrier is Carrier.TENSOR:
+            packed = _scalars("STREAM_KEY", _array(request, "STREAM_KEY"))
         rows = _scalars("BATCH_INDEX", _array(request, "BATCH_INDEX")) or range(len(ids))
         sequences = _scalars("SEQUENCE_INDEX", _array(request, "SEQUENCE_INDEX"))
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
@@ -287,20 +293,13 @@ class EngineModel:
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
-        name = parameters.pop("engine", "")
-        if not name:
-            raise SettingsError(f"{where}: parameter 'engine' has no value; it must name an engine")
-        max_tokens_per_chunk = parameters.pop("max_tokens_per_chunk", "0")
-        if not max_tokens_per_chunk.isdecimal():
-            raise SettingsError(
-                f"{where}: parameter 'max_tokens_per_chunk' is {max_tokens_per_chunk!r}; "
-                "expected a whole number"
-            )
+        own = {name: parameters.pop(name, "") for name in ("engine", "max_tokens_per_chunk")}
+        settings = parse(ServingSettings, own, where)
         self._contexts = ContextStore()
         self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
-        factory = find_plugin(ENGINES, name, "engine", EngineError)
+        factory = find_plugin(ENGINES, settings.engine, "engine", EngineError)
         engine: Engine = factory(parameters)
-        self._server = Server(engine, int(max_tokens_per_chunk), _end_process)
+        self._server = Server(engine, settings.max_tokens_per_chunk, _end_process)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
         self._stops = StopListener(self._contexts.directory, self._server.cancel)
 
@@ -311,7 +310,8 @@ class EngineModel:
                 self._serve(request, reply)
             except Exception as error:
                 self._metrics.count("request_errors_total", kind=type(error).__name__)
-                reply.fail(error)
+                with contextlib.suppress(Exception):  # it has its last response already
+                    reply.fail(error)
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}

@@ -162,7 +162,15 @@ def _check_order(path: Path, config: Any) -> Iterator[Problem]:
     def line(word: str) -> int:
         return next((n for n, text in enumerate(lines, 1) if word in text), 1)
 
-    if sum(max(1, group.count) for group in config.instance_group) > 1:
+    groups = config.instance_group
+    if not groups:
+        yield Problem(
+            path,
+            1,
+            "without an instance_group Triton starts one instance per GPU, which mix the chunks "
+            "of a stream up; add instance_group [ { count: 1 kind: KIND_CPU } ]",
+        )
+    if sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups) > 1:
         yield Problem(
             path,
             line("count"),

@@ -23,10 +23,20 @@ logger = logging.getLogger(__name__)
 
 _RECENT = 1024  # contexts kept for the other sequences of their request
 _ENDED = 4096  # ended streams remembered until their engines have fallen silent
-_ENDED_S = 60.0
+_ENDED_S = 60.0  # of silence
 _ASK_S = 0.1  # how often a stream's client is looked for, which takes 60 µs
 
 Place = tuple[int, int, int]  # stream key, row of the request, sequence of the row
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A stream that ended here while its engine goes on, and what is said to the rest of it."""
+
+    results: list[TextStep]
+    tell: bool  # the engine has to be told
+    heard_at: float
+    told_at: float
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,16 @@ class Postprocessor:
         settings: PostprocessingSettings,
         contexts: ContextStore,
         metrics: Metrics | None = None,
+        *,
+        keys_return: bool = False,
     ) -> None:
         """
+        Args:
+            settings: from config.pbtxt.
+            contexts: where preprocessing leaves them.
+            metrics: where to count.
+            keys_return: a key may be used again, as clients do with their request ids.
+
         Raises:
             TokenizerError: the server cannot serve with these settings.
         """
@@ -87,10 +105,11 @@ class Postprocessor:
         self.tokenizer: Tokenizer = create_tokenizer(settings)
         self._streams: OrderedDict[Place, TextSequence | BeamSequences] = OrderedDict()
         # Ended here while the engine goes on: what still comes must not begin a new stream.
-        self._ended: OrderedDict[Place, tuple[float, list[TextStep]]] = OrderedDict()
+        self._ended: OrderedDict[Place, _Ended] = OrderedDict()
         self._recent: OrderedDict[tuple[int, int], StreamContext] = OrderedDict()
         self._warned = False
         self._metrics = metrics
+        self._keys_return = keys_return
         if metrics is not None:
             metrics.gauge("num_requests_running", lambda: self.alive)
         self.shed = 0
@@ -113,12 +132,11 @@ class Postprocessor:
         if step.key is None:
             return [self._without_key(ids) for ids in step.beams]
         place = (step.key, step.row, step.sequence or 0)
-        if place in self._ended:
-            _, results = self._ended[place]
-            if step.finish_reason:
-                del self._ended[place]
-            return results
         now = time.monotonic()
+        if self._keys_return and self._contexts.has(step.key, step.row):
+            self._begin_anew(place)
+        if place in self._ended:
+            return self._rest(place, step, now)
         stream = self._streams.get(place) or self._open(place, step, now)
         if isinstance(stream, BeamSequences):
             results = stream.step(step.beams, step.finish_reason)
@@ -134,12 +152,34 @@ class Postprocessor:
         if finish:
             del self._streams[place]
             if not step.finish_reason:
-                self._ended[place] = (now, [_no_more(result, finish) for result in results])
+                rest = [_no_more(result, finish) for result in results]
+                tell = any(result.stop_engine for result in results)
+                self._ended[place] = _Ended(rest, tell, heard_at=now, told_at=now)
         else:
             self._streams.move_to_end(place)
         if self._metrics is not None:
             self._measure(self._metrics, stream, results, finish, now)
         return results
+
+    def _begin_anew(self, place: Place) -> None:
+        """A context waits under a key that was used before: this is another request."""
+        for earlier in (self._streams, self._ended):
+            earlier.pop(place, None)
+        self._recent.pop(place[:2], None)
+
+    def _rest(self, place: Place, step: EngineStep, now: float) -> list[TextStep]:
+        """What still comes of a stream that has ended: nothing new for the client. The engine is
+        told again until it has heard: a message may have been lost."""
+        ended = self._ended[place]
+        ended.heard_at = now
+        self._ended.move_to_end(place)
+        ended.results[0].stop_engine = ended.tell and now - ended.told_at > _ASK_S
+        if ended.results[0].stop_engine:
+            ended.told_at = now
+        if step.finish_reason:
+            del self._ended[place]
+            ended.results[0].stop_engine = False
+        return ended.results
 
     @staticmethod
     def _measure(
@@ -168,8 +208,8 @@ class Postprocessor:
         """A stream met for the first time; room is made for it, oldest first."""
         self._contexts.sweep()
         while self._ended:
-            ended_at, _ = next(iter(self._ended.values()))
-            if len(self._ended) <= _ENDED and now - ended_at < _ENDED_S:
+            oldest_end = next(iter(self._ended.values()))
+            if len(self._ended) <= _ENDED and now - oldest_end.heard_at < _ENDED_S:
                 break
             self._ended.popitem(last=False)
         too_old = now - self._settings.max_stream_age_s
@@ -183,7 +223,7 @@ class Postprocessor:
                 self.shed += 1
                 if self._metrics is not None:
                     self._metrics.count("streams_shed_total")
-        context = self._context(place, keep=step.sequence == 0)
+        context = self._context(place, keep=step.sequence is not None)
         stream = self._streams[place] = (
             TextSequence(self.tokenizer, context)
             if len(step.beams) == 1

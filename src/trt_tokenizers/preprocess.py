@@ -135,7 +135,6 @@ class Preprocessor:
         self._contexts = contexts
         self.tokenizer: Tokenizer = create_tokenizer(settings)
         self._template = load_template(settings.template, self.tokenizer.chat_template)
-        # The hot path asks for these texts once per word; most requests bring none.
         logger.info(
             "tokenizer %s of %s: BOS %s, EOS %s, PAD %s; template %s; stream keys travel by %s",
             settings.tokenizer_type,

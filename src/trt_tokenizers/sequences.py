@@ -21,7 +21,8 @@ class TextStep:
         token_ids: of this step, those that count.
         log_probs: one per id of ``token_ids`` if there are any.
         cum_log_prob: of all tokens so far.
-        stop_engine: a stop string ended the answer here, and the engine goes on.
+        stop_engine: the answer ended here (a stop string, a client that is gone), and the engine
+            goes on.
     """
 
     text: str
@@ -106,12 +107,12 @@ class TextSequence:
             ids = ids[: next(n for n, i in enumerate(ids) if i in self._end_ids)]
             finish = FinishReason.STOP
         if context.stop_strings:
-            ids, text = self._until_stop(ids)
+            ids, text, stopped = self._until_stop(ids)
+            if stopped:
+                return ids, text, FinishReason.STOP
         else:
             text = self._decoder.feed(ids)
             self._tokens += len(ids)
-        if self._stops.stopped:
-            return ids, text, FinishReason.STOP
         if not finish:
             finish = self._worked_out(ids)
         if finish:
@@ -120,9 +121,10 @@ class TextSequence:
                 finish = FinishReason.STOP
         return ids, text, finish
 
-    def _until_stop(self, ids: Sequence[int]) -> tuple[Sequence[int], str]:
+    def _until_stop(self, ids: Sequence[int]) -> tuple[Sequence[int], str, bool]:
         """One id at a time: which token completes a stop string must not depend on how the
-        engine cut its tokens into responses."""
+        engine cut its tokens into responses. A stop word that is a special token has no text,
+        so its ids are looked for as well."""
         text = ""
         for count, token_id in enumerate(ids, 1):
             self._tokens += 1
@@ -132,17 +134,25 @@ class TextSequence:
                 continue
             text += self._stops.feed(piece)
             if self._stops.stopped:
-                return ids[:count], text
-        return ids, text
+                return ids[:count], text, True
+            if self._ends_in_stop_ids((token_id,)):
+                return ids[:count], text + self._stops.finish(), True
+        return ids, text, False
+
+    def _ends_in_stop_ids(self, ids: Sequence[int]) -> bool:
+        words = self.context.stop_ids
+        if not words:
+            return False
+        self._tail = (*self._tail, *ids)[-max(map(len, words)) :]
+        return any(self._tail[-len(word) :] == word for word in words)
 
     def _worked_out(self, ids: Sequence[int]) -> FinishReason:
         context = self.context
         if context.max_tokens and self._tokens >= context.max_tokens:
             return FinishReason.LENGTH
-        if context.stop_ids and self._tokens >= context.min_tokens:
-            self._tail = (*self._tail, *ids)[-max(map(len, context.stop_ids)) :]
-            if any(self._tail[-len(word) :] == word for word in context.stop_ids):
-                return FinishReason.STOP
+        # With stop strings they were looked for one by one.
+        if not context.stop_strings and self._ends_in_stop_ids(ids):
+            return FinishReason.STOP
         return FinishReason.NOT_FINISHED if context.stream else FinishReason.STOP
 
 
@@ -168,9 +178,9 @@ class BeamSequences:
         """Every beam's ids from its beginning -> every beam's new text."""
         if engine_says or not self.context.stream or all(map(self._ended, beams)):
             start, self._certain = self._certain, max(map(len, beams))
-            says = engine_says or FinishReason.LENGTH
             return [
-                beam.step(ids[start:], says) for beam, ids in zip(self._beams, beams, strict=True)
+                beam.step(ids[start:], engine_says)
+                for beam, ids in zip(self._beams, beams, strict=True)
             ]
         common = 0
         for ids in zip(*beams, strict=False):

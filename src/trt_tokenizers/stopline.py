@@ -8,6 +8,8 @@ never waits; where nobody listens, the engine just goes on to its own end.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import socket
 import struct
 import threading
@@ -18,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+logger = logging.getLogger(__name__)
+
 #: Inputs of the request that stops another one of the same id, for TensorRT-LLM's C++ backend.
 STOP_REQUEST: dict[str, npt.NDArray[Any]] = {
     "input_ids": np.zeros((1, 1), dtype=np.int32),
@@ -26,7 +30,7 @@ STOP_REQUEST: dict[str, npt.NDArray[Any]] = {
     "stop": np.ones((1, 1), dtype=np.bool_),
 }
 
-_NAME = "engine.sock"
+_PREFIX = "engine-"
 _BATCH = 512  # keys in one datagram
 
 
@@ -34,15 +38,17 @@ class StopListener:
     """The engine's end: calls *stop* with each key, from a thread of its own."""
 
     def __init__(self, directory: Path, stop: Callable[[int], None]) -> None:
-        self._path = directory / _NAME
-        self._path.unlink(missing_ok=True)
+        # A name of its own: while a model is reloaded, two engines listen.
+        self._path = directory / f"{_PREFIX}{os.getpid()}-{id(self)}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._path))
         self._stop = stop
+        self._closed = False
         self._thread = threading.Thread(target=self._listen, name="stop-listener", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        self._closed = True
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -50,27 +56,35 @@ class StopListener:
         self._socket.close()
 
     def _listen(self) -> None:
-        while data := self._socket.recv(8 * _BATCH):
-            for (key,) in struct.iter_unpack("<Q", data):
-                self._stop(key)
+        while not self._closed:
+            try:
+                data = self._socket.recv(8 * _BATCH)
+                for (key,) in struct.iter_unpack("<Q", data[: len(data) // 8 * 8]):
+                    self._stop(key)
+            except Exception:  # one message must not end all the others
+                logger.exception("a stop could not be handed to the engine")
 
 
 class StopSender:
     """Postprocessing's end."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = str(directory / _NAME)
+        self._directory = directory
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
     def send(self, keys: Iterable[int]) -> None:
-        """Stop *keys*; what the engine does not know any more it passes over."""
+        """Stop *keys*; an engine passes over what it does not know (any more).
+
+        A message may be lost where the engine's queue is full; send it again while tokens come.
+        """
         every = list(keys)
         for at in range(0, len(every), _BATCH):
             some = every[at : at + _BATCH]
-            # Nobody there, or its queue is full: the stream ends by itself, only later.
-            with contextlib.suppress(OSError):
-                self._socket.sendto(struct.pack(f"<{len(some)}Q", *some), self._path)
+            data = struct.pack(f"<{len(some)}Q", *some)
+            for path in self._directory.glob(f"{_PREFIX}*"):
+                with contextlib.suppress(OSError):
+                    self._socket.sendto(data, str(path))
 
     def close(self) -> None:
         self._socket.close()

@@ -30,6 +30,8 @@ KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
 _PREFIX = "trt-tokenizers-"
 _CONTEXTS = "*.[0-9]*"  # file names: key and row
+_MANY = 4096  # calls of sweep() between two looks, at the most
+_MOST = 65536  # contexts that may wait
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +163,7 @@ class ContextStore:
         self._directory = directory or default_directory(os.getppid())
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
+        self._calls = 0
         # Several models share the folder; the last one to leave removes it.
         self._mark = self._directory / f"user-{os.getpid()}-{id(self)}"
         self._make()
@@ -212,9 +215,17 @@ class ContextStore:
         except FileNotFoundError:  # somebody emptied /dev/shm
             self._make()
             return self._write(key, row, context, flag)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps({name: getattr(context, name) for name in _FIELDS}).encode())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(json.dumps({name: getattr(context, name) for name in _FIELDS}).encode())
+        except OSError:  # tmpfs is full
+            Path(path).unlink(missing_ok=True)
+            raise
         return True
+
+    def has(self, key: int, row: int = 0) -> bool:
+        """Whether a context waits."""
+        return os.path.exists(self._path(key, row))  # noqa: PTH110 - three times as fast, per token
 
     def take(self, key: int, row: int = 0) -> StreamContext | None:
         """The context of a row of *key*, once; None if there is none, or none that can be read."""
@@ -234,20 +245,27 @@ class ContextStore:
         Path(self._path(key)).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what is older than ``max_age_s``; looks only now and then, so call it freely."""
-        if time.monotonic() < self._next_sweep:
+        """Remove what is older than ``max_age_s``, and the oldest where there are too many; looks
+        only now and then, so call it freely."""
+        self._calls += 1
+        if time.monotonic() < self._next_sweep and self._calls % _MANY:
             return
         self._next_sweep = time.monotonic() + self._max_age_s / 4
-        oldest = time.time() - self._max_age_s
+        found = []
         for path in self._directory.glob(_CONTEXTS):
             with contextlib.suppress(FileNotFoundError):  # taken meanwhile
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
+                found.append((path.stat().st_mtime, path))
+        found.sort()
+        oldest = time.time() - self._max_age_s
+        for number, (written, path) in enumerate(found):
+            if written < oldest or number < len(found) - _MOST:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave; the last of a server's models removes the folder."""
         self._mark.unlink(missing_ok=True)
-        if next(self._directory.glob("user-*"), None) is None:
+        users = [int(mark.name.split("-")[1]) for mark in self._directory.glob("user-*")]
+        if not any(Path(f"/proc/{pid}").exists() for pid in users):
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _path(self, key: int, row: int = 0) -> str:

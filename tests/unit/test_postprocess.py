@@ -341,3 +341,63 @@ def test_a_continued_text_keeps_its_first_space(
     for continues, expected in ((True, " is Paris."), (False, "is Paris.")):
         key = contexts.put(StreamContext(1, continues=continues))
         assert run(post, key, ids)[0] == expected
+
+
+def test_a_request_id_may_be_used_again(bpe_dir: Path, contexts: ContextStore) -> None:
+    """After an end that was worked out, after a silent one, and after a stop string."""
+    settings = PostprocessingSettings(str(bpe_dir))
+    post = Postprocessor(settings, contexts, keys_return=True)
+    for number, (more, ids_after) in enumerate(
+        [({}, [2]), ({}, []), ({"stop_strings": ("all",)}, []), ({}, [2]), ({}, [2])]
+    ):
+        whole = f"request {number}: {LONG}"
+        contexts.put_under(7, [StreamContext(number, end_ids=(2,), **more)])
+        ids = [*post.tokenizer.encode(whole), *ids_after]
+        steps = [one(post, 7, [i]) for i in ids]
+        expected = whole.split("all", maxsplit=1)[0] if more else whole
+        assert "".join(step.text for step in steps) == expected
+        assert steps[0].num_input_tokens == number
+
+
+def test_a_stop_is_told_again_until_the_engine_has_heard(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    post = make(bpe_dir, contexts)
+    key = contexts.put(StreamContext(1, stop_strings=("a",)))
+    ids = post.tokenizer.encode("a")
+    assert one(post, key, ids).stop_engine
+    assert not one(post, key, ids).stop_engine
+    time.sleep(0.12)
+    assert one(post, key, ids).stop_engine
+    assert not one(post, key, [], FinishReason.CANCELLED).stop_engine
+
+
+def test_any_sequence_of_a_row_may_come_first(bpe_dir: Path, contexts: ContextStore) -> None:
+    post = make(bpe_dir, contexts)
+    contexts.put_under(5, [StreamContext(1, stop_strings=(" —",))])
+    ids = post.tokenizer.encode(LONG)
+    for sequence in (1, 0):
+        (step,) = post.process(EngineStep(5, [ids], FinishReason.LENGTH, sequence=sequence))
+        assert step.text == "héllo 世界"
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_stop_word_that_is_a_special_token_ends_the_text(
+    bpe_dir: Path, contexts: ContextStore, size: int
+) -> None:
+    post = make(bpe_dir, contexts)
+    key = contexts.put(StreamContext(1, stop_strings=("<|im_start|>",), stop_ids=((1,),)))
+    ids = [*post.tokenizer.encode("hi there"), 1, *post.tokenizer.encode("no more")]
+    assert run(post, key, ids, size)[:2] == ("hi there", "stop")
+
+
+def test_contexts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_tokenizers.streams._MOST", 3)
+    monkeypatch.setattr("trt_tokenizers.streams._MANY", 5)
+    contexts = ContextStore(tmp_path / "s")
+    keys = []
+    for number in range(10):
+        keys.append(contexts.put(StreamContext(number)))
+        contexts.sweep()
+    assert len(contexts) == 3
+    assert [contexts.take(key) is not None for key in keys] == [False] * 7 + [True] * 3

@@ -112,6 +112,12 @@ def mutate(repository: Path, model: str, old: str, new: str) -> Path:
         ("preprocessing", "max_batch_size: 64", "max_batch_size: x", "not a Triton model config"),
         ("preprocessing", 'key: "template"', 'key: "tempalte"', "did you mean 'template'"),
         ("preprocessing", 'string_value: "auto"', 'string_value: "otto"', "unknown tokenizer type"),
+        ("postprocessing", "count: 1", "count: 2", "several instances"),
+        ("postprocessing", "kind: KIND_CPU", "kind: KIND_GPU gpus: [0, 1]", "several instances"),
+        ("postprocessing", "instance_group [", "dynamic_batching {}\ninstance_group [",
+         "lets chunks overtake each other"),
+        ("tensorrt_llm", 'string_value: "transformers"', 'string_value: "transfromers"',
+         "did you mean 'transformers'"),
     ],
 )  # fmt: skip
 def test_one_thing_wrong_is_named(

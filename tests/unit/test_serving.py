@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, Gener
 from trt_tokenizers.engines.serving import Server
 from trt_tokenizers.engines.tensors import OUTPUTS, parse_requests
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.stopline import StopListener, StopSender
 from trt_tokenizers.streams import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
@@ -229,3 +232,68 @@ def test_rows_become_requests() -> None:
 def test_bad_tensors_are_named(more: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         parse_requests(arrays(**more))
+
+
+def test_nothing_that_fails_ends_the_sender(engine: Manual) -> None:
+    server = Server(engine)
+    broken, other = Recorder(), Recorder()
+    broken.gone = True
+    broken.is_cancelled = lambda: 1 / 0
+    server.submit([request(1)], broken)
+    time.sleep(1.2)  # it was looked for, and raised
+    server.submit([request(2)], other)
+    engine.emits[2](Chunk(token_ids=(1,), log_probs=(0.0, 0.0, 0.0)))  # more than tokens
+    last = Recorder()
+    server.submit([request(3)], last)
+    engine.emits[3](Chunk(token_ids=(4,), finish_reason=FinishReason.STOP))
+    assert last.done.wait(5)
+    assert last.sent == [([[4]], True)]
+    server.stop()
+
+
+def test_a_response_that_cannot_be_made_is_an_error(engine: Manual) -> None:
+    server, reply = Server(engine), Recorder()
+    reply.send = lambda arrays, *, final: 1 / 0
+    server.submit([request(1)], reply)
+    engine.emits[1](Chunk(token_ids=(1,)))
+    assert reply.done.wait(5)
+    assert "a response could not be sent" in str(reply.error)
+    assert engine.cancelled == [1]
+    server.stop()
+
+
+def test_stopping_sends_what_is_left(engine: Manual) -> None:
+    server, reply = Server(engine, 1), Recorder()
+    server.submit([request(1)], reply)
+    for n in range(6):
+        last = FinishReason(3 if n == 5 else 0)
+        engine.emits[1](Chunk(token_ids=(n,), finish_reason=last))
+    server.stop()
+    assert [ids[0] for ids, _ in reply.sent] == [[n] for n in range(6)]
+    assert reply.done.is_set()
+
+
+def test_stop_messages_survive_bad_ones_and_reloads(tmp_path: Path) -> None:
+    stopped: list[int] = []
+
+    def stop(key: int) -> None:
+        stopped.append(key)
+        if key == 1:
+            raise RuntimeError("bug")
+
+    old, sender = StopListener(tmp_path, stop), StopSender(tmp_path)
+    sender.send([1])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        for path in tmp_path.glob("engine-*"):
+            stranger.sendto(b"abc", str(path))
+            stranger.sendto(b"", str(path))
+    new = StopListener(tmp_path, stop)
+    old.close()
+    sender.send([2, 3])
+    deadline = time.monotonic() + 5
+    while len(stopped) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stopped == [1, 2, 3]
+    new.close()
+    sender.send([4])  # nobody listens
+    sender.close()

@@ -8,6 +8,7 @@ server that cannot keep up gets fewer, larger responses instead of a longer queu
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import queue
@@ -19,6 +20,7 @@ from typing import Protocol
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
 from trt_tokenizers.engines.tensors import OUTPUTS, Array, merge, output_arrays
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.settings import setting
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +30,19 @@ _ASK_S = 0.1
 _LOOK_S = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class ServingSettings:
+    """Parameters of the engine's model that are not the engine's own."""
+
+    engine: str = setting(dataclasses.MISSING, "an engine's name, or module:Class")
+    max_tokens_per_chunk: int = setting(
+        0,
+        "tokens of one response at the most, of those that gathered; 0: no limit, 1: no gathering",
+    )
+
+
 class Reply(Protocol):
-    """Where the responses of one request go; called from the sender thread only.
+    """Where the responses of one request go. Called from one thread at a time.
 
     Attributes:
         wanted: names of the outputs that somebody reads.
@@ -150,10 +163,11 @@ class Server:
                 self._engine.submit(row, functools.partial(self._emit, _Sequence(request, at)))
         except Exception:
             with request.lock:
-                request.over = True
+                told, request.over = request.over, True
             self._forget(request)
             self._mourn()
-            raise
+            if not told:  # an engine that dies fails the rows that it has by itself
+                raise
 
     @property
     def running(self) -> int:
@@ -176,31 +190,40 @@ class Server:
 
     def _send_all(self) -> None:
         next_look = time.monotonic() + _LOOK_S
+        stopping = False
         while True:
-            if time.monotonic() > next_look:
-                next_look = time.monotonic() + _LOOK_S
-                self._look_for_cancels()
             try:
-                sequence = self._ready.get(timeout=_LOOK_S)
+                if time.monotonic() > next_look:
+                    next_look = time.monotonic() + _LOOK_S
+                    self._look_for_cancels()
+                sequence = self._ready.get(timeout=0 if stopping else _LOOK_S)
+                if sequence is None:
+                    stopping = True
+                else:
+                    self._send_next(sequence)
             except queue.Empty:
-                continue
-            if sequence is None:
-                return
-            chunk, more = sequence.take(self._max_tokens)
-            if more:
-                self._ready.put(sequence)
-            request = sequence.request
-            try:
-                with request.lock:
-                    if not request.over:
-                        self._send(request, sequence.row, chunk)
-            except Exception:  # one response must not end all the others
-                logger.exception("a response could not be sent")
-                request.over = True
-            if request.over:
-                self._forget(request)
-            if chunk.error is not None:
-                self._mourn()
+                if stopping:
+                    return
+            except Exception:  # of one request; the others go on
+                logger.exception("the sender of responses stumbled")
+
+    def _send_next(self, sequence: _Sequence) -> None:
+        chunk, more = sequence.take(self._max_tokens)
+        if more:
+            self._ready.put(sequence)
+        request = sequence.request
+        with request.lock:
+            if not request.over:
+                try:
+                    self._send(request, sequence.row, chunk)
+                except Exception as error:
+                    logger.exception("a response could not be sent")
+                    request.over = True
+                    request.reply.fail(EngineError(f"a response could not be sent: {error}"))
+        if request.over:
+            self._forget(request)
+        if chunk.error is not None:
+            self._mourn()
 
     def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
