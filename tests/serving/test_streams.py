@@ -174,10 +174,13 @@ def test_an_engine_without_keys_and_clients_with_ids(keyless: Server, bpe_dir: P
     assert settles(keyless, (0, 0), 3), "every state was freed"
 
 
-def test_a_request_id_may_be_used_again(keyless: Server) -> None:
+def test_a_request_id_may_be_used_again(keyless: Server, bpe_dir: Path) -> None:
+    tokenizer = create(TokenizerSettings(str(bpe_dir)))
     for number in range(4):
         stops = ["7919"] if number == 1 else [""]
-        (chunks,) = keyless.streams([body(number, stop_words=stops)], ids="again-")
+        count = len(tokenizer.encode(text(number)))
+        asked = body(number, stop_words=stops, max_tokens=count)
+        (chunks,) = keyless.streams([asked], ids="again-")
         assert joined(chunks) == (text(1).split("7919")[0] if number == 1 else text(number))
 
 
