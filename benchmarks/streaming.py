@@ -27,6 +27,7 @@ from pathlib import Path
 import click
 from usual.models import configs
 
+from trt_tokenizers.guard import descendants
 from trt_tokenizers.repository import Deployment, render, write
 
 ROOT = Path(__file__).parents[1]
@@ -66,19 +67,7 @@ class Server:
         self.port = port
         ready = re.findall(r"model (\w+) is ready \(([\d.]+) s\)", log.read_text())
         self.ready = {name: float(seconds) for name, seconds in ready}
-        children = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat")]
-        self.processes = [p for p in children if self._below(p, process.pid)]
-
-    @staticmethod
-    def _below(pid: int, ancestor: int) -> bool:
-        while pid > 1:
-            if pid == ancestor:
-                return True
-            try:
-                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                return False
-        return False
+        self.processes = descendants(process.pid)
 
     def cpu_seconds(self) -> float:
         total = 0

@@ -75,7 +75,6 @@ class _Wiring:
 
     def __init__(self, path: Path, configs: Mapping[str, Any]) -> None:
         self._path = path
-        self._lines = path.read_text(encoding="utf-8").splitlines()
         self._configs = configs
         self._types = {tensor.name: tensor.data_type for tensor in configs["ensemble"].input}
 
@@ -132,8 +131,7 @@ class _Wiring:
 
     def _problem(self, name: str, what: str) -> Problem:
         """A problem on the first line that names *name*."""
-        line = next((n for n, line in enumerate(self._lines, 1) if f'"{name}"' in line), 1)
-        return Problem(self._path, line, what)
+        return Problem(self._path, _line_of(self._path, f'"{name}"'), what)
 
 
 def _check_settings(repository: Path, configs: Mapping[str, Any]) -> Iterator[Problem]:
@@ -157,11 +155,6 @@ def _check_settings(repository: Path, configs: Mapping[str, Any]) -> Iterator[Pr
 
 def _check_order(path: Path, config: Any) -> Iterator[Problem]:
     """Nothing may let one chunk of a stream overtake another."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-
-    def line(word: str) -> int:
-        return next((n for n, text in enumerate(lines, 1) if word in text), 1)
-
     groups = config.instance_group
     if not groups:
         yield Problem(
@@ -173,7 +166,7 @@ def _check_order(path: Path, config: Any) -> Iterator[Problem]:
     if sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups) > 1:
         yield Problem(
             path,
-            line("count"),
+            _line_of(path, "count"),
             "several instances decode the chunks of one stream side by side and mix them up; "
             "set count: 1",
         )
@@ -181,7 +174,7 @@ def _check_order(path: Path, config: Any) -> Iterator[Problem]:
     if config.HasField("dynamic_batching") and not batching.preserve_ordering:
         yield Problem(
             path,
-            line("dynamic_batching"),
+            _line_of(path, "dynamic_batching"),
             "dynamic batching lets chunks overtake each other, from Triton 25.06 on; "
             "remove it, or set preserve_ordering: true",
         )
@@ -206,8 +199,10 @@ def _check_engine(path: Path, config: Any) -> Iterator[Problem]:
 def _parameter_line(path: Path, message: str, raw: Mapping[str, str]) -> int:
     """The line of the parameter that *message* names, or 1."""
     named = next((key for key in raw if f"{key!r}" in message or f"{key} " in message), None)
-    if named is not None:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if f'key: "{named}"' in line:
-                return number
-    return 1
+    return 1 if named is None else _line_of(path, f'key: "{named}"')
+
+
+def _line_of(path: Path, needle: str) -> int:
+    """The first line of the file with *needle* in it, or 1."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((number for number, line in enumerate(lines, 1) if needle in line), 1)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from trt_tokenizers.metrics import Metrics
 from trt_tokenizers.sequences import BeamSequences, TextSequence, TextStep
 from trt_tokenizers.settings import setting
-from trt_tokenizers.streams import ContextStore, FinishReason, StreamContext
+from trt_tokenizers.streams import ASK_S, ContextStore, FinishReason, StreamContext
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
 
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 _RECENT = 1024  # contexts kept for the other sequences of their request
 _ENDED = 4096  # ended streams remembered until their engines have fallen silent
 _ENDED_S = 60.0  # of silence
-_ASK_S = 0.1  # how often a stream's client is looked for, which takes 60 µs
 
 Place = tuple[int, int, int]  # stream key, row of the request, sequence of the row
 
@@ -143,7 +142,7 @@ class Postprocessor:
         else:
             results = [stream.step(step.beams[0], step.finish_reason, step.log_probs or ())]
         finish = stream.finish_reason
-        if not finish and now - stream.asked_at > _ASK_S:
+        if not finish and now - stream.asked_at > ASK_S:
             stream.asked_at = now
             if client_is_gone():
                 finish = FinishReason.CANCELLED
@@ -173,7 +172,7 @@ class Postprocessor:
         ended = self._ended[place]
         ended.heard_at = now
         self._ended.move_to_end(place)
-        ended.results[0].stop_engine = ended.tell and now - ended.told_at > _ASK_S
+        ended.results[0].stop_engine = ended.tell and now - ended.told_at > ASK_S
         if ended.results[0].stop_engine:
             ended.told_at = now
         if step.finish_reason:

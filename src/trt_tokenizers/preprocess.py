@@ -151,8 +151,9 @@ class Preprocessor:
         Raises:
             RequestError: the first thing that is wrong with the request.
         """
+        arrived = time.monotonic()
         self._check_parameters(request.parameters)
-        rows = [self._row(request, at) for at in range(request.rows)]
+        rows = [self._row(request, at, arrived) for at in range(request.rows)]
         self._contexts.sweep()
         longest = max(len(row.ids) for row in rows)
         input_ids = np.empty((len(rows), longest), dtype=np.int32)
@@ -198,7 +199,7 @@ class Preprocessor:
                     "this server's ensemble has no such input, leave it out"
                 )
 
-    def _row(self, request: TextRequest, at: int) -> _Row:
+    def _row(self, request: TextRequest, at: int, arrived: float) -> _Row:
         settings, tokenizer = self._settings, self.tokenizer
         ids = self._prompt_ids(request, at)
         max_tokens = _at(request.max_tokens, at, None)
@@ -239,7 +240,7 @@ class Preprocessor:
                 include_stop=_at(request.include_stop_str_in_output, at, False),
                 skip_special_tokens=skip_special,
                 echo=echo,
-                arrived=time.monotonic(),
+                arrived=arrived,
                 continues=bool(echo) or not _at(request.messages, at, b""),
                 stream=_at(request.stream, at, False),
                 max_tokens=max_tokens,

@@ -30,6 +30,8 @@ KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
 _PREFIX = "trt-tokenizers-"
 _CONTEXTS = "*.[0-9]*"  # file names: key and row
+#: How often Triton is asked whether a client is gone, which takes 60 µs. Seconds.
+ASK_S = 0.1
 _MANY = 4096  # calls of sweep() between two looks, at the most
 _MOST = 65536  # contexts that may wait
 
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class FinishReason(enum.IntEnum):
-    """Why a stream ended. The numbers travel as the engine's output tensor ``finish_reason``."""
+    """Why a stream ended. The numbers travel beside the key, see `pack`."""
 
     NOT_FINISHED = 0
     STOP = 1

@@ -230,3 +230,21 @@ def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> No
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("says", [None, False])
+def test_llama_honours_add_bos_token_whatever_the_file_adds(
+    sentencepiece_dir: Path, tmp_path: Path, says: bool | None
+) -> None:
+    """tokenizer.json's own post-processor adds BOS; tokenizer_config.json has the last word."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    backend = AutoTokenizer.from_pretrained(sentencepiece_dir).backend_tokenizer
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = json.loads((sentencepiece_dir / "tokenizer_config.json").read_text())
+    config["add_bos_token"] = says
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ids = load(tmp_path, "llama").encode("a")
+    assert ids.count(1) == (1 if says is None else 0)

@@ -21,12 +21,11 @@ from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, valida
 from trt_tokenizers.engines.tensors import OUTPUTS, Array, merge, output_arrays
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.settings import setting
+from trt_tokenizers.streams import ASK_S
 
 logger = logging.getLogger(__name__)
 
-# How often Triton is asked whether a request is cancelled, which takes 60 µs: of a stream with its
-# responses, of all others by themselves. Seconds.
-_ASK_S = 0.1
+# How often requests that send nothing are looked after: those that do not stream. Seconds.
 _LOOK_S = 1.0
 
 
@@ -78,7 +77,7 @@ class _Request:
     def cancelled(self) -> bool:
         """Whether the client is gone; asks Triton, which takes long, only now and then."""
         now = time.monotonic()
-        if now - self.asked_at < _ASK_S:
+        if now - self.asked_at < ASK_S:
             return False
         self.asked_at = now
         return self.reply.is_cancelled()

@@ -130,6 +130,34 @@ class Tokenizer(ABC):
             ids.insert(0, bos)
         return ids
 
+    def _set_bos(self, bos_id: int | None, *, file_adds: bool, default: bool) -> None:
+        """
+        Args:
+            bos_id: the model's BOS, if it has one.
+            file_adds: the library that encodes puts BOS in front by itself.
+            default: what holds where the setting ``add_bos`` says nothing.
+
+        Raises:
+            TokenizerError: BOS is wanted and there is none.
+        """
+        wanted = self.settings.add_bos
+        if wanted and bos_id is None:
+            raise TokenizerError(
+                f"add_bos is true but {self.files.directory} names no BOS; name a bos_token in "
+                "tokenizer_config.json, or leave add_bos empty"
+            )
+        self.bos_id = bos_id
+        self.adds_bos = default if wanted is None else wanted
+        self._drops_bos = file_adds and not self.adds_bos
+
+    def _corrected_bos(self, ids: list[int]) -> list[int]:
+        """*ids* of the library, special tokens included, with BOS as `_set_bos` decided."""
+        if self._drops_bos:
+            return ids[1:]
+        if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
     def _set_eos_and_pad(self, eos_id: int | None, pad_id: int | None) -> None:
         """*eos_id* of the tokenizer's own files first, then all those of generation_config.json;
         PAD falls back to EOS, and to 0 without either."""

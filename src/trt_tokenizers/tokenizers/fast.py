@@ -51,15 +51,7 @@ class FastTokenizer(Tokenizer):
         self._backend.no_padding()
         bos, eos, pad = (self._token_id(role) for role in ("bos_token", "eos_token", "pad_token"))
         file_adds_bos = bos is not None and bos in self._backend.encode("").ids[:1]
-        wanted = settings.add_bos
-        if wanted and bos is None:
-            raise TokenizerError(
-                f"add_bos is true but {self.files.directory} names no bos_token; "
-                "name it in tokenizer_config.json, or leave add_bos empty"
-            )
-        self.bos_id = bos
-        self.adds_bos = wanted if wanted is not None else file_adds_bos or always_bos
-        self._drop_bos = file_adds_bos and not self.adds_bos
+        self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
         self.padding_side = str(self.files.config.get("padding_side", "right"))
         self._set_eos_and_pad(eos, pad)
         self._special_ids = frozenset(
@@ -71,12 +63,7 @@ class FastTokenizer(Tokenizer):
         # The batch call alone leaves out the offsets, which nobody reads here.
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
-        if add_special_tokens:
-            if self._drop_bos:
-                return ids[1:]
-            if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-                ids.insert(0, self.bos_id)
-        return ids
+        return self._corrected_bos(ids) if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._tables is None:

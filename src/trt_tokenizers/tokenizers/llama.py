@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import tokenizers
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.files import read_json
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
@@ -21,25 +23,22 @@ def load(settings: TokenizerSettings) -> Tokenizer:
         TokenizerError: the folder has neither, or it does not load.
     """
     directory = Path(settings.tokenizer_dir)
+    config = read_json(directory / "tokenizer_config.json")
+    if settings.add_bos is None and config.get("add_bos_token") is False:
+        settings = dataclasses.replace(settings, add_bos=False)
     if next(directory.glob("*.model"), None) is not None:
         from trt_tokenizers.tokenizers.sentencepiece import SentencePieceTokenizer
 
-        return _honour_add_bos_token(SentencePieceTokenizer(settings))
+        return SentencePieceTokenizer(settings)
     if (directory / "tokenizer.json").is_file():
         from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
 
         backend = _without_legacy(load_backend(directory / "tokenizer.json"))
-        return _honour_add_bos_token(FastTokenizer(settings, backend, always_bos=True))
+        return FastTokenizer(settings, backend, always_bos=True)
     raise TokenizerError(
         f"tokenizer type 'llama' needs tokenizer.model or tokenizer.json in {directory}; "
         "set tokenizer_dir to the folder that has one"
     )
-
-
-def _honour_add_bos_token(tokenizer: Tokenizer) -> Tokenizer:
-    if tokenizer.settings.add_bos is None and tokenizer.files.config.get("add_bos_token") is False:
-        tokenizer.adds_bos = False
-    return tokenizer
 
 
 def _without_legacy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

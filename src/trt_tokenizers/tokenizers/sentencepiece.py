@@ -52,13 +52,13 @@ class SentencePieceTokenizer(Tokenizer):
         self._find_special = re.compile(
             "|".join(map(re.escape, sorted(self._id_of_special, key=len, reverse=True))) or r"(?!)"
         )
-        self._set_special_ids(path)
+        self._set_special_ids()
         self._tables = {
             skip: TokenBytes(self._piece, sentencepiece_bytes, self._special_ids if skip else ())
             for skip in (False, True)
         }
 
-    def _set_special_ids(self, path: Path) -> None:
+    def _set_special_ids(self) -> None:
         def token_id(role: str, own: int) -> int | None:
             if own >= 0:
                 self.special_tokens.setdefault(role, self._sp.id_to_piece(own))
@@ -66,23 +66,22 @@ class SentencePieceTokenizer(Tokenizer):
                 self.special_tokens.get(role, ""), own if own >= 0 else None
             )
 
-        self.bos_id = token_id("bos_token", self._sp.bos_id())
-        wanted = self.settings.add_bos
-        if wanted and self.bos_id is None:
-            raise TokenizerError(f"add_bos is true but {path} defines no BOS; leave add_bos empty")
-        self.adds_bos = self.bos_id is not None if wanted is None else wanted
+        bos = token_id("bos_token", self._sp.bos_id())
+        self._set_bos(bos, file_adds=False, default=bos is not None)
         eos = token_id("eos_token", self._sp.eos_id())
         self._set_eos_and_pad(eos, token_id("pad_token", self._sp.pad_id()))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids = [self.bos_id] if add_special_tokens and self.adds_bos else []
+        ids: list[int] = []
         at, prefix = 0, self._dummy_prefix
         for match in self._find_special.finditer(text):
             ids += self._encode_segment(prefix, text[at : match.start()])
             ids.append(self._id_of_special[match.group()])
             at, prefix = match.end(), ""
         ids += self._encode_segment(prefix, text[at:])
-        return ids  # type: ignore[return-value]  # bos_id is an int where adds_bos
+        if add_special_tokens and self.adds_bos and self.bos_id is not None:
+            ids.insert(0, self.bos_id)
+        return ids
 
     def _encode_segment(self, prefix: str, text: str) -> list[int]:
         if not text:

@@ -22,16 +22,9 @@ class TransformersTokenizer(Tokenizer):
         super().__init__(settings)
         self._hf = _load(settings)
         hf = self._hf
-        self.bos_id = hf.bos_token_id
-        with_special = list(hf.encode("a"))
-        file_adds_bos = self.bos_id is not None and with_special[:1] == [self.bos_id]
-        self.adds_bos = file_adds_bos if settings.add_bos is None else settings.add_bos
-        if self.adds_bos and self.bos_id is None:
-            raise TokenizerError(
-                f"add_bos is true but the tokenizer in {settings.tokenizer_dir} has no BOS; "
-                "leave add_bos empty"
-            )
-        self._drop_bos = file_adds_bos and not self.adds_bos
+        bos = hf.bos_token_id
+        file_adds_bos = bos is not None and list(hf.encode("a"))[:1] == [bos]
+        self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
         self.padding_side = hf.padding_side
         self.chat_template = self.chat_template or hf.chat_template
         self.special_tokens = {
@@ -47,12 +40,7 @@ class TransformersTokenizer(Tokenizer):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
-        if add_special_tokens:
-            if self._drop_bos:
-                return ids[1:]
-            if self.adds_bos and ids[:1] != [self.bos_id]:
-                ids.insert(0, self.bos_id)
-        return ids
+        return self._corrected_bos(ids) if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
