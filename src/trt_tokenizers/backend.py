@@ -62,11 +62,6 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
 
 
-def _array(request: Any, name: str) -> Any:
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return None if tensor is None else tensor.as_numpy()
-
-
 def _scalars(name: str, array: Any) -> list[Any] | None:
     """One scalar per row of the batch, or None if the client did not send the input."""
     if array is None:
@@ -194,14 +189,16 @@ class PostprocessingModel:
         return [_guarded(self._serve, request, self._metrics) for request in requests]
 
     def _serve(self, request: Any) -> Any:
-        ids = _array(request, "TOKENS_BATCH")  # [rows, beams, n]
-        lengths = _array(request, "SEQUENCE_LENGTH")  # [rows, beams]
-        log_probs = _array(request, "LOG_PROBS")
+        # All at once: Triton's look-up by name goes through all inputs each time.
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        ids = inputs["TOKENS_BATCH"]  # [rows, beams, n]
+        lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
+        log_probs = inputs.get("LOG_PROBS")
         packed = None
         if self._carrier is Carrier.TENSOR:
-            packed = _scalars("STREAM_KEY", _array(request, "STREAM_KEY"))
-        rows = _scalars("BATCH_INDEX", _array(request, "BATCH_INDEX")) or range(len(ids))
-        sequences = _scalars("SEQUENCE_INDEX", _array(request, "SEQUENCE_INDEX"))
+            packed = _scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
+        rows = _scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
+        sequences = _scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):
