@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -398,6 +399,8 @@ def test_contexts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     keys = []
     for number in range(10):
         keys.append(contexts.put(StreamContext(number)))
+        # The clock of files ticks every few milliseconds only.
+        os.utime(contexts.directory / f"{keys[-1]}.0", (number, time.time() - 60 + number))
         contexts.sweep()
     assert len(contexts) == 3
     assert [contexts.take(key) is not None for key in keys] == [False] * 7 + [True] * 3
