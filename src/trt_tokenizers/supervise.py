@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-from trt_tokenizers import guard
+from trt_tokenizers import guard, httpqueues
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launch import Plan
 from trt_tokenizers.lifecycle import Lifecycle
@@ -270,6 +270,8 @@ class _Run:
             seen = read_readiness(self._plan.http_url)
             ready = seen.ready
             if ready:
+                if mend := httpqueues.widen(server_pid):
+                    self.say(f"warning: {mend}")
                 self._events.put(partial(self._life.on_ready, seen.models))
             for model, reason in seen.failed:
                 failure = f"model {model!r} is not available: {reason}"

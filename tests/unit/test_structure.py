@@ -21,7 +21,7 @@ LEVELS = {
     "preprocess": 5, "postprocess": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "guard": 1,
+    "guard": 1, "httpqueues": 1,
     "server": 2, "watch": 2, "lifecycle": 2, "client": 2,
     "launch": 3,
     "supervise": 4,
@@ -30,7 +30,7 @@ LEVELS = {
     "cli_launch": 7,
     "cli": 8,
 }  # fmt: skip
-OPERATOR = {"server", "watch", "guard", "lifecycle", "client", "launch", "supervise"}
+OPERATOR = {"server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise"}
 
 
 def room(path: Path) -> str:

@@ -1,0 +1,73 @@
+"""Keeps Triton's HTTP streams whole where its threads cannot keep up.
+
+Each HTTP thread of tritonserver is woken by commands through a socket pair, one per response of a
+stream. The pair holds 278 of them with Linux' default buffer; what does not fit is dropped without
+a word, so on a busy machine a stream loses responses or never ends. Seen on 24.10; gRPC is not
+concerned. The buffers are the kernel's, so they can be widened from outside, and are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+from pathlib import Path
+
+#: Bytes; room for some 20,000 commands, which take 768 bytes each.
+_WANTED = 16 << 20
+#: Below this the user should know. Twice Linux' default, which is what SO_SNDBUF can give.
+_ENOUGH = 4 << 20
+_SYS_PIDFD_GETFD = 438  # the same on every architecture
+_SO_SNDBUFFORCE = 32
+
+
+def widen(server_pid: int) -> str | None:
+    """Widen the buffers of all socket pairs of the process *server_pid*, a child of this user.
+
+    Returns:
+        What the user should do where that was not possible, or None.
+    """
+    smallest = None
+    with contextlib.suppress(OSError, AttributeError):  # an old kernel, Python or a sandbox
+        smallest = min(map(_widen, _pairs(server_pid)), default=_WANTED)
+    if smallest is not None and smallest >= _ENOUGH:
+        return None
+    return (
+        "streams over HTTP may lose responses when this machine is very busy (gRPC does not); "
+        "run `sysctl -w net.core.wmem_default=16777216` on the host before the start, or give "
+        "the launcher CAP_NET_ADMIN and CAP_SYS_PTRACE"
+    )
+
+
+def _pairs(pid: int) -> list[socket.socket]:
+    """The connected, nameless UNIX sockets of a process, as duplicates."""
+    get = ctypes.CDLL(None, use_errno=True).syscall
+    found = []
+    process = os.pidfd_open(pid)
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if not str(entry.readlink()).startswith("socket:"):
+                    continue
+            copy = get(_SYS_PIDFD_GETFD, process, int(entry.name), 0)
+            if copy < 0:
+                raise OSError(ctypes.get_errno(), "pidfd_getfd")
+            one = socket.socket(fileno=copy)
+            if one.family == socket.AF_UNIX and one.type == socket.SOCK_STREAM:
+                found.append(one)
+            else:
+                one.close()
+    finally:
+        os.close(process)
+    return found
+
+
+def _widen(one: socket.socket) -> int:
+    """The buffer's size afterwards, bytes."""
+    with one:
+        try:
+            one.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _WANTED)
+        except PermissionError:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WANTED)
+        return one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
