@@ -26,7 +26,7 @@ READY_S = 240
 class Ranks(Server):
     """A server whose process is mpirun."""
 
-    exit_codes: dict[int, int] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)  # processes, when it became ready
 
     def pid(self, rank: int, name: str = "tritonserver") -> int:
         """Of a rank's server, or of its engine's process, the stub of the model tensorrt_llm."""
@@ -53,6 +53,7 @@ class Ranks(Server):
             assert time.monotonic() < deadline, self.log.read_text()[-6000:]
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{self.http}/v2/health/ready", timeout=5).close()
+                self.seen = descendants(self.process.pid)
                 return
             time.sleep(0.2)
 
@@ -87,7 +88,6 @@ def started(repository: Path, folder: Path, size: int, **environ: str) -> Iterat
             },
             stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    seen = {process.pid}
     ranks = Ranks(
         process,
         f"http://127.0.0.1:{http}",
@@ -98,10 +98,12 @@ def started(repository: Path, folder: Path, size: int, **environ: str) -> Iterat
     try:
         yield ranks
     finally:
-        seen |= descendants(process.pid)
-        for pid in seen if process.poll() is None else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        mine = str(repository).encode()
+        for pid in ranks.seen | descendants(process.pid):
+            with contextlib.suppress(OSError):  # it has ended
+                if mine in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+        process.kill()
         process.wait(timeout=30)
         for left in Path("/dev/shm").glob(f"{prefix}*"):
             left.unlink(missing_ok=True)
