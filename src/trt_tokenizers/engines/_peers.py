@@ -197,6 +197,10 @@ class Peers:
                 connection.shutdown(socket.SHUT_WR)
         if self._watcher is not None:
             self._watcher.join(wait)
+            if self._watcher.is_alive():
+                return  # the process ends soon, and its connections with it
+        for connection in self._sockets.values():
+            connection.close()
 
 
 def _gone(index: int) -> str:
