@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,11 @@ def gpt2_dir(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpt2")
     tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json")).model.save(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, fetched and converted once into the user's cache."""
+    script = Path(__file__).parents[1] / "scripts" / "smollm2.py"
+    done = subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.PIPE)
+    return Path(done.stdout.decode().strip())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,6 +31,7 @@ from trt_tokenizers.postprocess import (
     output_arrays,
 )
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.process import end_process, end_server_once_loaded
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import parse
 from trt_tokenizers.stopline import STOP_REQUEST, StopListener, StopSender
@@ -259,12 +259,6 @@ def _request_stop(model: str, request_id: str) -> None:
         logging.getLogger(__name__).exception("the engine could not be told to stop a request")
 
 
-def _end_process(reason: str) -> None:
-    """A model whose process is gone is not ready; one whose engine is dead would stay so."""
-    logging.getLogger(__name__).error("ending the model's process: %s", reason)
-    os._exit(1)
-
-
 class TritonReply:
     """Sends the responses of one request through Triton's response sender."""
 
@@ -294,11 +288,19 @@ class EngineModel:
         settings = parse(ServingSettings, own, where)
         self._contexts = ContextStore()
         self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._contexts.close)
+        self._closing.callback(self._metrics.close)
         factory = find_plugin(ENGINES, settings.engine, "engine", EngineError)
         engine: Engine = factory(parameters)
-        self._server = Server(engine, settings.max_tokens_per_chunk, _end_process)
+        if not engine.leads:
+            engine.follow()
+            end_server_once_loaded()
+            return
+        self._server = Server(engine, settings.max_tokens_per_chunk, end_process)
+        self._closing.callback(self._server.stop)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
-        self._stops = StopListener(self._contexts.directory, self._server.cancel)
+        self._closing.callback(StopListener(self._contexts.directory, self._server.cancel).close)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -321,7 +323,4 @@ class EngineModel:
             raise
 
     def finalize(self) -> None:
-        self._stops.close()
-        self._server.stop()
-        self._metrics.close()
-        self._contexts.close()
+        self._closing.close()

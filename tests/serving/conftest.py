@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness import Server, generate, launched
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct, fetched and converted once into the user's cache."""
-    script = ROOT / "scripts" / "smollm2.py"
-    done = subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.PIPE)
-    return Path(done.stdout.decode().strip())
 
 
 @pytest.fixture(scope="session")

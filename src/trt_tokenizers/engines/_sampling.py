@@ -302,13 +302,15 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
 
     deliver: Callable[[Output], None]  # set by the engine
     _early: frozenset[str] = frozenset()
+    _requests_to_cancel: Any
 
     def clear_cancelled_requests(self) -> list[Row]:
         # New requests leave their queue before cancellations leave theirs, so a cancellation may
         # come one round before its request.
         known = self.active_requests.keys() | self.waiting_requests.keys()
         early = frozenset(self._requests_to_cancel - known)
-        self._requests_to_cancel |= self._early
+        # In an order that is the same on all ranks, which a set of strings does not have.
+        self._requests_to_cancel = sorted(self._requests_to_cancel | self._early)
         self._early = early
         cancelled: list[Row] = super().clear_cancelled_requests()
         if cancelled:

@@ -134,6 +134,10 @@ class Engine(ABC):
     #: ended, so that whoever watches the server sees it.
     died: str | None = None
 
+    #: Whether this process serves requests. An engine that runs over several ranks sets it to False
+    #: on all but one of them.
+    leads: bool = True
+
     @abstractmethod
     def __init__(self, settings: Mapping[str, str]) -> None: ...
 
@@ -155,6 +159,15 @@ class Engine(ABC):
             EngineError: the engine cannot take requests any more.
             RequestError: this request cannot be served as it is.
         """
+
+    def follow(self) -> None:
+        """Called instead of `submit` where the engine does not lead: do this rank's part of the
+        work; return once the leader has stopped and everything here is freed.
+
+        Raises:
+            EngineError: the leader did not stop, it is gone, or this rank has failed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not lead and cannot follow")
 
     @abstractmethod
     def cancel(self, key: int) -> None:

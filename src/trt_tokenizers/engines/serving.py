@@ -195,6 +195,7 @@ class Server:
                 if time.monotonic() > next_look:
                     next_look = time.monotonic() + _LOOK_S
                     self._look_for_cancels()
+                    self._mourn()  # an engine may die while it has nothing to do
                 sequence = self._ready.get(timeout=0 if stopping else _LOOK_S)
                 if sequence is None:
                     stopping = True

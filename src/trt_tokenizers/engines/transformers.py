@@ -1,20 +1,23 @@
 """The engine for laptops, CI and models that TensorRT-LLM lacks: transformers on a CPU or a GPU.
 
 Runs transformers' continuous batching: requests join and leave the batch at every token. What a
-request does inside it is in `_sampling`.
+request does inside it is in `_sampling`, what several ranks do together in `_parallel`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Mapping
 from typing import Any
 
+from trt_tokenizers.engines import _loading
 from trt_tokenizers.engines._settings import WHERE, Settings, checked
 from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
-from trt_tokenizers.errors import EngineError, RequestError, SettingsError
+from trt_tokenizers.errors import EngineError, RequestError
+from trt_tokenizers.ranks import meeting_point, read_rank
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +30,16 @@ _MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
 #: make each other slower.
 _MAX_BATCH_SIZE = {"cpu": 32, "cuda": 128}
 _STOP_SECONDS = 60.0
+#: After an error of this rank, for the news that it was another rank's end that has caused it.
+_NEWS_SECONDS = 2.0
+#: For the last responses and the last line, once another rank is gone. What waits for it inside
+#: NCCL cannot be interrupted, so the process is ended then.
+_LAST_SECONDS = 5.0
 
 
 class TransformersEngine(Engine):
-    """Generates with transformers' continuous batching, in a thread of this process.
+    """Generates with transformers' continuous batching, in a thread of this process; started as
+    one of several MPI ranks, with tensor parallelism over all of them (`ranks.read_rank`).
 
     All chunks are emitted from that thread. A token is drawn from softmax(scores), where scores
     are the model's after repetition_penalty (over prompt and generated tokens), presence_penalty
@@ -56,24 +65,43 @@ class TransformersEngine(Engine):
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         s = checked(settings)
-        self._inside = _import_inside()
+        rank = read_rank(os.environ)
+        self.leads = rank.index == 0
         self._lock = threading.Lock()
         self._open: dict[str, Emit] = {}
         self._ended: str | None = None  # why no request is taken any more
         self._stopping = False
+        self._loop_ended = threading.Event()
+        self._group: Any = None  # of `_parallel`, if there are several ranks
+        if rank.size > 1:
+            _loading.check_split(s, rank)
+            address = meeting_point(os.environ, rank)
+        self._inside = _loading.import_inside()
+        device = _loading.choose_device(s, rank)
+        try:
+            if rank.size > 1:
+                from trt_tokenizers.engines._parallel import Group
 
-        model = _load(s)
-        config = model.config.get_text_config()
-        self._device = model.device
-        self._vocab_size = int(config.vocab_size)
-        self.max_seq_len = _max_seq_len(s, config)
-        self._manager = self._make_manager(model, s)
-        # A sequence that does not fit in the cache even alone would end the generation loop.
-        self._capacity = self._inside.longest_sequence(self._manager)
-        if self._capacity < self.max_seq_len:
-            logger.warning("max_seq_len is only %d: raise kv_cache_tokens", self._capacity)
-            self.max_seq_len = self._capacity
-        self._start()
+                self._group = Group(rank, address, device)
+                self._group.peers.watch(self._lost)
+            model = _loading.load(s, rank, device)
+            config = model.config.get_text_config()
+            self._device = model.device
+            self._vocab_size = int(config.vocab_size)
+            self.max_seq_len = _loading.longest(s, config)
+            if self._group is not None:
+                self._group.all_loaded()
+            self._manager = self._make_manager(model, s)
+            # A sequence that does not fit in the cache even alone would end the generation loop.
+            self._capacity = self._inside.longest_sequence(self._manager)
+            if self._capacity < self.max_seq_len:
+                logger.warning("max_seq_len is only %d: raise kv_cache_tokens", self._capacity)
+                self.max_seq_len = self._capacity
+            self._start()
+        except Exception as error:
+            if self._group is None or not self._group.peers.settled.wait(_NEWS_SECONDS):
+                raise
+            raise EngineError(self._death(str(error))) from error
 
     def _make_manager(self, model: Any, s: Settings) -> Any:
         """The library's manager with our parts in it and its KV cache allocated, not started."""
@@ -105,7 +133,8 @@ class TransformersEngine(Engine):
                     scheduler_type=inside.SCHEDULER,
                 ),
             )
-            manager.logit_processor.logits_processor.append(inside.RowProcessor())
+            processor = self._group.processor(manager) if self._group else inside.RowProcessor()
+            manager.logit_processor.logits_processor.append(processor)
             manager.logit_processor.tensors_required += 1
             manager.logit_processor.do_processing = True
             manager.output_router = inside.Router(self._deliver, self._fail)
@@ -116,13 +145,18 @@ class TransformersEngine(Engine):
                 f"{inside.one_line(error)}; if memory is short, set a smaller kv_cache_tokens"
             ) from error
         manager.batch_processor.scheduler.deliver = self._deliver
+        if self._group is not None:
+            self._group.prepare(manager)
         return manager
 
     def _start(self) -> None:
-        """Start the generation thread; return when it has generated a token."""
+        """Start the generation thread; where requests are served, return when it has generated a
+        token."""
         thread = threading.Thread(target=self._generate, name="transformers-engine", daemon=True)
         self._manager._generation_thread = thread
         thread.start()
+        if not self.leads:
+            return
         chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
         self.submit(GenerationRequest(key=-1, prompt_ids=(0,), max_tokens=1), chunks.put)
         if (error := chunks.get().error) is not None:
@@ -136,11 +170,40 @@ class TransformersEngine(Engine):
         finally:
             error = self._manager.background_thread_status.fatal_error
             cause = self._inside.one_line(error) if error else "its thread ended"
+            if self._group is not None and error is not None:
+                self._group.peers.settled.wait(_NEWS_SECONDS)
             with self._lock:
-                self._ended = self._ended or f"{WHERE} has died: {cause}; restart the server"
+                self._ended = self._ended or self._death(cause)
                 if not self._stopping:
                     self.died = self._ended
             self._end_all()
+            self._loop_ended.set()
+
+    def _death(self, cause: str) -> str:
+        """The line about this engine's end; another rank's end explains any error of this one."""
+        lost = self._group.peers.lost if self._group is not None else None
+        return f"{WHERE} has died: {lost or cause}; restart {'all ranks' if lost else 'the server'}"
+
+    def _lost(self, reason: str) -> None:
+        """Another rank is gone, and with it the model."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._ended = self.died = self._death(reason)
+        logger.error("%s", self._ended)
+        self._end_all()
+        self._loop_ended.set()
+        ending = threading.Timer(_LAST_SECONDS, os._exit, [1])
+        ending.daemon = True
+        ending.start()
+
+    def follow(self) -> None:
+        self._loop_ended.wait()
+        # The leader has said that it stops before its loop ended, but on another connection.
+        self._group.peers.settled.wait(_NEWS_SECONDS)
+        if not self._group.peers.stopping.is_set():
+            raise EngineError(self._ended)
+        self.stop()
 
     def _end_all(self) -> None:
         last = Chunk(error=self._ended)
@@ -204,74 +267,11 @@ class TransformersEngine(Engine):
         with self._lock:
             self._stopping = True
             self._ended = self._ended or f"{WHERE} has been stopped"
+        if self._group is not None and self.leads:
+            self._group.peers.tell_stop()
         self._manager._wake_up_loop.set()
         self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
         self._end_all()
+        if self._group is not None:
+            self._group.part(self._manager)
         self._manager.model = None
-
-
-def _import_inside() -> Any:
-    """The module `_sampling`, which imports torch and the inside of transformers.
-
-    Raises:
-        EngineError: they are missing, too old, or not as this engine knows them.
-    """
-    try:
-        import torch  # noqa: F401
-        import transformers
-
-        found = transformers.__version__
-        if tuple(int(n) for n in found.split(".")[:2]) < (5, 23):
-            raise ImportError(f"transformers is {found}")
-        from trt_tokenizers.engines import _sampling
-    except (ImportError, AttributeError) as error:
-        raise EngineError(
-            f"{WHERE} needs torch and transformers with the continuous batching of 5.23: {error}; "
-            "pip install 'trt-tokenizers[transformers]'"
-        ) from error
-    return _sampling
-
-
-def _load(s: Settings) -> Any:
-    """The model, on its device.
-
-    Raises:
-        SettingsError: a GPU was asked for and there is none.
-        EngineError: it does not load.
-    """
-    import torch
-    import transformers
-
-    from trt_tokenizers.engines._sampling import one_line
-
-    if s.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"{WHERE}: device is 'cuda' but torch sees no GPU; use cpu or auto")
-    device = "cuda" if s.device != "cpu" and torch.cuda.is_available() else "cpu"
-    if s.num_threads:
-        torch.set_num_threads(s.num_threads)
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            s.model_dir,
-            dtype="float32" if (s.dtype, device) == ("auto", "cpu") else s.dtype,
-            attn_implementation=s.attn_implementation,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-        return model.to(device)
-    except Exception as error:
-        raise EngineError(
-            f"{WHERE}: the model in {s.model_dir} does not load: {one_line(error)}"
-        ) from error
-
-
-def _max_seq_len(s: Settings, config: Any) -> int:
-    most = getattr(config, "max_position_embeddings", None)
-    length = s.max_seq_len or most
-    if length is None or (most is not None and length > most):
-        allowed = "set it" if most is None else f"it must be at most {most}"
-        raise SettingsError(
-            f"{WHERE}: max_seq_len is {s.max_seq_len} and config.json in {s.model_dir} has "
-            f"max_position_embeddings {most}; {allowed}"
-        )
-    return int(length)

@@ -1,0 +1,26 @@
+"""One rank of the transformers engine, without Triton: python engine_rank.py MODEL_DIR.
+
+Says "loaded", and "stopped" after a good end. The leader stops when its standard input ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from trt_tokenizers.engines.transformers import TransformersEngine
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("transformers").setLevel(
+        logging.CRITICAL
+    )  # gloo's own words, with a traceback
+    engine = TransformersEngine({"model_dir": sys.argv[1], "device": "cpu", "max_seq_len": "512"})
+    sys.stdout.write("loaded\n")
+    sys.stdout.flush()
+    if engine.leads:
+        sys.stdin.read()
+        engine.stop()
+    else:
+        engine.follow()
+    sys.stdout.write("stopped\n")

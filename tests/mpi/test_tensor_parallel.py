@@ -1,0 +1,278 @@
+"""The transformers engine over real MPI ranks, each in a real Triton, against one rank.
+
+Equal means: the same token ids, and log-probabilities that differ by less than 1e-3. Sums over
+several ranks round otherwise than the sum of one, so all run in float32, where the models' best two
+scores are farther apart than that rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import Generated, Server, free_ports, generate, joined, launched
+from parallel import Ranks, alive, started
+
+pytestmark = [pytest.mark.triton, pytest.mark.mpi, pytest.mark.model]
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+OUTPUTS = "text_output,finish_reason,num_output_tokens,output_ids,output_log_probs"
+
+
+def repository(folder: Path, model: Path) -> Path:
+    sizes = ("--set", "engine_max_batch_size=16", "--set", "max_seq_len=512")
+    return generate(folder, "--model", str(model), "--outputs", OUTPUTS, *sizes)
+
+
+def tokens(answer: Generated) -> list[int]:
+    ids: list[int] = np.ravel(answer["output_ids"]).tolist()
+    return ids
+
+
+def asked_at_once(server: Server, bodies: list[dict[str, Any]]) -> list[Generated]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(server.ask, bodies))
+
+
+def assert_same(found: list[Generated], expected: list[Generated]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert tokens(one) == tokens(other)
+        assert one["text_output"] == other["text_output"]
+        assert one["finish_reason"] == other["finish_reason"]
+        if "output_log_probs" in other:
+            assert one["output_log_probs"] == pytest.approx(other["output_log_probs"], abs=1e-3)
+
+
+def one_rank(repository: Path, folder: Path, *batches: list[dict[str, Any]]) -> list[Any]:
+    """The answers of a server of one rank, batch by batch."""
+    with launched(repository, folder) as server:
+        return [asked_at_once(server, bodies) for bodies in batches]
+
+
+PROMPTS = [
+    "The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 2, 3, 4,",
+    "Roses are red,", "The three primary colours are", "To be, or not", "Dear Sir or Madam,",
+]  # fmt: skip
+GREEDY = [{"text_input": prompt, "max_tokens": 16} for prompt in PROMPTS]
+
+
+# Two ranks, with a small model that has an even number of heads.
+
+HOT = {**GREEDY[0], "temperature": 3.0, "top_k": 50, "top_p": 0.9}
+#: Of a prompt, by its number.
+EACH_PARAMETER: list[tuple[int, dict[str, Any]]] = [
+    (0, {**HOT, "seed": 1}),
+    (0, {**HOT, "seed": 2, "return_log_probs": True}),
+    (0, {**HOT, "seed": 3, "repetition_penalty": 1.3}),
+    (1, {"repetition_penalty": 1.3, "return_log_probs": True}),
+    (1, {"presence_penalty": 4.0, "frequency_penalty": 1.0}),
+    (2, {"bad_words": [" He", " world"]}),
+    (1, {"end_id": 916, "min_tokens": 9}),
+]
+PARAMETERS = [{**GREEDY[number], **more} for number, more in EACH_PARAMETER]
+LOG_PROBS = [{**body, "return_log_probs": True} for body in GREEDY]
+
+
+@pytest.fixture(scope="module")
+def small_model(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of random weights that can be split in two, with SmolLM2's tokenizer."""
+    folder = tmp_path_factory.mktemp("small-llama")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=49152, hidden_size=64, intermediate_size=160, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+        initializer_range=0.3,  # apart enough for greedy to be a clear choice
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).float()
+    # A few words that come again and again, so that penalties change something, and the end.
+    model.lm_head.weight.data[900:960] *= 4
+    model.lm_head.weight.data[config.eos_token_id] *= 6
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(smollm2 / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_repository(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository(tmp_path_factory.mktemp("small") / "repo", small_model)
+
+
+@pytest.fixture(scope="module")
+def alone(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("alone")
+    return one_rank(small_repository, folder, GREEDY, PARAMETERS, LOG_PROBS)
+
+
+@pytest.fixture(scope="module")
+def two(
+    alone: list[Any], small_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ranks]:
+    with started(small_repository, tmp_path_factory.mktemp("two"), 2) as ranks:
+        ranks.wait_until_ready()
+        yield ranks
+        assert ranks.stop() == 0, ranks.log.read_text()[-4000:]
+
+
+def test_two_ranks_give_the_tokens_of_one(two: Ranks, alone: list[Any]) -> None:
+    assert_same(asked_at_once(two, GREEDY), alone[0])
+
+
+def test_every_parameter_holds_on_two_ranks(two: Ranks, alone: list[Any]) -> None:
+    plain, expected, _ = alone
+    assert_same(asked_at_once(two, PARAMETERS), expected)
+    for (number, parameters), answer in zip(EACH_PARAMETER, expected, strict=True):
+        assert tokens(answer) != tokens(plain[number]), f"{parameters} change nothing"
+
+
+def test_log_probs_of_two_ranks(two: Ranks, alone: list[Any]) -> None:
+    answers = asked_at_once(two, LOG_PROBS)
+    assert_same(answers, alone[2])
+    assert all(len(answer["output_log_probs"]) == len(tokens(answer)) for answer in answers)
+
+
+def test_an_unseeded_sequence_is_the_same_on_all_ranks(two: Ranks, alone: list[Any]) -> None:
+    """Only the leader draws its seed. Were the ranks to disagree on a token, their caches would,
+    and what comes later would be wrong or hang."""
+    unseeded = {name: value for name, value in HOT.items() if name != "seed"}
+    first, second = asked_at_once(two, [unseeded, unseeded])
+    assert tokens(first) != tokens(second)
+    assert_same(asked_at_once(two, GREEDY), alone[0])
+
+
+def test_stop_words_on_two_ranks(two: Ranks, small_repository: Path, alone: list[Any]) -> None:
+    whole = alone[0][3]["text_output"]
+    stop = whole[len(whole) // 2 :][:6]
+    answer = two.ask({**GREEDY[3], "stop_words": [stop]})
+    assert answer["text_output"] == whole[: whole.index(stop)]
+    assert answer["finish_reason"] == "stop"
+
+
+def test_a_cancel_leaves_the_ranks_in_step(two: Ranks, alone: list[Any]) -> None:
+    body = json.dumps({"text_input": "Count", "max_tokens": 480, "min_tokens": 480, "stream": True})
+    for _ in range(3):
+        curl = subprocess.Popen(
+            ["curl", "-sN", "-d", body, f"{two.http}/v2/models/ensemble/generate_stream"],
+            stdout=subprocess.PIPE,
+        )
+        assert curl.stdout is not None
+        assert curl.stdout.readline().startswith(b"data:")
+        curl.kill()
+        curl.communicate()
+        assert_same(asked_at_once(two, GREEDY[:4]), alone[0][:4])
+    deadline = time.monotonic() + 10
+    while running := two.metric("trt_tokenizers_engine_sequences_running"):
+        assert time.monotonic() < deadline, f"{running} were not cancelled"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("victim", [(0, "stub"), (0, "tritonserver"), (1, "stub")])
+def test_a_killed_rank_ends_the_other(
+    small_repository: Path, tmp_path: Path, victim: tuple[int, str]
+) -> None:
+    with started(small_repository, tmp_path, 2) as ranks:
+        ranks.wait_until_ready()
+        other = 1 - victim[0]
+        survivors = [ranks.pid(other, "stub"), ranks.pid(other)]
+        os.kill(ranks.pid(*victim), signal.SIGKILL)
+        deadline = time.monotonic() + 15
+        while any(map(alive, survivors)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(alive, survivors)), ranks.log.read_text()[-4000:]
+        # The stubs of a killed server may hang on a lock that it held, and mpirun then waits for
+        # the end of their output; whoever launches the ranks has to kill them.
+        if victim[1] == "stub":
+            assert ranks.process.wait(timeout=30) != 0
+
+
+def test_a_model_that_cannot_be_split_is_refused(smollm2: Path, tmp_path: Path) -> None:
+    with started(repository(tmp_path / "repo", smollm2), tmp_path, 2) as ranks:
+        assert ranks.process.wait(timeout=60) != 0
+        assert (
+            "the model has num_attention_heads 9 and num_key_value_heads 3, which cannot be split "
+            "over a tensor parallel size of 2; sizes that work: 1, 3"
+        ) in ranks.log.read_text()
+
+
+def engine(rank: int, model: Path, port: int, size: int = 2, **more: str) -> subprocess.Popen[str]:
+    """A rank without a server: loads, says so, and serves or follows until its input ends."""
+    variables = {"RANK": rank, "SIZE": size, "LOCAL_RANK": rank}
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("engine_rank.py")), str(model)],
+        env={
+            **os.environ, "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            **{f"OMPI_COMM_WORLD_{name}": str(value) for name, value in variables.items()}, **more,
+        },
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_notices_by_itself_that_another_is_gone(small_model: Path, victim: int) -> None:
+    """Without mpirun, which ends the ranks of its own when one fails."""
+    (port,) = free_ports(1)
+    ranks = [engine(rank, small_model, port) for rank in range(2)]
+    try:
+        for rank in ranks:
+            assert rank.stdout is not None
+            assert rank.stdout.readline() == "loaded\n"
+        ranks[victim].kill()
+        survivor = ranks[1 - victim]
+        assert survivor.wait(timeout=15) != 0
+        assert survivor.stderr is not None
+        log = survivor.stderr.read()
+        name = "rank 0, the leader," if victim == 0 else "rank 1"
+        assert f"engine 'transformers' has died: {name} has ended; restart all ranks" in log
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+def test_a_leader_that_stops_lets_the_others_end_well(small_model: Path) -> None:
+    (port,) = free_ports(1)
+    ranks = [engine(rank, small_model, port) for rank in range(2)]
+    try:
+        for rank in ranks:
+            assert rank.stdout is not None
+            assert rank.stdout.readline() == "loaded\n"
+        assert ranks[0].communicate(timeout=30) == ("stopped\n", "")
+        assert ranks[1].communicate(timeout=30) == ("stopped\n", "")
+        assert [rank.returncode for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+# Three ranks, with a real model.
+
+
+def test_smollm2_over_three_ranks(smollm2: Path, tmp_path: Path) -> None:
+    made = repository(tmp_path / "repo", smollm2)
+    (expected,) = one_rank(made, tmp_path, GREEDY)
+    with started(made, tmp_path, 3) as ranks:
+        ranks.wait_until_ready()
+        assert_same(asked_at_once(ranks, GREEDY), expected)
+        streams = ranks.streams([{**body, "stream": True} for body in GREEDY])
+        for chunks, answer in zip(streams, expected, strict=True):
+            assert len(chunks) > 1
+            assert joined(chunks) == answer["text_output"]
+            assert [i for chunk in chunks for i in tokens(chunk)] == tokens(answer)
+        assert ranks.stop() == 0, ranks.log.read_text()[-4000:]
