@@ -1,0 +1,47 @@
+"""Over how many ranks a model can be split. Pure: a configuration in, facts out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads")
+
+
+def splittable(config: Mapping[str, Any], size: int) -> str | None:
+    """Why a model cannot be split over *size* ranks, in one line, or None.
+
+    A rank holds whole attention heads and whole key-value heads, the same number of each as every
+    other rank. The widths of the other layers need not divide.
+
+    Args:
+        config: the model's config.json. One without numbers of heads is not judged.
+        size: ranks.
+    """
+    text = config.get("text_config")
+    config = {**config, **text} if isinstance(text, Mapping) else config
+    heads = next((_counts(config.get(name)) for name in _HEADS if name in config), ())
+    if not heads:
+        return None
+    kv_heads = tuple(count for name in _KV_HEADS for count in _counts(config.get(name))) or heads
+    most = math.gcd(*heads, *kv_heads)
+    if most % size == 0:
+        return None
+    works = ", ".join(str(n) for n in range(1, most + 1) if most % n == 0)
+    return (
+        f"the model has num_attention_heads {_listed(heads)} and num_key_value_heads "
+        f"{_listed(kv_heads)}, which cannot be split over a tensor parallel size of {size}; "
+        f"sizes that work: {works}"
+    )
+
+
+def _counts(value: object) -> tuple[int, ...]:
+    """One number for all layers, or one for each."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(sorted({v for v in values if isinstance(v, int) and v > 0}))
+
+
+def _listed(counts: tuple[int, ...]) -> str:
+    return " and ".join(map(str, counts))
