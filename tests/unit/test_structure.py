@@ -15,20 +15,21 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "": 0, "errors": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1,
+    "ranks": 1,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4,
     "preprocess": 5, "postprocess": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "guard": 1,
+    "guard": 1, "gpus": 1, "engine_folder": 1,
     "server": 2, "watch": 2, "lifecycle": 2, "client": 2,
     "launch": 3,
     "supervise": 4,
     "repository": 6,
-    "check": 7,
-    "cli_launch": 7,
-    "cli": 8,
+    "check": 7, "plan": 7,
+    "cli_launch": 8,
+    "cli": 9,
 }  # fmt: skip
 OPERATOR = {"server", "watch", "guard", "lifecycle", "client", "launch", "supervise"}
 
