@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import two_hosts
+from harness import generate_replay, launched
+from trt_tokenizers.cli import launch_server
 from two_hosts import TwoHosts
 
 pytestmark = pytest.mark.mpi
@@ -93,3 +95,24 @@ def test_nothing_of_the_hosts_is_left(tmp_path: Path) -> None:
         process = subprocess.Popen(["sleep", "1000"])
     assert process.wait(timeout=10) == -signal.SIGKILL
     assert not [n for n in hosts.namespaces if Path("/run/netns", n).exists()]
+
+
+def test_launch_server_starts_a_rank_on_each_host(
+    hosts: TwoHosts, bpe_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not any("--hosts" in parameter.opts for parameter in launch_server.params):
+        pytest.skip("this launch_server starts one rank and has no --hosts yet")
+    for name, value in hosts.environ.items():
+        monkeypatch.setenv(name, value)
+    repository = generate_replay(tmp_path / "repository", bpe_dir)
+    both = ",".join(f"{address}:1" for address in hosts.addresses)
+    options = ("--world-size", "2", "--mpi", "openmpi", "--hosts", both)
+    with hosts.inside(0), launched(repository, tmp_path, *options) as server:
+        assert server.ask({"text_input": "Good day!", "max_tokens": 64})["text_output"]
+        # The second host has one server, with one model and no port.
+        (arguments,) = [
+            (Path("/proc") / pid / "cmdline").read_text().split("\0")
+            for pid in hosts.processes(1)
+            if (Path("/proc") / pid / "comm").read_text() == "tritonserver\n"
+        ]
+        assert {"--load-model=tensorrt_llm", "--allow-http=false"} <= set(arguments)

@@ -70,6 +70,10 @@ class TwoHosts:
             "HYDRA_LAUNCHER_EXEC": agent,
         }
 
+    def processes(self, index: int) -> list[str]:
+        """Ids of the processes that have the network of host *index*."""
+        return _ip(f"netns pids {self.namespaces[index]}").split()
+
     @contextlib.contextmanager
     def inside(self, index: int) -> Iterator[None]:
         """This thread, and what it starts, has the network of host *index* until the block ends."""
