@@ -15,6 +15,7 @@ import pytest
 
 from harness import Server, free_ports, generate_replay
 from trt_tokenizers.cli import launch_server
+from two_hosts import TwoHosts
 
 pytestmark = pytest.mark.mpi
 
@@ -42,6 +43,16 @@ def test_srun_starts_two_ranks_with_pmix(slurm: dict[str, str]) -> None:
     report = 'echo "$PMIX_RANK of $SLURM_STEP_NUM_TASKS, $SLURM_LOCALID here"'
     out = run(["srun", "--mpi=pmix", "-n", "2", "--overcommit", "sh", "-c", report], slurm)
     assert sorted(out.splitlines()) == ["0 of 2, 0 here", "1 of 2, 1 here"]
+
+
+def test_srun_starts_a_rank_on_each_of_two_nodes(
+    hosts: TwoHosts, two_nodes: dict[str, str]
+) -> None:
+    report = 'echo "$PMIX_RANK $(hostname) $(hostname -I)"'
+    srun = ["srun", "--mpi=pmix", "-N", "2", "-n", "2", "sh", "-c", report]
+    out = run(hosts.argv(0, *srun), two_nodes)
+    expected = zip(("0", "1"), hosts.namespaces, hosts.addresses, strict=True)
+    assert sorted(tuple(line.split()) for line in out.splitlines()) == list(expected)
 
 
 def test_the_batch_script_starts_its_ranks(slurm: dict[str, str], tmp_path: Path) -> None:

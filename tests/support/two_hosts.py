@@ -41,8 +41,13 @@ case $host in
   *) echo "there is no host $host" >&2; exit 255 ;;
 esac
 # The command is shell text, as ssh hands it on.
-exec ip netns exec "$namespace" unshare --uts sh -c "hostname $namespace; $*"
+exec {enter} sh -c "$*"
 """
+
+#: Shell text to run a command as if on a host. Not ip netns exec: that hides /sys/fs/cgroup.
+_ENTER = """\
+nsenter --net=/run/netns/{namespace} unshare --uts --mount \
+sh -c 'hostname {namespace}; mount --bind {names} /etc/hosts; exec "$@"' sh"""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,17 @@ class TwoHosts:
 
     Attributes:
         addresses: IPv4, of each.
-        namespaces: network namespace of each, which is its host name in the agent, too.
+        namespaces: network namespace of each, which is its host name, too.
         agent: a program that runs a command on a host, called as ssh is.
     """
 
     addresses: tuple[str, str]
     namespaces: tuple[str, str]
     agent: Path
+
+    def argv(self, index: int, *argv: str) -> list[str]:
+        """The command that runs *argv* as if on host *index*: network, host name, /etc/hosts."""
+        return [str(self.agent), self.addresses[index], shlex.join(argv)]
 
     @property
     def environ(self) -> dict[str, str]:
@@ -96,7 +105,7 @@ def missing() -> str | None:
     """Why there can be no such hosts here, with the mend, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root; run the tests as root"
-    programs = [name for name in ("ip", "unshare") if shutil.which(name) is None]
+    programs = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
     if programs:
         return f"no {' and no '.join(programs)} here; apt-get install iproute2 util-linux"
     done = subprocess.run(
@@ -123,14 +132,14 @@ def two_hosts(folder: Path) -> Iterator[TwoHosts]:
     addresses = ("10.217.0.1", "10.217.0.2")
     first, second = namespaces = (f"{_PREFIX}{os.getpid()}-0", f"{_PREFIX}{os.getpid()}-1")
     agent = folder / "agent"
-    agent.write_text(
-        _AGENT.format(
-            cases="\n".join(
-                f"  {address}) namespace={namespace} ;;"
-                for address, namespace in zip(addresses, namespaces, strict=True)
-            )
-        )
-    )
+    names = folder / "hosts"
+    both = list(zip(addresses, namespaces, strict=True))
+    names.write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for a, n in both))
+    cases = "\n".join(f"  {a}|{n}) namespace={n} ;;" for a, n in both)
+    enter = _ENTER.format(namespace="$namespace", names=names)
+    # Inside the quotes of sh -c the shell does not see $namespace.
+    enter = enter.replace("hostname $namespace", "hostname '$namespace'")
+    agent.write_text(_AGENT.format(cases=cases, enter=enter))
     agent.chmod(0o755)
     try:
         for namespace in namespaces:

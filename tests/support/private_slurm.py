@@ -1,7 +1,8 @@
-"""A whole Slurm of one node in a folder of its own: munged, slurmctld and slurmd, on free ports.
+"""A whole Slurm in a folder of its own, of this machine or of two hosts that it plays.
 
 Needs root (slurmd changes to the user of each job) and Debian's slurm-wlm, munge and libpmix-dev;
-the last one brings the libpmix.so that ``srun --mpi=pmix`` opens.
+the last one brings the libpmix.so that ``srun --mpi=pmix`` opens. Nodes that share a machine need a
+TmpFS each, since the PMIx plugin keeps a folder in it that is named after job and step alone.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness import free_ports
+from two_hosts import TwoHosts
 
 _PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "srun", "sbatch", "scancel", "squeue")
 _SBIN = "/usr/sbin:/sbin"  # not on everybody's PATH
 
 _CONF = """\
 ClusterName=tests
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={first}({address})
 SlurmctldPort={ctld_port}
 SlurmdPort={slurmd_port}
 SlurmUser=root
@@ -31,9 +33,10 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/%n-spool
+TmpFS={folder}/%n-tmp
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n-slurmd.pid
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -43,9 +46,8 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
 ReturnToService=2
 KillWait=5
 SlurmdParameters=config_overrides
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
@@ -63,22 +65,34 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
+def private_slurm(folder: Path, hosts: TwoHosts | None = None) -> Iterator[dict[str, str]]:
     """Run Slurm in *folder* until the block ends.
 
     Args:
         folder: empty, of root, with a short path (munge's socket is in it).
+        hosts: the nodes, controlled by the first; without, this machine is the one node.
 
     Yields:
-        The environment in which srun, sbatch and the like talk to this Slurm.
+        The environment in which srun, sbatch and the like talk to this Slurm, on a node of it.
     """
     ctld_port, slurmd_port = free_ports(2)
-    for name in ("state", "spool"):
+    names = hosts.namespaces if hosts else (socket.gethostname().partition(".")[0],)
+    addresses = hosts.addresses if hosts else ("127.0.0.1",)
+    for name in ("state", *(f"{n}-{kind}" for n in names for kind in ("spool", "tmp"))):
         (folder / name).mkdir()
-    host = socket.gethostname().partition(".")[0]
     conf = folder / "slurm.conf"
     conf.write_text(
-        _CONF.format(host=host, folder=folder, ctld_port=ctld_port, slurmd_port=slurmd_port)
+        _CONF.format(
+            first=names[0],
+            address=addresses[0],
+            folder=folder,
+            ctld_port=ctld_port,
+            slurmd_port=slurmd_port,
+            nodes="\n".join(
+                f"NodeName={name} NodeAddr={address} CPUs=4 State=UNKNOWN"
+                for name, address in zip(names, addresses, strict=True)
+            ),
+        )
     )
     key = folder / "munge.key"
     key.touch(0o400)
@@ -86,30 +100,42 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
     # Variables of a Slurm that the tests may run in would lead the commands there.
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
     environ |= {"SLURM_CONF": str(conf), "PATH": f"{environ['PATH']}:{_SBIN}"}
+
+    def on(index: int, *argv: str) -> list[str]:
+        return hosts.argv(index, *argv) if hosts else list(argv)
+
+    def output(*argv: str) -> str:
+        done = subprocess.run(
+            on(0, *argv), env=environ, capture_output=True, text=True, timeout=30, check=False
+        )
+        return done.stdout.strip()
+
     # The last one is ended first.
     with contextlib.ExitStack() as daemons:
         files = ("socket", "key-file", "pid-file", "log-file", "seed-file")
         munge = [f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in files]
-        for argv in (
-            ["munged", "--foreground", "--force", *munge],
-            ["slurmctld", "-D", "-f", str(conf)],
-            ["slurmd", "-D", "-f", str(conf), "-N", host],
-        ):
-            daemons.enter_context(_daemon(argv, environ, folder))
-            if argv[0] == "munged":
-                _wait(lambda: (folder / "munge.socket").exists(), folder, "munge.socket")
-        _wait(lambda: "idle" in _output(["sinfo", "-h", "-o", "%T"], environ), folder, "idle node")
+        daemons.enter_context(
+            _daemon(["munged", "--foreground", "--force", *munge], environ, folder / "munged.out")
+        )
+        _wait(lambda: (folder / "munge.socket").exists(), folder, "munge.socket")
+        controller = on(0, "slurmctld", "-D", "-f", str(conf))
+        daemons.enter_context(_daemon(controller, environ, folder / "slurmctld.out"))
+        for index, name in enumerate(names):
+            node = on(index, "slurmd", "-D", "-f", str(conf), "-N", name)
+            daemons.enter_context(_daemon(node, environ, folder / f"{name}.out"))
+        ready = f"idle {len(names)}"
+        _wait(lambda: output("sinfo", "-h", "-o", "%T %D") == ready, folder, f"{ready} nodes")
         try:
             yield environ
         finally:
-            _output(["scancel", "--user=root"], environ)
+            output("scancel", "--user=root")
             with contextlib.suppress(AssertionError):  # the daemons have to be ended all the same
-                _wait(lambda: not _output(["squeue", "-h"], environ), folder, "end of all jobs")
+                _wait(lambda: not output("squeue", "-h"), folder, "end of all jobs")
 
 
 @contextlib.contextmanager
-def _daemon(argv: list[str], environ: dict[str, str], folder: Path) -> Iterator[None]:
-    with (folder / f"{argv[0]}.out").open("wb") as log:
+def _daemon(argv: list[str], environ: dict[str, str], output: Path) -> Iterator[None]:
+    with output.open("wb") as log:
         process = subprocess.Popen(
             argv,
             env=environ,
@@ -127,13 +153,6 @@ def _daemon(argv: list[str], environ: dict[str, str], folder: Path) -> Iterator[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _output(argv: list[str], environ: dict[str, str]) -> str:
-    done = subprocess.run(
-        argv, env=environ, capture_output=True, text=True, timeout=30, check=False
-    )
-    return done.stdout.strip()
 
 
 def _wait(condition: Callable[[], object], folder: Path, what: str, seconds: float = 30.0) -> None:
