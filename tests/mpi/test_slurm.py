@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -66,7 +67,10 @@ def test_the_batch_script_starts_its_ranks(slurm: dict[str, str], tmp_path: Path
     stand_in.chmod(0o755)
     environ = {**slurm, "MODEL_REPO": "/models", "PATH": f"{tmp_path}:{slurm['PATH']}"}
     node = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0"]
-    run_job([*node, f"--output={log}", str(ROOT / "deploy" / "slurm.sbatch")], environ)
+    run_job(
+        [*node, f"--output={log}", f"--chdir={tmp_path}", str(ROOT / "deploy/slurm.sbatch")],
+        environ,
+    )
     lines = log.read_text().splitlines()
     assert sorted(lines[1:]) == ["rank 0", "rank 1"]
     assert "--model-repo /models" in lines[0]
@@ -125,3 +129,39 @@ def wait_until(condition: Callable[[], bool], log: Path, seconds: float = 120) -
     while not condition():
         assert time.monotonic() < deadline, log.read_text()[-4000:]
         time.sleep(0.1)
+
+
+def test_the_batch_script_serves_from_two_nodes(
+    hosts: TwoHosts, two_nodes: dict[str, str], bpe_dir: Path, tmp_path: Path
+) -> None:
+    """deploy/slurm.sbatch as it is, but with one task a node and without GPUs."""
+    if not any("--log-dir" in parameter.opts for parameter in launch_server.params):
+        pytest.skip("this launch_server starts one rank and has no --log-dir yet")
+    repository = generate_replay(tmp_path / "repository", bpe_dir)
+    log = tmp_path / "job.log"
+    path = f"{Path(sys.executable).parent}:{two_nodes['PATH']}"
+    environ = {**two_nodes, "MODEL_REPO": str(repository), "PATH": path}
+    node = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", f"--chdir={tmp_path}"]
+    batch = ["sbatch", "--parsable", *node, f"--output={log}", f"{ROOT}/deploy/slurm.sbatch"]
+    job = run(hosts.argv(0, *batch), environ).strip()
+    with hosts.inside(0):
+        address = f"http://{hosts.addresses[0]}:8000"
+
+        def settled() -> bool:
+            return answers(f"{address}/v2/health/ready") or not run(
+                hosts.argv(0, "squeue", "-h"), environ
+            )
+
+        wait_until(settled, log)
+        request = urllib.request.Request(
+            f"{address}/v2/models/ensemble/generate",
+            data=b'{"text_input": "Good day!", "max_tokens": 64}',
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert json.load(response)["text_output"]
+    logs = {path.name for path in (tmp_path / f"trt-tokenizers-{job}").iterdir()}
+    assert logs == {"rank0.log", "rank1.log"}
+    run(hosts.argv(0, "scancel", "--batch", "--signal=TERM", job), environ)
+    wait_until(lambda: not run(hosts.argv(0, "squeue", "-h"), environ), log)
+    ended = run(hosts.argv(0, "scontrol", "show", "job", job), environ)
+    assert "JobState=COMPLETED" in ended, log.read_text()[-4000:]

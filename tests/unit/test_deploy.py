@@ -290,7 +290,10 @@ def test_the_leader_waits_for_its_workers_and_names_them(
     assert asked == [first, first, second, second]
 
 
-def test_the_batch_script_hands_on_what_slurm_says(stand_ins: dict[str, str]) -> None:
+def test_the_batch_script_hands_on_what_slurm_says(
+    stand_ins: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     environ = {**stand_ins, "SLURM_NTASKS": "16", "SLURM_JOB_ID": "42"}
     script = ["bash", str(DEPLOY / "slurm.sbatch")]
     done = subprocess.run(script, env=environ, capture_output=True, text=True, check=False)
@@ -301,6 +304,7 @@ def test_the_batch_script_hands_on_what_slurm_says(stand_ins: dict[str, str]) ->
     arguments = done.stdout.splitlines()
     assert arguments[arguments.index("--model-repo") + 1] == "/shared/my models"
     assert arguments[arguments.index("--world-size") + 1] == "16"
+    assert (tmp_path / arguments[arguments.index("--log-dir") + 1]).is_dir()
 
 
 def test_slurms_signal_comes_early_enough() -> None:
