@@ -1,9 +1,10 @@
 """Two hosts on one machine: network namespaces with addresses of their own, joined by a cable.
 
 They share files, processes and /dev/shm with this machine, and nothing of the network: what one
-sends reaches the other or nobody. Each has a host name, and an /etc/hosts with both. Instead of ssh there is a script that MPI takes for it.
+sends reaches the other or nobody. Each has a host name, and an /etc/hosts with both names. Instead
+of ssh there is a script that MPI takes for it.
 
-What MPI needs, found by trying (Open MPI 5.0.11; 4.1.4 and MPICH 5.0.2 start their ranks, too):
+What MPI needs, found by trying (Open MPI 5.0.11; 4.1.4 and MPICH 5.0.2 start their ranks as well):
 
 * a host name of their own. With one name for both, Open MPI takes its ranks for neighbours that
   share memory, and MPI_Allreduce gives wrong numbers; hence ``unshare --uts`` in the script.
