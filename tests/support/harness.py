@@ -191,7 +191,7 @@ def launched(repository: Path, folder: Path, *more: str, exit_code: int = 0) -> 
     deadline = time.monotonic() + 10  # a killed launcher's guardian may still be at work
     while (left := set(Path("/dev/shm").iterdir()) - before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not left
+    assert not left, left
 
 
 def generate(output: Path, *arguments: str) -> Path:

@@ -21,14 +21,14 @@ LEVELS = {
     "preprocess": 5, "postprocess": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "guard": 1, "httpqueues": 1,
+    "guard": 1, "httpqueues": 1, "gpus": 1, "engine_folder": 1,
     "server": 2, "watch": 2, "lifecycle": 2, "client": 2,
     "launch": 3,
     "supervise": 4,
     "repository": 6,
-    "check": 7,
-    "cli_launch": 7,
-    "cli": 8,
+    "check": 7, "plan": 7,
+    "cli_launch": 8,
+    "cli": 9,
 }  # fmt: skip
 OPERATOR = {"server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise"}
 

@@ -1,0 +1,46 @@
+"""Real ranks: Slurms of their own, and two hosts that are network namespaces."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import private_slurm
+import two_hosts
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """The environment of a running Slurm of one node; the tests are skipped where none can run."""
+    if reason := private_slurm.missing():
+        pytest.skip(reason)
+    # Not below pytest's folder: the path of a socket has 107 characters at the most.
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        private_slurm.private_slurm(Path(folder)) as environ,
+    ):
+        yield environ
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[two_hosts.TwoHosts]:
+    """Two hosts with addresses of their own; the tests are skipped where there can be none."""
+    if reason := two_hosts.missing():
+        pytest.skip(reason)
+    with two_hosts.two_hosts(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def two_nodes(hosts: two_hosts.TwoHosts) -> Iterator[dict[str, str]]:
+    """The environment, on the first of two hosts, of a Slurm that has both as nodes."""
+    if reason := private_slurm.missing():
+        pytest.skip(reason)
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
+        private_slurm.private_slurm(Path(folder), hosts) as environ,
+    ):
+        yield environ

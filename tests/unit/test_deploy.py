@@ -1,0 +1,346 @@
+"""deploy/, Dockerfile.triton and docs/deploy.md: real schemas, real options, times that fit."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import kubernetes_validate
+import pytest
+import yaml
+
+from trt_tokenizers.cli import launch_server
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+#: launch_server kills this long after --drain-timeout, in seconds.
+AFTER_DRAIN = 5
+#: Options that come with the launcher of several ranks; to be removed with it, and the skip below.
+OF_RANKS = {"--mpi", "--mpi-arg", "--hosts", "--log-dir", "--dry-run"}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def objects(name: str) -> list[Any]:
+    return list(yaml.safe_load_all(read(name)))
+
+
+LEADER_WORKER_SET = next(
+    o for o in objects("deploy/leaderworkerset.yaml") if o["kind"] == "LeaderWorkerSet"
+)["spec"]["leaderWorkerTemplate"]
+SCRIPTS = objects("deploy/leaderworkerset.yaml")[0]["data"]
+PODS = {
+    "kubernetes": objects("deploy/kubernetes.yaml")[0]["spec"]["template"],
+    "leader": LEADER_WORKER_SET["leaderTemplate"],
+    "worker": LEADER_WORKER_SET["workerTemplate"],
+}
+COMPOSE = yaml.safe_load(read("deploy/compose.yaml"))["services"]["triton"]
+UNIT = configparser.ConfigParser(interpolation=None)
+UNIT.optionxform = str  # type: ignore[assignment,method-assign]
+UNIT.read_string(read("deploy/trt-tokenizers.service"))
+
+
+def container(pod: str) -> Any:
+    return PODS[pod]["spec"]["containers"][0]
+
+
+# The command lines of launch_server.
+
+
+def shell_commands(text: str) -> Iterator[list[str]]:
+    """Arguments of each launch_server in shell text; variables stand for the number 2."""
+    for line in text.replace("\\\n", " ").splitlines():
+        match = re.search(r"(?<![\w/.-])(?:/[\w/.-]+/)?launch_server (.*)", line)
+        if match and not line.lstrip().startswith("#"):
+            words = re.sub(r"\$\(\([^)]*\)\)|\$\{\w+[^}]*\}|\$\w+", "2", match[1])
+            yield shlex.split(words, comments=True)
+
+
+def fenced(markdown: str) -> str:
+    return "\n".join(re.findall(r"^```\w*\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE))
+
+
+COMMANDS = {
+    "Dockerfile.triton": [
+        json.loads(re.findall(r"^CMD (.*)", read("Dockerfile.triton"), re.MULTILINE)[0])[1:]
+    ],
+    "deploy/compose.yaml": [COMPOSE["command"][1:]],
+    "deploy/kubernetes.yaml": [container("kubernetes")["args"][1:]],
+    "deploy/leaderworkerset.yaml": list(shell_commands(SCRIPTS["leader.sh"])),
+    "deploy/slurm.sbatch": list(shell_commands(read("deploy/slurm.sbatch"))),
+    "deploy/trt-tokenizers.service": list(shell_commands(UNIT["Service"]["ExecStart"])),
+    "docs/deploy.md": list(shell_commands(fenced(read("docs/deploy.md")))),
+    "README.md": list(shell_commands(fenced(read("README.md")))),
+}
+CASES = [
+    pytest.param(argv, id=f"{name}-{number}")
+    for name, found in COMMANDS.items()
+    for number, argv in enumerate(found)
+]
+
+
+def parsed(argv: list[str]) -> dict[str, Any]:
+    """What launch_server takes *argv* for.
+
+    Raises:
+        click.UsageError: it does not take it.
+    """
+    try:
+        with launch_server.make_context("launch_server", list(argv)) as context:
+            return dict(context.params)
+    except click.NoSuchOption as error:
+        if error.option_name in OF_RANKS:
+            pytest.skip(f"this launch_server starts one rank and has no {error.option_name} yet")
+        raise
+
+
+def test_every_file_has_its_command() -> None:
+    assert {name for name, found in COMMANDS.items() if not found} == set()
+    assert {path.name for path in DEPLOY.iterdir()} - {Path(name).name for name in COMMANDS} == {
+        "podmonitor.yaml"
+    }
+
+
+@pytest.mark.parametrize("argv", CASES)
+def test_launch_server_takes_every_command(argv: list[str]) -> None:
+    assert parsed(argv)["world_size"] >= 1
+
+
+def test_a_wrong_option_would_be_seen() -> None:
+    (argv,) = shell_commands("exec launch_server --model-repo x \\\n  --wrold-size 2 # why\n")
+    with pytest.raises(click.UsageError, match="--wrold-size"):
+        parsed(argv)
+
+
+def drain(name: str) -> int:
+    (argv,) = COMMANDS[name]
+    return int(parsed(argv)["exit_timeout"]) + AFTER_DRAIN
+
+
+# Docker.
+
+
+def test_compose_follows_its_schema() -> None:
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"),
+            str(DEPLOY / "compose.yaml"),
+        ],
+        check=True,
+    )
+
+
+def test_compose_gives_time_to_drain() -> None:
+    assert int(COMPOSE["stop_grace_period"].removesuffix("s")) > drain("deploy/compose.yaml")
+    assert "launch_server" in COMPOSE["command"]
+
+
+def test_the_dockerfile_copies_what_the_package_is_built_of() -> None:
+    copied = re.findall(r"^COPY (.*) \S+$", read("Dockerfile.triton"), re.MULTILINE)
+    sources = " ".join(copied).split()
+    assert all((ROOT / source).exists() for source in sources)
+    project = read("pyproject.toml")
+    needed = re.findall(r'^readme = "(.*)"|^license-files = \["(.*)"\]', project, re.MULTILINE)
+    assert {name for pair in needed for name in pair if name} <= set(sources)
+    assert {"src", "model_repo_skeleton", "pyproject.toml"} <= set(sources)
+
+
+# Kubernetes.
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.34"])
+@pytest.mark.parametrize("name", ["deploy/kubernetes.yaml", "deploy/leaderworkerset.yaml"])
+def test_objects_follow_kubernetes_schema(name: str, version: str) -> None:
+    """Of LeaderWorkerSet's own fields there is no schema at hand; its pods follow Kubernetes'."""
+    for thing in objects(name):
+        if thing["kind"] != "LeaderWorkerSet":
+            kubernetes_validate.validate(thing, version, strict=True)
+    for pod in PODS.values():
+        wrapped = {"apiVersion": "v1", "kind": "PodTemplate", "template": pod}
+        kubernetes_validate.validate(wrapped, version, strict=True)
+
+
+@pytest.mark.parametrize("pod", PODS)
+def test_shared_memory_is_memory(pod: str) -> None:
+    (mount,) = [m for m in container(pod)["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+    volumes = {volume["name"]: volume for volume in PODS[pod]["spec"]["volumes"]}
+    assert volumes[mount["name"]]["emptyDir"]["medium"] == "Memory"
+    assert {m["name"] for m in container(pod)["volumeMounts"]} <= set(volumes)
+
+
+@pytest.mark.parametrize(
+    ("pod", "name"),
+    [("kubernetes", "deploy/kubernetes.yaml"), ("leader", "deploy/leaderworkerset.yaml")],
+)
+def test_pods_get_the_time_they_need(pod: str, name: str) -> None:
+    stop = int(container(pod)["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert PODS[pod]["spec"]["terminationGracePeriodSeconds"] > stop + drain(name)
+    startup = container(pod)["startupProbe"]
+    wanted = parsed(COMMANDS[name][0])["ready_timeout"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= wanted
+    ports = {port["name"] for port in container(pod)["ports"]}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container(pod)[probe]["httpGet"]["port"] in ports
+
+
+def test_a_worker_outlives_the_leaders_draining() -> None:
+    stop = int(container("worker")["lifecycle"]["preStop"]["exec"]["command"][-1])
+    leaders = int(container("leader")["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert stop >= leaders + drain("deploy/leaderworkerset.yaml")
+    assert PODS["worker"]["spec"]["terminationGracePeriodSeconds"] > stop
+
+
+@pytest.mark.parametrize("name", ["deploy/kubernetes.yaml", "deploy/leaderworkerset.yaml"])
+def test_services_find_their_pods(name: str) -> None:
+    (service,) = [thing for thing in objects(name) if thing["kind"] == "Service"]
+    pod = "kubernetes" if "kubernetes" in name else "leader"
+    assert service["spec"]["selector"].items() <= PODS[pod]["metadata"]["labels"].items()
+    ports = {port["name"] for port in container(pod)["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    others = set(PODS) - {pod}
+    for other in others & {"worker"}:
+        labels = PODS[other]["metadata"]["labels"]
+        assert not service["spec"]["selector"].items() <= labels.items()
+
+
+def test_the_pod_monitor_finds_the_pods() -> None:
+    (monitor,) = objects("deploy/podmonitor.yaml")
+    labels = monitor["spec"]["selector"]["matchLabels"]
+    assert labels.items() <= PODS["kubernetes"]["metadata"]["labels"].items()
+    ports = {port["name"] for port in container("kubernetes")["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
+
+
+def test_all_files_name_one_image() -> None:
+    images = {container(pod)["image"] for pod in PODS} | {COMPOSE["image"]}
+    assert images == {"trt-tokenizers:latest"}
+    for name in ("Dockerfile.triton", "docs/deploy.md"):
+        assert "docker build -f Dockerfile.triton -t trt-tokenizers:latest ." in read(name)
+
+
+# Shell.
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> list[Path]:
+    """All shell scripts of deploy/, those inside YAML too."""
+    found = [DEPLOY / "slurm.sbatch"]
+    for name in ("leader.sh", "worker.sh"):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{SCRIPTS[name]}")
+        found.append(path)
+    return found
+
+
+def test_scripts_are_sound(scripts: list[Path]) -> None:
+    for script in scripts:
+        subprocess.run(["bash", "-n", str(script)], check=True)
+    subprocess.run([str(BIN / "shellcheck"), *map(str, scripts)], check=True)
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> dict[str, str]:
+    """An environment in which launch_server prints its arguments and ssh needs two tries."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    programs = {
+        "launch_server": 'printf "%s\\n" "$@"',
+        "ssh": f'echo "$1" >> {tmp_path}/asked; test "$(grep -c "$1" {tmp_path}/asked)" -gt 1',
+        "getent": 'echo "10.9.8.7 STREAM $2"; echo "10.9.8.7 DGRAM"',
+        "sleep": "true",
+    }
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(tmp_path / "asked")}
+
+
+def test_the_leader_waits_for_its_workers_and_names_them(
+    scripts: list[Path], stand_ins: dict[str, str]
+) -> None:
+    environ = {
+        **stand_ins,
+        "GPUS": "8",
+        "POD_IP": "10.9.8.6",
+        "POD_NAME": "trt-tokenizers-0",
+        "LWS_GROUP_SIZE": "3",
+        "LWS_LEADER_ADDRESS": "trt-tokenizers-0.trt-tokenizers.default",
+    }
+    done = subprocess.run(
+        ["sh", str(scripts[1])], env=environ, capture_output=True, text=True, check=True
+    )
+    arguments = done.stdout.splitlines()
+    assert "--hosts=10.9.8.6:8,10.9.8.7:8,10.9.8.7:8" in arguments
+    assert "--world-size=24" in arguments
+    first, second = (f"trt-tokenizers-0-{n}.trt-tokenizers.default" for n in (1, 2))
+    asked = Path(environ["ASKED"]).read_text().split()
+    assert asked == [first, first, second, second]
+
+
+def test_the_batch_script_hands_on_what_slurm_says(
+    stand_ins: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {**stand_ins, "SLURM_NTASKS": "16", "SLURM_JOB_ID": "42"}
+    script = ["bash", str(DEPLOY / "slurm.sbatch")]
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "MODEL_REPO: set it to the model repository" in done.stderr
+    environ["MODEL_REPO"] = "/shared/my models"
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=True)
+    arguments = done.stdout.splitlines()
+    assert arguments[arguments.index("--model-repo") + 1] == "/shared/my models"
+    assert arguments[arguments.index("--world-size") + 1] == "16"
+    assert (tmp_path / arguments[arguments.index("--log-dir") + 1]).is_dir()
+
+
+def test_slurms_signal_comes_early_enough() -> None:
+    (seconds,) = re.findall(r"--signal=B:TERM@(\d+)", read("deploy/slurm.sbatch"))
+    # Slurm may send it up to a minute early, and looks at its clock once a minute.
+    assert int(seconds) > drain("deploy/slurm.sbatch")
+
+
+# systemd.
+
+
+def test_the_unit_gives_the_time_that_is_needed() -> None:
+    service = UNIT["Service"]
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
+    assert service["KillMode"] == "mixed"
+    assert int(service["TimeoutStopSec"]) > drain("deploy/trt-tokenizers.service")
+    (argv,) = COMMANDS["deploy/trt-tokenizers.service"]
+    assert int(service["TimeoutStartSec"]) > parsed(argv)["ready_timeout"]
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze here; apt-get install systemd")
+    unit = tmp_path / "trt-tokenizers.service"
+    text = read("deploy/trt-tokenizers.service")
+    # It looks whether the program is there.
+    unit.write_text(text.replace("/opt/trt-tokenizers/bin/", f"{BIN}/"))
+    argv = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if "Failed to" in done.stderr and "initialize manager" in done.stderr:
+        pytest.skip(f"systemd-analyze does not run here: {done.stderr.strip()}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_documentation_names_files_that_are_there() -> None:
+    for target in re.findall(r"\]\(\.\./([^)]+)\)", read("docs/deploy.md")):
+        assert (ROOT / target).is_file(), target
+    listed = set(re.findall(r"deploy/[\w.-]+", read("docs/deploy.md")))
+    assert {f"deploy/{path.name}" for path in DEPLOY.iterdir()} <= listed
