@@ -83,6 +83,7 @@ class _Agent:
             if self._ranks.log_dir:
                 path = Path(self._ranks.log_dir) / f"rank{self._rank}.log"
                 try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     log = stack.enter_context(path.open("ab", buffering=0))
                 except OSError as error:
                     return self._unstartable(1, f"--log-dir: {path}: {error.strerror}")
@@ -260,7 +261,13 @@ def _stand_in(ranks: Ranks, rank: int) -> None:
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     killed = guard.kill_all_beneath(os.getpid())
     guard.sweep(ranks.shm_prefix_of(rank), killed)
-    os._exit(128 - code if code < 0 else code)
+    if code < 0:  # it could not say so itself, and Hydra would let the others go on
+        code, how = 128 - code, signal.Signals(-code).name
+        text = "the agent of the rank was killed"
+        end = Report(rank, "ended", host=socket.gethostname(), text=text, code=code, how=how)
+        with contextlib.suppress(OSError):
+            os.write(2, end.to_line())
+    os._exit(code)
 
 
 def _rank_of(ranks: Ranks) -> int:

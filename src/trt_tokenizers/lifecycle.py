@@ -70,9 +70,12 @@ class Lifecycle:
     _phase: _Phase = field(default=_Phase.LOADING, init=False)
     _asked: bool = field(default=False, init=False)
     _drained: bool = field(default=False, init=False)
+    _lost: bool = field(default=False, init=False)  # a rank was ended, and not by us
     _failure: LaunchError | None = field(default=None, init=False)
     _killed: str | None = field(default=None, init=False)
     _models: set[str] = field(default_factory=set, init=False)
+    _started: set[int] = field(default_factory=set, init=False)
+    _ready: tuple[str, ...] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.deadline = self.started + self.ready_timeout if self.ready_timeout else None
@@ -80,6 +83,7 @@ class Lifecycle:
     def on_report(self, report: Report, now: float) -> None:
         """A rank's agent said something."""
         if report.event == "started":
+            self._started.add(report.rank)
             if self.world_size > 1:
                 self.hands.say(f"rank {report.rank} is started on {report.host} (pid {report.pid})")
         elif report.event == "loaded":
@@ -95,10 +99,13 @@ class Lifecycle:
             self.hands.say(f"model {model} is ready ({now - self.started:.1f} s)")
 
     def on_ready(self, models: tuple[str, ...], now: float) -> None:
-        if self._phase is _Phase.LOADING:
+        self._ready = models
+        if self._phase is _Phase.LOADING and self._all_started:
             for model in models:
                 self.on_loaded(model, now)
-            self._phase, self.deadline = _Phase.SERVING, None
+            self._phase = _Phase.SERVING
+            if not self._lost:
+                self.deadline = None
             self.hands.announce(models)
 
     def on_signal(self, number: int, now: float) -> None:
@@ -112,13 +119,20 @@ class Lifecycle:
             "a second signal ends at once"
         )
         self._stop(now + self.exit_timeout + GRACE)
-        self.hands.ask()
+        if self._all_started:
+            self.hands.ask()
+        else:
+            # An agent that still starts would die of being asked; and there are no requests yet.
+            self._drained = True
+            self.hands.terminate()
 
     def on_failure(self, reason: str, now: float) -> None:
         self._fail(LaunchError(reason), now)
 
     def on_deadline(self, now: float) -> None:
-        if self._phase is _Phase.LOADING:
+        if self._lost and self._phase is not _Phase.STOPPING:
+            self.on_failure("a rank was ended from outside", now)
+        elif self._phase is _Phase.LOADING:
             self.on_failure(
                 f"not ready within --ready-timeout {self.ready_timeout:g} s; ready so far: "
                 + (", ".join(sorted(self._models)) or "no models"),
@@ -148,7 +162,12 @@ class Lifecycle:
             )
 
     def _on_rank_ended(self, report: Report, now: float) -> None:
-        if report.told or self._drained:
+        if self._drained:
+            return
+        if report.told:
+            # Whoever ended it ends the others, or not: Hydra leaves them if one is killed.
+            if self._phase is not _Phase.STOPPING and not self._lost:
+                self._lost, self.deadline = True, now + FAILED_GRACE
             return
         if report.code:
             self._fail(LaunchError(self._message(report), report.code), now, report.rank)
@@ -157,6 +176,10 @@ class Lifecycle:
             if self.world_size > 1:
                 self.deadline = now + FOLLOWERS_GRACE
                 self.hands.ask()
+
+    @property
+    def _all_started(self) -> bool:
+        return len(self._started) == self.world_size
 
     def _message(self, end: Report) -> str:
         who = f"rank {end.rank} on {end.host}" if self.world_size > 1 else ""

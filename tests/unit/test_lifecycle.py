@@ -47,13 +47,21 @@ def hands() -> Recorder:
 
 @pytest.fixture
 def life(hands: Recorder) -> Lifecycle:
-    return Lifecycle(hands, started=100.0, ready_timeout=60.0, exit_timeout=20.0)
+    return started(Lifecycle(hands, started=100.0, ready_timeout=60.0, exit_timeout=20.0))
 
 
 @pytest.fixture
 def ranks(hands: Recorder) -> Lifecycle:
     """Of three ranks."""
-    return Lifecycle(hands, started=100.0, ready_timeout=60.0, exit_timeout=20.0, world_size=3)
+    return started(
+        Lifecycle(hands, started=100.0, ready_timeout=60.0, exit_timeout=20.0, world_size=3)
+    )
+
+
+def started(life: Lifecycle) -> Lifecycle:
+    for rank in range(life.world_size):
+        life.on_report(Report(rank, "started", host="gpu1", pid=12), 100.5)
+    return life
 
 
 def ended(rank: int = 0, code: int = 0, how: str = "", text: str = "", **more: bool) -> Report:
@@ -72,9 +80,26 @@ def test_ready_is_announced_once_and_has_no_deadline(life: Lifecycle, hands: Rec
 
 
 def test_what_other_ranks_load_is_no_progress(ranks: Lifecycle, hands: Recorder) -> None:
-    ranks.on_report(Report(1, "started", host="gpu2", pid=12), 100.5)
     ranks.on_report(Report(1, "loaded", text="tensorrt_llm"), 101.0)
-    assert hands.said == ["rank 1 is started on gpu2 (pid 12)"]
+    assert hands.said == [f"rank {rank} is started on gpu1 (pid 12)" for rank in range(3)]
+
+
+def test_ready_waits_for_every_rank(hands: Recorder) -> None:
+    life = Lifecycle(hands, 100.0, ready_timeout=60.0, exit_timeout=20.0, world_size=2)
+    life.on_report(Report(0, "started"), 101.0)
+    life.on_ready(("a",), 102.0)
+    assert hands.done == []
+    life.on_report(Report(1, "started"), 103.0)
+    assert hands.done == ["ready a"]
+
+
+def test_a_stop_before_every_rank_has_started(hands: Recorder) -> None:
+    life = Lifecycle(hands, 100.0, ready_timeout=60.0, exit_timeout=20.0, world_size=2)
+    life.on_report(Report(0, "started"), 101.0)
+    life.on_signal(signal.SIGTERM, 102.0)
+    assert hands.done == ["stopping", "terminate"]
+    life.on_report(ended(0, 143, told=True), 102.1)
+    life.on_ended(1)
 
 
 def test_no_ready_timeout(hands: Recorder) -> None:
@@ -137,6 +162,19 @@ def test_the_first_rank_to_fail_counts(ranks: Lifecycle, hands: Recorder) -> Non
         ranks.on_ended(1)
     assert str(caught.value) == "rank 2 on gpu1 ended by itself (SIGKILL): no memory"
     assert caught.value.exit_code == 137
+
+
+def test_a_rank_that_is_ended_from_outside_takes_the_others_along(
+    ranks: Lifecycle, hands: Recorder
+) -> None:
+    ranks.on_report(ended(1, 143, text="killed", told=True), 102.0)
+    assert ranks.deadline == 102.0 + FAILED_GRACE
+    ranks.on_ready((), 103.0)
+    assert ranks.deadline == 102.0 + FAILED_GRACE
+    ranks.on_deadline(107.0)
+    assert hands.done[1:] == ["stopping", "terminate"]
+    with pytest.raises(LaunchError, match="a rank was ended from outside"):
+        ranks.on_ended(0)
 
 
 def test_not_ready_in_time(life: Lifecycle, hands: Recorder) -> None:

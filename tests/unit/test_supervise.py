@@ -2,137 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import fcntl
 import json
 import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness import free_ports
-
-FAKE = Path(__file__).parents[1] / "fakes" / "fake_tritonserver.py"
-COMMAND = "from trt_tokenizers.cli import launch_server; launch_server()"
-
-
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-@dataclasses.dataclass
-class Launch:
-    """A launcher, started as users start it, on files of its own."""
-
-    folder: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def ready(self) -> Path:
-        return self.folder / "ready"
-
-    def state(self) -> dict[str, object]:
-        state = self.folder / "state"
-        until(state.exists)
-        return json.loads(state.read_text())
-
-    def pid(self, name: str) -> int:
-        return int(str(self.state()[name]))
-
-    def agent(self) -> int:
-        return parent(self.pid("pid"))
-
-    def guardian(self) -> int:
-        return parent(self.agent())
-
-    def until_ready(self) -> Launch:
-        until(lambda: self.ready.exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.err()
-        return self
-
-    def ended(self) -> int:
-        """The exit code; with the launcher, everything else has ended too."""
-        code = self.process.wait(timeout=15)
-        self.assert_nothing_left()
-        return code
-
-    def assert_nothing_left(self) -> None:
-        state = self.state()
-        until(lambda: not alive(self.pid("pid")) and not alive(self.pid("stub")), 5)
-        shm = Path("/dev/shm")
-        left = [*shm.glob(f"{state['prefix']}*"), *shm.glob(f"trt-tokenizers-{state['pid']}-*")]
-        until(lambda: not any(p.exists() for p in [*left, self.ready]), 5)
-
-    def out(self) -> str:
-        return (self.folder / "out").read_text()
-
-    def err(self) -> str:
-        return (self.folder / "err").read_text()
-
-    def said(self) -> list[str]:
-        """The launcher's own lines, without the server's."""
-        return [x for x in self.err().splitlines() if x.startswith(("launch: ", "error: "))]
-
-
-Start = Callable[..., Launch]
+from launching import Start, starting, until
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    program = tmp_path / "tritonserver"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -S {FAKE} "$@"\n')
-    program.chmod(0o755)
-    model = tmp_path / "models" / "one"
-    model.mkdir(parents=True)
-    (model / "config.pbtxt").write_text('backend: "python"\n')
-    started: list[Launch] = []
-
-    def start(*options: str, **more: Any) -> Launch:
-        env = {name: more.pop(name) for name in list(more) if name.startswith("FAKE_")}
-        http, grpc, metrics = free_ports(3)
-        with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-c", COMMAND, "--triton-server", str(program)),
-                    *("--model_repo", str(model.parent), "--ready-file", str(tmp_path / "ready")),
-                    *("--http_port", str(http), "--grpc_port", str(grpc)),
-                    *("--metrics_port", str(metrics), *options),
-                ],
-                stdout=out,
-                stderr=err,
-                env={**os.environ, "FAKE_STATE": str(tmp_path / "state"), **env},
-                **more,
-            )
-        started.append(Launch(tmp_path, process))
-        return started[-1]
-
-    yield start
-    for launch in started:
-        launch.process.kill()
-        launch.process.wait()
+    with starting(tmp_path) as start:
+        yield start
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -193,14 +81,14 @@ def test_a_killed_launcher_takes_everything_along(start: Start) -> None:
 
 def test_a_killed_server_is_told_by_the_exit_code(start: Start) -> None:
     launch = start().until_ready()
-    os.kill(launch.pid("pid"), signal.SIGKILL)
+    os.kill(launch.server(), signal.SIGKILL)
     assert launch.ended() == 128 + signal.SIGKILL
     assert launch.said()[-1] == "error: tritonserver ended by itself (SIGKILL)"
 
 
 def test_a_killed_stub_ends_the_launch(start: Start) -> None:
     launch = start().until_ready()
-    os.kill(launch.pid("stub"), signal.SIGKILL)
+    os.kill(launch.stub(), signal.SIGKILL)
     assert launch.ended() == 1
     # One that dies within 0.25 s of its start is not known by its model.
     assert re.fullmatch(
@@ -234,7 +122,7 @@ def test_a_guardian_cannot_be_ended_by_a_signal_to_all(start: Start) -> None:
 def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("kept\n")
-    launch = start("--log-file", str(log), FAKE_FAIL="1")
+    launch = start("--log-file", str(log), FAKE_FAIL="0")
     assert launch.ended() == 1
     said = launch.said()
     assert said[-1] == (
