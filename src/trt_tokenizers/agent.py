@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import math
 import os
 import select
 import signal
@@ -68,6 +69,7 @@ class _Agent:
         self._writing = threading.Lock()
         self._pid = 0
         self._asked = 0
+        self._kill_at = math.inf
         self._sent: set[int] = set()
         self._dead: set[int] = set()
 
@@ -123,38 +125,45 @@ class _Agent:
     def _watch(self, awake: int, parent: int) -> int | Report:
         """Until the server has ended (its return code) or must, for the reason reported."""
         stubs: StubWatch | None = None
-        look_at = 0.0
-        kill_at: float | None = None
+        # Said twice: ready waits for it, and mpirun may have cut the first one to pieces.
+        again_at = time.monotonic() + 1.0
         while True:
             dead = guard.reap()
             self._dead |= set(dead)
             if self._pid in dead:
                 return dead[self._pid]
             now = time.monotonic()
-            if kill_at is not None and now >= kill_at:
+            if now >= self._kill_at:
+                self._kill_at = math.inf
                 self._signal(signal.SIGKILL)
-                kill_at = None
-            if now >= look_at:
-                look_at = now + _LOOK_EVERY
-                if stubs is None or stubs.server != self._serving_pid():
-                    stubs = StubWatch(self._serving_pid())
-                if (died := stubs.look(now)) and not self._asked:
-                    return self._end(text=died, code=1)
-            select.select([awake], [], [], look_at - now)
+            if now >= again_at:
+                again_at = math.inf
+                self._report("started")
+            if stubs is None or stubs.server != self._serving_pid():
+                stubs = StubWatch(self._serving_pid())
+            if (died := stubs.look(now)) and not self._asked:
+                return self._end(died, 1)
+            select.select([awake], [], [], _LOOK_EVERY)
             numbers = b""
             with contextlib.suppress(BlockingIOError):
                 numbers = os.read(awake, 4096)
             for number in numbers:
-                if number in (signal.SIGUSR1, signal.SIGINT):
-                    self._asked += 1
-                    if self._asked > 1 or self._rank == 0:
-                        self._signal(signal.SIGTERM)
-                    if self._asked > 1 and kill_at is None:
-                        kill_at = now + END_GRACE
-                elif number == signal.SIGTERM:
-                    return self._end("killed, as its MPI ended it (SIGTERM)", 143)
-                elif number == _PARENT_DIED and os.getppid() != parent:
-                    return self._end("killed, as what started it is gone", 143)
+                if (end := self._obey(number, parent)) is not None:
+                    return end
+
+    def _obey(self, number: int, parent: int) -> Report | None:
+        """Take a signal; a report if it ends the rank at once."""
+        if number in (signal.SIGUSR1, signal.SIGINT):
+            self._asked += 1
+            if self._asked > 1 or self._rank == 0:
+                self._signal(signal.SIGTERM)
+            if self._asked > 1:
+                self._kill_at = min(self._kill_at, time.monotonic() + END_GRACE)
+        elif number == signal.SIGTERM:
+            return self._end("killed, as its MPI ended it (SIGTERM)", 143)
+        elif number == _PARENT_DIED and os.getppid() != parent:
+            return self._end("killed, as what started it is gone", 143)
+        return None
 
     def _signal(self, number: int) -> None:
         self._sent.add(number)

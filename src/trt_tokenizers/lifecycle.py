@@ -82,10 +82,12 @@ class Lifecycle:
 
     def on_report(self, report: Report, now: float) -> None:
         """A rank's agent said something."""
-        if report.event == "started":
+        if report.event == "started" and report.rank not in self._started:
             self._started.add(report.rank)
             if self.world_size > 1:
                 self.hands.say(f"rank {report.rank} is started on {report.host} (pid {report.pid})")
+            if self._ready is not None:
+                self.on_ready(self._ready, now)
         elif report.event == "loaded":
             # A follower's engine is «loaded» when it ends; only rank 0 serves.
             if report.rank == 0:
