@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,24 @@ def test_a_stop_that_was_asked_for_exits_0(start: Start, number: signal.Signals)
     ]
     assert launch.out() == "standard output of the server\n"
     assert f"signals: [{signal.SIGTERM.value}]" in launch.err()
+
+
+def test_systemd_hears_of_ready_and_of_the_stop(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        launch = start()
+        heard = [b""]
+        while not heard[-1].startswith(b"READY=1\nSTATUS=serving at http://127.0.0.1:"):
+            heard.append(manager.recv(4096))
+        assert any(line.startswith(b"STATUS=model one is ready") for line in heard)
+        launch.until_ready().process.terminate()
+        while heard[-1] != b"STOPPING=1":
+            heard.append(manager.recv(4096))
+        assert launch.ended() == 0
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_server_once(start: Start) -> None:
