@@ -58,6 +58,7 @@ class Lifecycle:
     """Decides. Times are seconds of one monotonic clock, handed in.
 
     Attributes:
+        starter: what was started to start the ranks, for people.
         deadline: call `on_deadline` at this time; None means never.
     """
 
@@ -66,6 +67,7 @@ class Lifecycle:
     ready_timeout: float
     exit_timeout: float
     world_size: int = 1
+    starter: str = "the rank agent"
     deadline: float | None = field(init=False)
     _phase: _Phase = field(default=_Phase.LOADING, init=False)
     _asked: bool = field(default=False, init=False)
@@ -158,8 +160,7 @@ class Lifecycle:
         if not self._drained:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise LaunchError(
-                f"{'mpirun' if self.world_size > 1 else 'the rank agent'} ended {self._when} "
-                f"({how})",
+                f"{self.starter} ended {self._when} ({how})",
                 128 - code if code < 0 else code,
             )
 

@@ -98,8 +98,9 @@ class _Run:
         self._ready_file = ready_file.absolute() if ready_file else None
         self._lock = lock
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        starter = Path(plan.mpi[0]).name if plan.mpi else "the rank agent"
         self._life = Lifecycle(
-            self, time.monotonic(), ready_timeout, plan.exit_timeout, plan.world_size
+            self, time.monotonic(), ready_timeout, plan.exit_timeout, plan.world_size, starter
         )
         self._over = threading.Event()
         self._tails: dict[int, collections.deque[str]] = {}

@@ -73,9 +73,9 @@ FAULTS: dict[str, tuple[Callable[[Launch], None], str, int | None]] = {
     "stub 0": (lambda x: kill(x.stub(0)), r"rank 0 on \S+: the Python process of .* died", 1),
     "agent 2": (lambda x: kill(x.agent(2)), r"rank 2 on \S+ ended by itself \(SIGKILL\)", 137),
     "agent's stand-in 1": (
-        lambda x: kill(parent(x.agent(1))), r"mpirun ended by itself \(.*\)", None
+        lambda x: kill(parent(x.agent(1))), r"mpi\S+ ended by itself \(.*\)", None
     ),
-    "mpirun": (lambda x: kill(mpirun_of(x)), r"mpirun ended by itself \(SIGKILL\)", 137),
+    "mpirun": (lambda x: kill(mpirun_of(x)), r"mpi\S+ ended by itself \(SIGKILL\)", 137),
     "guardian": (lambda x: kill(x.guardian()), "the guardian process of the launch was killed", 1),
     "launcher": (lambda x: x.process.kill(), "", -signal.SIGKILL),
 }  # fmt: skip

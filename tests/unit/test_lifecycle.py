@@ -53,9 +53,7 @@ def life(hands: Recorder) -> Lifecycle:
 @pytest.fixture
 def ranks(hands: Recorder) -> Lifecycle:
     """Of three ranks."""
-    return started(
-        Lifecycle(hands, started=100.0, ready_timeout=60.0, exit_timeout=20.0, world_size=3)
-    )
+    return started(Lifecycle(hands, 100.0, 60.0, exit_timeout=20.0, world_size=3, starter="mpirun"))
 
 
 def started(life: Lifecycle) -> Lifecycle:
