@@ -2,7 +2,7 @@
 
 It picks its server's command line by its rank, numbers the lines that the server prints, notices
 when a Python model's process dies, says how the rank ended on one line of its standard error
-(`trt_tokenizers.ranks.Report`), and leaves nothing of it behind on its host, whoever is killed.
+(`trt_tokenizers.protocol.Report`), and leaves nothing of it behind on its host, whoever is killed.
 
 Orders are signals, as those reach every host: mpirun (Open MPI 4 and 5, Hydra) and srun pass
 SIGUSR1 on to all ranks. Hydra passes no SIGUSR2, so the first SIGUSR1 means «drain» and every
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))
 
 from trt_tokenizers import guard
-from trt_tokenizers.ranks import Ranks, Report
+from trt_tokenizers.protocol import Ranks, Report
 from trt_tokenizers.watch import LogReader, StubWatch, copy_output, write_all
 
 #: Seconds that a server gets to stop once its rank was told to end.

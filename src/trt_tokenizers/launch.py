@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.mpi import Host, Mpi, mpi_argv, place
-from trt_tokenizers.ranks import Ranks
+from trt_tokenizers.protocol import Ranks
 from trt_tokenizers.server import Server
 
 #: Triton's flags that have an option here, because readiness, checks or clean-up hang on them.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trt_tokenizers.errors import LaunchError
-from trt_tokenizers.ranks import Report
+from trt_tokenizers.protocol import Report
 
 #: Seconds beyond the server's own exit timeout before all is killed.
 GRACE = 5.0

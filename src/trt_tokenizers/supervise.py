@@ -28,7 +28,7 @@ from trt_tokenizers.announce import notify_systemd, write_ready_file
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launch import Plan
 from trt_tokenizers.lifecycle import Lifecycle
-from trt_tokenizers.ranks import Report
+from trt_tokenizers.protocol import Report
 from trt_tokenizers.readiness import read_readiness
 from trt_tokenizers.watch import copy_output, write_all
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from launching import alive, until
-from trt_tokenizers.ranks import LONGEST, Ranks, Report
+from trt_tokenizers.protocol import LONGEST, Ranks, Report
 
 SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}"

@@ -11,7 +11,7 @@ import pytest
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.launch import Deployment, plan
 from trt_tokenizers.mpi import Host, Mpi
-from trt_tokenizers.ranks import Ranks
+from trt_tokenizers.protocol import Ranks
 from trt_tokenizers.server import Server
 
 SERVER = Server(Path("/opt/tritonserver/bin/tritonserver"), env={"PATH": "/venv/bin:/bin"})

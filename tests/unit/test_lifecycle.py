@@ -8,7 +8,7 @@ import pytest
 
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.lifecycle import FAILED_GRACE, FOLLOWERS_GRACE, GRACE, Lifecycle
-from trt_tokenizers.ranks import Report
+from trt_tokenizers.protocol import Report
 
 
 class Recorder:

@@ -22,7 +22,7 @@ LEVELS = {
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
     "guard": 1,
-    "server": 1, "readiness": 1, "announce": 1, "client": 1, "mpi": 1, "lock": 1, "ranks": 1,
+    "server": 1, "readiness": 1, "announce": 1, "client": 1, "mpi": 1, "lock": 1, "protocol": 1,
     "watch": 2, "lifecycle": 2, "launch": 2,
     "agent": 3, "preflight": 3,
     "supervise": 4,
@@ -33,7 +33,7 @@ LEVELS = {
 }  # fmt: skip
 OPERATOR = {
     "server", "watch", "guard", "lifecycle", "client", "launch", "supervise",
-    "agent", "ranks", "mpi", "preflight", "lock", "announce", "readiness",
+    "agent", "protocol", "mpi", "preflight", "lock", "announce", "readiness",
 }  # fmt: skip
 
 
