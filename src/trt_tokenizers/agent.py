@@ -8,7 +8,8 @@ Orders are signals, as those reach every host: mpirun (Open MPI 4 and 5, Hydra) 
 SIGUSR1 on to all ranks. Hydra passes no SIGUSR2, so the first SIGUSR1 means «drain» and every
 further one «end»:
 
-* drain: rank 0's server is asked to stop (SIGTERM), and its running requests finish. The others
+* drain: rank 0's server takes no new requests, and is asked to stop (SIGTERM) once the running ones
+  have finished (`trt_tokenizers.drain`) or their time is over. The others
   wait for theirs: it ends when its engine ends with rank 0's, or never.
 * end: any rank's server is asked to stop, and killed after `END_GRACE` seconds.
 
@@ -45,6 +46,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))
 
 from trt_tokenizers import guard
+from trt_tokenizers.drain import Drain
 from trt_tokenizers.protocol import Ranks, Report
 from trt_tokenizers.watch import LogReader, StubWatch, copy_output, write_all
 
@@ -69,6 +71,7 @@ class _Agent:
         self._writing = threading.Lock()
         self._pid = 0
         self._asked = 0
+        self._drain: Drain | None = None
         self._kill_at = math.inf
         self._sent: set[int] = set()
         self._dead: set[int] = set()
@@ -136,6 +139,9 @@ class _Agent:
             if now >= self._kill_at:
                 self._kill_at = math.inf
                 self._signal(signal.SIGKILL)
+            if self._drain is not None and self._drain.done(now):
+                self._drain = None
+                self._signal(signal.SIGTERM)
             if now >= again_at:
                 again_at = math.inf
                 self._report("started")
@@ -155,9 +161,13 @@ class _Agent:
         """Take a signal; a report if it ends the rank at once."""
         if number in (signal.SIGUSR1, signal.SIGINT):
             self._asked += 1
-            if self._asked > 1 or self._rank == 0:
+            if self._asked == 1 and self._rank == 0:
+                self._drain = Drain(
+                    self._serving_pid(), time.monotonic(), self._ranks.drain, guard.SHM
+                )
+            elif self._asked > 1:
+                self._drain = None
                 self._signal(signal.SIGTERM)
-            if self._asked > 1:
                 self._kill_at = min(self._kill_at, time.monotonic() + END_GRACE)
         elif number == signal.SIGTERM:
             return self._end("killed, as its MPI ended it (SIGTERM)", 143)

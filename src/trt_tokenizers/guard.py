@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-_SHM = Path("/dev/shm")
+SHM = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -109,10 +109,10 @@ def sweep(shm_prefix: str, server_pids: set[int], remove: tuple[str, ...] = ()) 
     """Remove what dead servers left: shared memory by prefix, the folders of stream contexts
     (named after the server's process id) and the files *remove*. What is gone is no error."""
     if shm_prefix:
-        for path in _SHM.glob(shm_prefix + "*"):
+        for path in SHM.glob(shm_prefix + "*"):
             path.unlink(missing_ok=True)
     for pid in server_pids:
-        for folder in _SHM.glob(f"trt-tokenizers-{pid}-*"):  # and its start time
+        for folder in SHM.glob(f"trt-tokenizers-{pid}-*"):  # and its start time
             shutil.rmtree(folder, ignore_errors=True)
     for name in remove:
         with contextlib.suppress(OSError):

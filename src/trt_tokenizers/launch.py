@@ -188,6 +188,7 @@ def plan(deployment: Deployment, server: Server) -> Plan:
             shm_prefix=shm_prefix,
             env=tuple(f"{name}={value}" for name, value in env.items()),
             rank_variable=d.mpi.rank_variable,
+            drain=d.exit_timeout,
             log_dir=str(d.log_dir) if d.log_dir else "",
         ),
         ranks_on=ranks_on,

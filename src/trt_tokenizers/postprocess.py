@@ -149,7 +149,7 @@ class Postprocessor:
                 results[0].stop_engine = True
         stream.used_at = now
         if finish:
-            del self._streams[place]
+            self._close(place)
             if not step.finish_reason:
                 rest = [_no_more(result, finish) for result in results]
                 tell = any(result.stop_engine for result in results)
@@ -162,8 +162,9 @@ class Postprocessor:
 
     def _begin_anew(self, place: Place) -> None:
         """A context waits under a key that was used before: this is another request."""
-        for earlier in (self._streams, self._ended):
-            earlier.pop(place, None)
+        self._ended.pop(place, None)
+        if place in self._streams:
+            self._close(place)
         self._recent.pop(place[:2], None)
 
     def _rest(self, place: Place, step: EngineStep, now: float) -> list[TextStep]:
@@ -217,7 +218,7 @@ class Postprocessor:
             full = len(self._streams) >= self._settings.max_streams
             if not full and oldest.used_at > too_old:
                 break
-            self._streams.popitem(last=False)
+            self._close(next(iter(self._streams)))
             if oldest.used_at > too_old:
                 self.shed += 1
                 if self._metrics is not None:
@@ -230,6 +231,14 @@ class Postprocessor:
         )
         stream.asked_at = now
         return stream
+
+    def _close(self, place: Place) -> None:
+        """Forget a stream; with the last one of its row the row's context is released."""
+        del self._streams[place]
+        key, row, _ = place
+        several = (key, row) in self._recent
+        if not several or all(other[:2] != (key, row) for other in self._streams):
+            self._contexts.release(key, row)
 
     def _context(self, place: Place, *, keep: bool) -> StreamContext:
         """The context of a row; *keep* it for the row's other sequences."""

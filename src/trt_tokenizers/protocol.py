@@ -26,6 +26,7 @@ class Ranks:
         shm_prefix: what the server puts into /dev/shm begins with this; ``{rank}`` likewise.
         env: ``NAME=value``, set for the server whatever host it runs on.
         rank_variable: where this MPI says the rank; empty for one rank without MPI.
+        drain: seconds for rank 0's running requests once it is to stop.
         log_dir: each rank's output goes to ``rankN.log`` in it; empty for the standard outputs.
     """
 
@@ -34,6 +35,7 @@ class Ranks:
     follower: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     rank_variable: str = ""
+    drain: int = 0
     log_dir: str = ""
 
     def to_argv(self, python: str) -> tuple[str, ...]:
@@ -41,6 +43,8 @@ class Ranks:
         argv += [f"--env={pair}" for pair in self.env]
         if self.rank_variable:
             argv.append(f"--rank-variable={self.rank_variable}")
+        if self.drain:
+            argv.append(f"--drain={self.drain}")
         if self.log_dir:
             argv.append(f"--log-dir={self.log_dir}")
         argv += ["--leader", *self.leader]
@@ -63,6 +67,7 @@ class Ranks:
             shm_prefix=values["--shm-prefix"][0],
             env=tuple(values.get("--env", ())),
             rank_variable=values.get("--rank-variable", [""])[0],
+            drain=int(values.get("--drain", ["0"])[0]),
             log_dir=values.get("--log-dir", [""])[0],
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import descendants, generate_replay, joined, launched
+from launching import until
 
 pytestmark = pytest.mark.triton
 
@@ -69,6 +70,10 @@ def test_running_streams_finish_when_a_stop_is_asked_for(
         while server.metric("trt_tokenizers:engine_sequences_running") < len(texts):
             assert time.monotonic() < deadline
         server.process.terminate()
+        until(lambda: "stopping" in server.log.read_text())
+        late = {"text_input": "x", "max_tokens": 1}
+        # The generate endpoint of 24.10 makes a 400 of UNAVAILABLE.
+        until(lambda: "takes no new requests" in str(server.generate(late)))
         assert server.process.wait(timeout=60) == 0, server.log.read_text()[-4000:]
         answers = [stream.result(timeout=10) for stream in streams]
     if transport == "http":

@@ -21,7 +21,7 @@ LEVELS = {
     "preprocess": 5, "postprocess": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "guard": 1, "httpqueues": 1, "gpus": 1, "engine_folder": 1,
+    "guard": 1, "httpqueues": 1, "drain": 1, "gpus": 1, "engine_folder": 1,
     "server": 1, "readiness": 1, "announce": 1, "client": 1, "mpi": 1, "lock": 1, "protocol": 1,
     "watch": 2, "lifecycle": 2, "launch": 2,
     "agent": 3, "preflight": 3,
@@ -33,7 +33,7 @@ LEVELS = {
 }  # fmt: skip
 OPERATOR = {
     "server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise",
-    "agent", "protocol", "mpi", "preflight", "lock", "announce", "readiness",
+    "drain", "agent", "protocol", "mpi", "preflight", "lock", "announce", "readiness",
 }  # fmt: skip
 
 
