@@ -46,7 +46,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))
 
 from trt_tokenizers import guard
-from trt_tokenizers.drain import Drain
+from trt_tokenizers.drain import Drain, folder_name
 from trt_tokenizers.protocol import Ranks, Report
 from trt_tokenizers.watch import LogReader, StubWatch, copy_output, write_all
 
@@ -74,7 +74,7 @@ class _Agent:
         self._drain: Drain | None = None
         self._kill_at = math.inf
         self._sent: set[int] = set()
-        self._dead: set[int] = set()
+        self._folders: set[str] = set()
 
     def run(self) -> int:
         """The exit code of the agent."""
@@ -118,11 +118,11 @@ class _Agent:
             # Python gives signals back to their default while it ends, and the order to end may
             # come to a rank that has just drained.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            self._dead |= guard.kill_all_beneath(os.getpid())
+            self._folders |= guard.kill_all_beneath(os.getpid())
             server.returncode = 0  # it was collected
             for thread in threads:  # what it said last explains its end
                 thread.join(timeout=2.0)
-            guard.sweep(self._ranks.shm_prefix_of(self._rank), self._dead | {self._pid})
+            guard.sweep(self._ranks.shm_prefix_of(self._rank), self._folders)
             return self._ended(end)
 
     def _watch(self, awake: int, parent: int) -> int | Report:
@@ -131,8 +131,7 @@ class _Agent:
         # Said twice: ready waits for it, and mpirun may have cut the first one to pieces.
         again_at = time.monotonic() + 1.0
         while True:
-            dead = guard.reap()
-            self._dead |= set(dead)
+            dead = guard.reap(self._folders)
             if self._pid in dead:
                 return dead[self._pid]
             now = time.monotonic()
@@ -162,9 +161,8 @@ class _Agent:
         if number in (signal.SIGUSR1, signal.SIGINT):
             self._asked += 1
             if self._asked == 1 and self._rank == 0:
-                self._drain = Drain(
-                    self._serving_pid(), time.monotonic(), self._ranks.drain, guard.SHM
-                )
+                folder = guard.SHM / folder_name(self._serving_pid())
+                self._drain = Drain(folder, time.monotonic(), self._ranks.drain)
             elif self._asked > 1:
                 self._drain = None
                 self._signal(signal.SIGTERM)
@@ -222,13 +220,18 @@ class _Agent:
             with self._writing:
                 for line in self._log.tail:
                     write_all(2, f"[{self._rank}] {line}\n".encode())
-        self._report(**{**dataclasses.asdict(end), "event": "ended"})
+        said = {**dataclasses.asdict(end), "event": "ended"}
+        self._report(**said)
+        if self._ranks.follower:
+            self._report(**said)  # mpirun may cut one to pieces
         return end.code
 
     def _report(self, event: str, **more: object) -> None:
         """Best effort: nothing may wait for a reader who left."""
-        fields = {**more, "rank": self._rank, "host": socket.gethostname(), "pid": self._pid}
-        line = Report(event=event, **fields).to_line()  # type: ignore[arg-type]
+        where = {"host": socket.gethostname(), "pid": self._serving_pid()}
+        fields = {**more, "rank": self._rank, **where}
+        report = Report(event=event, **fields)  # type: ignore[arg-type]
+        line = report.to_line(self._ranks.mark)
         if not self._writing.acquire(timeout=2.0):
             return
         try:
@@ -285,7 +288,7 @@ def _stand_in(ranks: Ranks, rank: int) -> None:
         text = "the agent of the rank was killed"
         end = Report(rank, "ended", host=socket.gethostname(), text=text, code=code, how=how)
         with contextlib.suppress(OSError):
-            os.write(2, end.to_line())
+            os.write(2, end.to_line(ranks.mark))
     os._exit(code)
 
 

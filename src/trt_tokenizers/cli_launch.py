@@ -102,7 +102,8 @@ _PORT = click.IntRange(1, 65535)
     "exit_timeout",
     default=20,
     type=click.IntRange(0),
-    help="Seconds for running requests when a stop is asked for; 5 more, and all is killed.",
+    help="Seconds for running requests when a stop is asked for, and as many again for idle "
+    "connections and unloading; 5 more, and all is killed.",
 )
 @click.option(
     "--triton-server",
@@ -218,9 +219,15 @@ def launch_server(
     from trt_tokenizers.lock import locked
     from trt_tokenizers.plan import engine_problems, gpu_problems
     from trt_tokenizers.preflight import free_port, problems, ranks_here, slurm_leader
+    from trt_tokenizers.ranks import read_rank
     from trt_tokenizers.server import find_server
     from trt_tokenizers.supervise import supervise
 
+    if (mine := read_rank(os.environ)).size > 1:
+        raise SettingsError(
+            f"launch_server itself was started as {mine.size} ranks ({mine.source}); "
+            "start it once, and it starts the ranks"
+        )
     if hosts and hostfile:
         raise SettingsError("--hosts and --hostfile say the same; give one")
     if no_mpi and flavour not in (None, "none"):

@@ -9,6 +9,7 @@ requests with 503, and waits there for the end of the running ones. Standard lib
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 #: The mark.
@@ -16,9 +17,26 @@ MARK = "draining"
 #: File names in the stream folder: a context that waits, and one whose stream runs.
 WAITING = "*.[0-9]*"
 RUNNING = "open-*"
+#: Seconds after which a running stream that says nothing is not waited for: many engines do not
+#: tell which response is their last, so it may have ended.
+SILENT_S = 10.0
 #: Seconds without any: a request may be on its way between two models, or its last response
 #: between postprocessing and the client.
 _QUIET_S = 0.5
+
+
+def folder_name(server_pid: int) -> str:
+    """The stream folder of a tritonserver that lives, or is a zombie.
+
+    It has the process' start time as well: ids are used again, and containers that share /dev/shm
+    may have the same.
+    """
+    try:
+        # Field 22 of proc(5), counted behind the name, which may hold spaces.
+        started = Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        started = "0"
+    return f"trt-tokenizers-{server_pid}-{started}"
 
 
 class Drain:
@@ -28,36 +46,38 @@ class Drain:
         deadline: when it is waited for no longer.
     """
 
-    def __init__(self, server_pid: int, now: float, timeout: float, root: Path) -> None:
+    def __init__(self, folder: Path, now: float, timeout: float) -> None:
         """
         Args:
-            server_pid: the tritonserver.
+            folder: of the server's streams.
             now: seconds of one monotonic clock.
             timeout: seconds for running requests.
-            root: where the folders of streams are.
         """
         self.deadline = now + timeout
+        self._folder = folder
         self._quiet_since: float | None = None
         # A server that serves nothing of ours has no such folder, and drains as Triton does it.
-        self._folders = list(root.glob(f"trt-tokenizers-{server_pid}-*"))
-        for folder in self._folders:
+        self._serves_streams = folder.is_dir()
+        if self._serves_streams:
             with contextlib.suppress(OSError):
                 (folder / MARK).touch(mode=0o600)
 
     def done(self, now: float) -> bool:
         """Whether the server can be asked to stop. To be called a few times a second."""
-        if not self._folders or now >= self.deadline:
+        if not self._serves_streams or now >= self.deadline:
             return True
-        if any(self._requests()):
+        if self._any_request():
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
         return self._quiet_since is not None and now - self._quiet_since >= _QUIET_S
 
-    def _requests(self) -> list[Path]:
-        return [
-            path
-            for folder in self._folders
-            for pattern in (WAITING, RUNNING)
-            for path in folder.glob(pattern)
-        ]
+    def _any_request(self) -> bool:
+        if any(self._folder.glob(WAITING)):
+            return True
+        oldest = time.time() - SILENT_S
+        for stream in self._folder.glob(RUNNING):
+            with contextlib.suppress(FileNotFoundError):  # ended meanwhile
+                if stream.stat().st_mtime >= oldest:
+                    return True
+        return False

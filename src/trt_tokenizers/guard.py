@@ -35,6 +35,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[1]))
+
+from trt_tokenizers.drain import folder_name
+
 SHM = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -105,41 +110,39 @@ def running_with(text: str) -> set[int]:
     return found
 
 
-def sweep(shm_prefix: str, server_pids: set[int], remove: tuple[str, ...] = ()) -> None:
-    """Remove what dead servers left: shared memory by prefix, the folders of stream contexts
-    (named after the server's process id) and the files *remove*. What is gone is no error."""
+def sweep(shm_prefix: str, folders: set[str], remove: tuple[str, ...] = ()) -> None:
+    """Remove what dead servers left: shared memory by prefix, the *folders* of their streams
+    (`trt_tokenizers.drain.folder_name`) and the files *remove*. What is gone is no error."""
     if shm_prefix:
         for path in SHM.glob(shm_prefix + "*"):
             path.unlink(missing_ok=True)
-    for pid in server_pids:
-        for folder in SHM.glob(f"trt-tokenizers-{pid}-*"):  # and its start time
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders:
+        shutil.rmtree(SHM / folder, ignore_errors=True)
     for name in remove:
         with contextlib.suppress(OSError):
             Path(name).unlink(missing_ok=True)
 
 
-def kill_all_beneath(pid: int) -> set[int]:
+def kill_all_beneath(pid: int) -> set[str]:
     """Kill every descendant of *pid*, which is this process, and wait until they are gone.
 
     Returns:
-        The process ids that were killed.
+        The stream folders that those killed would have had as tritonservers.
     """
-    killed: set[int] = set()
+    folders: set[str] = set()
     deadline = time.monotonic() + _KILL_WAIT
     while time.monotonic() < deadline:
-        alive = descendants(pid)
-        for victim in alive:
+        for victim in descendants(pid):
+            folders.add(folder_name(victim))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-        killed |= alive
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            return killed  # orphans are adopted, so no child means no descendant
+            return folders  # orphans are adopted, so no child means no descendant
         time.sleep(0.01)
-    return killed
+    return folders
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:
@@ -153,15 +156,19 @@ def die_with_parent(parent: int) -> Callable[[], None]:
     return before_exec
 
 
-def reap() -> dict[int, int]:
-    """Collect the dead children, adopted ones too: process id -> return code."""
+def reap(folders: set[str]) -> dict[int, int]:
+    """Collect the dead children, adopted ones too: process id -> return code.
+
+    Args:
+        folders: gets the stream folders that they have left.
+    """
     dead = {}
     with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            dead[pid] = os.waitstatus_to_exitcode(status)
+        while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            name = folder_name(found.si_pid)  # while it is a zombie
+            if (SHM / name).exists():
+                folders.add(name)
+            dead[found.si_pid] = os.waitstatus_to_exitcode(os.waitpid(found.si_pid, 0)[1])
     return dead
 
 
@@ -194,7 +201,7 @@ class _Guardian:
         self._status = status
         self._orders = b""
         self._command: subprocess.Popen[bytes] | None = None
-        self._dead: set[int] = set()
+        self._folders: set[str] = set()
 
     def run(self) -> None:
         adopt_orphans()
@@ -221,8 +228,8 @@ class _Guardian:
             return
         self._say(f"started {self._command.pid}")
         code = self._watch(awake, self._command.pid)
-        killed = kill_all_beneath(os.getpid())
-        sweep(job.shm_prefix, killed | self._dead, tuple(job.remove))
+        self._folders |= kill_all_beneath(os.getpid())
+        sweep(job.shm_prefix, self._folders, tuple(job.remove))
         self._say(f"ended {-signal.SIGKILL if code is None else code}")
 
     def _watch(self, awake: int, pid: int) -> int | None:
@@ -245,8 +252,7 @@ class _Guardian:
 
     def _reap(self, pid: int) -> int | None:
         """The command's return code if it has ended."""
-        dead = reap()
-        self._dead.update(dead)
+        dead = reap(self._folders)
         if pid in dead and self._command is not None:
             self._command.returncode = dead[pid]
         return dead.get(pid)

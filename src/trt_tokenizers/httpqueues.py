@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 from pathlib import Path
@@ -30,7 +31,7 @@ def widen(server_pid: int) -> str | None:
     """
     smallest = None
     with contextlib.suppress(OSError, AttributeError):  # an old kernel, Python or a sandbox
-        smallest = min(map(_widen, _pairs(server_pid)), default=_WANTED)
+        smallest = min(map(_widen, _pairs(server_pid)), default=0)
     if smallest is not None and smallest >= _ENOUGH:
         return None
     return (
@@ -47,11 +48,15 @@ def _pairs(pid: int) -> list[socket.socket]:
     process = os.pidfd_open(pid)
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            try:
                 if not str(entry.readlink()).startswith("socket:"):
                     continue
+            except FileNotFoundError:  # closed meanwhile
+                continue
             copy = get(_SYS_PIDFD_GETFD, process, int(entry.name), 0)
             if copy < 0:
+                if ctypes.get_errno() == errno.EBADF:
+                    continue
                 raise OSError(ctypes.get_errno(), "pidfd_getfd")
             one = socket.socket(fileno=copy)
             if one.family == socket.AF_UNIX and one.type == socket.SOCK_STREAM:

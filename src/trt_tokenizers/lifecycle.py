@@ -122,7 +122,8 @@ class Lifecycle:
             f"{name}: stopping, {self.exit_timeout:g} s for running requests; "
             "a second signal ends at once"
         )
-        self._stop(now + self.exit_timeout + GRACE)
+        # Once for the running requests, and once for Triton's own wait for idle connections.
+        self._stop(now + 2 * self.exit_timeout + GRACE)
         if self._all_started:
             self.hands.ask()
         else:

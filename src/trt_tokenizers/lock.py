@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,11 @@ def locked(repository: Path, *, force: bool) -> Iterator[int]:
     folder = _runtime_dir()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise LaunchError(f"{folder} belongs to somebody else; remove it")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(folder / f"{key}.lock", flags, 0o600)
     except OSError as error:
         raise LaunchError(
             f"cannot lock the repository in {folder}: {error.strerror}; "

@@ -29,7 +29,7 @@ def engine_problems(
 
     Args:
         repository: the model repository; configurations that hold ``${…}`` are left to
-            `trt_tokenizers.launch.problems`.
+            `trt_tokenizers.preflight.problems`.
         world_size: MPI ranks over which each engine runs.
         multi_model: the server itself starts the ranks of each engine, which may then differ.
     """

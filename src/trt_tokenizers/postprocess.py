@@ -144,6 +144,7 @@ class Postprocessor:
         finish = stream.finish_reason
         if not finish and now - stream.asked_at > ASK_S:
             stream.asked_at = now
+            self._contexts.touch(step.key, step.row)
             if client_is_gone():
                 finish = FinishReason.CANCELLED
                 results[0].stop_engine = True

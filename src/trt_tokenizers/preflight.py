@@ -141,7 +141,8 @@ def ranks_here(deployment: Deployment) -> int:
 
 
 def slurm_leader(environ: Mapping[str, str]) -> str:
-    """The host of rank 0 in a Slurm allocation of several nodes; empty for one node."""
-    if environ.get("SLURM_JOB_NUM_NODES", "1") == "1":
-        return ""
-    return first_host(environ.get("SLURM_JOB_NODELIST", ""))
+    """The host of rank 0 in a Slurm allocation; empty where that is one node, and this one. (The
+    shell that salloc starts may stand on a login node.)"""
+    first = first_host(environ.get("SLURM_JOB_NODELIST", ""))
+    one = environ.get("SLURM_JOB_NUM_NODES", "1") == "1"
+    return "" if one and (not first or is_local(first)) else first

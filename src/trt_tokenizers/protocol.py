@@ -71,6 +71,11 @@ class Ranks:
             log_dir=values.get("--log-dir", [""])[0],
         )
 
+    @property
+    def mark(self) -> bytes:
+        """What a report begins with. No model that prints a prompt can be made to say it."""
+        return b"%s: " % self.shm_prefix.replace("{rank}", "").encode()
+
     def argv_of(self, rank: int) -> list[str]:
         argv = self.follower if rank else self.leader
         return [argument.replace("{rank}", str(rank)) for argument in argv]
@@ -108,19 +113,21 @@ class Report:
     how: str = ""
     told: bool = False
 
-    _MARK = b"trt-rank: "
-
-    def to_line(self) -> bytes:
-        line = self._MARK + json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+    def to_line(self, mark: bytes) -> bytes:
+        """
+        Args:
+            mark: of the launch, `Ranks.mark`.
+        """
+        line = mark + json.dumps(dataclasses.asdict(self)).encode() + b"\n"
         if len(line) <= LONGEST:
             return line
-        return dataclasses.replace(self, text=self.text[:400]).to_line()
+        return dataclasses.replace(self, text=self.text[:400]).to_line(mark)
 
     @classmethod
-    def find(cls, line: bytes) -> tuple[bytes, Report | None]:
+    def find(cls, line: bytes, mark: bytes) -> tuple[bytes, Report | None]:
         """What stands before the report in *line*, and the report if there is one."""
-        before, mark, after = line.partition(cls._MARK)
-        if mark:
+        before, found, after = line.partition(mark)
+        if found:
             with contextlib.suppress(ValueError, TypeError):
                 return before, cls(**json.loads(after))
         return line, None

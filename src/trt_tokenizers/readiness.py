@@ -14,25 +14,23 @@ class Readiness:
     """What the server's HTTP port says.
 
     Attributes:
-        live: it answers at all.
         ready: it is ready and so is every model that was asked to load.
         models: the models that are ready.
         failed: model -> reason, of those that will not become ready.
     """
 
-    live: bool = False
     ready: bool = False
     models: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
 
 
 def read_readiness(http_url: str, timeout: float = 2.0) -> Readiness:
-    """Ask once. A server that does not answer within *timeout* seconds is not live."""
+    """Ask once. A server that does not answer within *timeout* seconds is not ready."""
     address = urllib.parse.urlsplit(http_url).netloc
     try:
         healthy = _ask(address, "GET", "/v2/health/ready", timeout)[0] == 200
         status, body = _ask(address, "POST", "/v2/repository/index", timeout)
-        return judge(healthy, json.loads(body)) if status == 200 else Readiness(live=True)
+        return judge(healthy, json.loads(body)) if status == 200 else Readiness()
     except (OSError, http.client.HTTPException, ValueError):
         return Readiness()
 
@@ -59,4 +57,4 @@ def judge(healthy: bool, index: list[dict[str, str]]) -> Readiness:
     failed = tuple(
         (name, reasons[name]) for name in sorted(states) if states[name] == {"UNAVAILABLE"}
     )
-    return Readiness(True, healthy and len(ready) == len(states), ready, failed)
+    return Readiness(healthy and len(ready) == len(states), ready, failed)

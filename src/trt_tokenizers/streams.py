@@ -24,13 +24,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.drain import MARK, RUNNING, WAITING
+from trt_tokenizers.drain import MARK, RUNNING, WAITING, folder_name
 from trt_tokenizers.errors import RequestError, SettingsError
 
 #: Keys are below 2**53: a JSON number holds no more without rounding.
 KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
-_PREFIX = "trt-tokenizers-"
 #: How often Triton is asked whether a client is gone, which takes 60 µs. Seconds.
 ASK_S = 0.1
 _MANY = 4096  # calls of sweep() between two looks, at the most
@@ -252,6 +251,7 @@ class ContextStore:
             os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):  # swept meanwhile
             os.rename(path, self._open_path(key, row))  # noqa: PTH104
+            self.touch(key, row)
         try:
             return StreamContext(*map(_tuples, json.loads(data)))
         except (ValueError, TypeError):
@@ -261,6 +261,11 @@ class ContextStore:
     def discard(self, key: int) -> None:
         """Remove the context of a stream that will not reach postprocessing."""
         Path(self._path(key)).unlink(missing_ok=True)
+
+    def touch(self, key: int, row: int = 0) -> None:
+        """The stream goes on. To be called every few seconds, not per token."""
+        with contextlib.suppress(FileNotFoundError):  # one without a context, or swept
+            os.utime(self._open_path(key, row))
 
     def release(self, key: int, row: int = 0) -> None:
         """The stream whose context was taken has ended."""
@@ -309,17 +314,8 @@ def _tuples(value: Any) -> Any:
 
 
 def default_directory(server_pid: int) -> Path:
-    """The stream folder of the tritonserver with this process id.
-
-    Its name has the process' start time as well: ids are used again, and containers that share
-    /dev/shm may have the same.
-    """
+    """The stream folder of the tritonserver with this process id."""
     root = Path("/dev/shm")
     if not os.access(root, os.W_OK):
         root = Path(os.environ.get("TMPDIR", "/tmp"))
-    try:
-        # Field 22 of proc(5), counted behind the name, which may hold spaces.
-        started = Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        started = "0"
-    return root / f"{_PREFIX}{server_pid}-{started}"
+    return root / folder_name(server_pid)

@@ -239,7 +239,9 @@ class _Run:
     def show_tail(self, rank: int) -> None:
         lines = self._tails.get(rank, ())
         # What one server wrote to the terminal stands there already.
-        if lines and (self._plan.world_size > 1 or self._plan.ranks.log_dir or self._logs_to_file):
+        # With --log-dir the agent has sent them.
+        elsewhere = self._plan.world_size > 1 or self._logs_to_file
+        if lines and elsewhere and not self._plan.ranks.log_dir:
             self.say(f"the last lines of rank {rank}:")
             for line in lines:
                 self.say(f"  {line}")
@@ -279,7 +281,7 @@ class _Run:
         copy_output(source, take, 0.05)
 
     def _without_report(self, line: bytes) -> bytes:
-        rest, report = Report.find(line)
+        rest, report = Report.find(line, self._plan.ranks.mark)
         if report is not None:
             if report.event == "started" and report.rank == 0:
                 self._leader = report

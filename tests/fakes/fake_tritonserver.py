@@ -23,10 +23,12 @@ import threading
 import time
 from pathlib import Path
 
+from trt_tokenizers.drain import folder_name
+
 FLAGS = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.count("="))
 PREFIX = FLAGS["backend-config"].partition("shm-region-prefix-name=")[2]
 LAUNCH, _, RANK = PREFIX.rstrip("-").rpartition("-r")
-STREAMS = Path(f"/dev/shm/trt-tokenizers-{os.getpid()}-1")
+STREAMS = Path("/dev/shm") / folder_name(os.getpid())
 signals: list[int] = []
 
 

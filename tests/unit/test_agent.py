@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Agent:
     """An agent without MPI, run for real."""
 
     def __init__(self, ranks: Ranks, env: dict[str, str]) -> None:
+        self.mark = ranks.mark
         self.process = subprocess.Popen(
             ranks.to_argv(sys.executable),
             stdout=subprocess.PIPE,
@@ -40,7 +42,7 @@ class Agent:
     def until(self, event: str) -> Report:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            rest, report = Report.find(line)
+            rest, report = Report.find(line, self.mark)
             if report is None:
                 self.lines.append(rest)
                 continue
@@ -92,7 +94,7 @@ def test_a_drain_leaves_other_ranks_to_their_engines(run) -> None:
     agent = run("", SLEEP, rank=2)
     server = agent.up()
     agent.process.send_signal(signal.SIGUSR1)
-    agent.process.send_signal(signal.SIGCONT)
+    time.sleep(1.0)  # it looks four times a second; one that obeyed would have ended its server
     assert alive(server)
     agent.process.send_signal(signal.SIGUSR1)  # may come as one with the first: sent until it ends
     until(lambda: agent.process.send_signal(signal.SIGUSR1) or not alive(server))
@@ -165,9 +167,12 @@ def test_an_mpi_that_does_not_say_the_rank(run) -> None:
 
 def test_a_report_survives_what_stands_around_it() -> None:
     report = Report(1, "ended", text="why: «ß»", code=3)
-    line = report.to_line()
-    assert Report.find(line) == (b"", report)
-    assert Report.find(b"half a li" + line) == (b"half a li", report)
-    assert Report.find(line[:-9]) == (line[:-9], None), "cut short"
-    assert Report.find(b"trt-rank: 1\n") == (b"trt-rank: 1\n", None)
-    assert len(dataclasses.replace(report, text="ß" * 10**5).to_line()) <= LONGEST
+    mark = Ranks(leader=(), shm_prefix="trt-launch-12ab-r{rank}-").mark
+    line = report.to_line(mark)
+    assert Report.find(line, mark) == (b"", report)
+    assert Report.find(b"half a li" + line, mark) == (b"half a li", report)
+    assert Report.find(line[:-9], mark) == (line[:-9], None), "cut short"
+    assert Report.find(mark + b"1\n", mark) == (mark + b"1\n", None)
+    other = Ranks(leader=(), shm_prefix="trt-launch-34cd-r{rank}-").mark
+    assert Report.find(line, other) == (line, None), "of another launch, or of a prompt"
+    assert len(dataclasses.replace(report, text="ß" * 10**5).to_line(mark)) <= LONGEST

@@ -24,7 +24,7 @@ from trt_tokenizers.cli import launch_server
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
-#: launch_server kills this long after --drain-timeout, in seconds.
+#: launch_server kills this long after twice --drain-timeout, in seconds.
 AFTER_DRAIN = 5
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_option_would_be_seen() -> None:
 
 def drain(name: str) -> int:
     (argv,) = COMMANDS[name]
-    return int(parsed(argv)["exit_timeout"]) + AFTER_DRAIN
+    return 2 * int(parsed(argv)["exit_timeout"]) + AFTER_DRAIN
 
 
 # Docker.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from trt_tokenizers.drain import Drain
+from trt_tokenizers.drain import SILENT_S, Drain, folder_name
 from trt_tokenizers.errors import StoppingError
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
-from trt_tokenizers.streams import ContextStore, StreamContext
+from trt_tokenizers.streams import ContextStore, StreamContext, default_directory
 
 
 @pytest.fixture
@@ -17,10 +19,10 @@ def store(tmp_path: Path) -> ContextStore:
     return ContextStore(tmp_path / "trt-tokenizers-12-34")
 
 
-def test_it_waits_until_the_last_stream_has_ended(store: ContextStore, tmp_path: Path) -> None:
+def test_it_waits_until_the_last_stream_has_ended(store: ContextStore) -> None:
     waiting, running = (store.put(StreamContext(1)) for _ in range(2))
     store.take(running)
-    drain = Drain(12, 100.0, 20.0, tmp_path)
+    drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(101.0)
     store.take(waiting)
     store.release(waiting)
@@ -30,8 +32,8 @@ def test_it_waits_until_the_last_stream_has_ended(store: ContextStore, tmp_path:
     assert drain.done(103.6)
 
 
-def test_a_request_that_was_on_its_way_counts(store: ContextStore, tmp_path: Path) -> None:
-    drain = Drain(12, 100.0, 20.0, tmp_path)
+def test_a_request_that_was_on_its_way_counts(store: ContextStore) -> None:
+    drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(100.0)
     late = store.put(StreamContext(1))
     assert not drain.done(100.6)
@@ -40,27 +42,45 @@ def test_a_request_that_was_on_its_way_counts(store: ContextStore, tmp_path: Pat
     assert drain.done(101.3)
 
 
-def test_its_time_is_bounded(store: ContextStore, tmp_path: Path) -> None:
+def test_its_time_is_bounded(store: ContextStore) -> None:
     store.put(StreamContext(1))
-    drain = Drain(12, 100.0, 20.0, tmp_path)
+    drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(119.9)
     assert drain.done(120.0)
 
 
-def test_a_server_without_streams_of_ours_is_asked_at_once(
-    store: ContextStore, tmp_path: Path
-) -> None:
-    store.put(StreamContext(1))
-    assert Drain(1, 100.0, 20.0, tmp_path).done(100.0), "12 is another server"
-    assert not store.draining
+def test_a_server_without_streams_of_ours_is_asked_at_once(tmp_path: Path) -> None:
+    assert Drain(tmp_path / "trt-tokenizers-1-2", 100.0, 20.0).done(100.0)
 
 
-def test_new_requests_are_refused(store: ContextStore, tmp_path: Path, bpe_dir: Path) -> None:
+def test_a_stream_that_has_fallen_silent_is_not_waited_for(store: ContextStore) -> None:
+    """Many engines do not tell which response was their last."""
+    key = store.put(StreamContext(1))
+    store.take(key)
+    old = time.time() - 2 * SILENT_S
+    os.utime(store.directory / f"open-{key}-0", (old, old))
+    drain = Drain(store.directory, 100.0, 20.0)
+    assert not drain.done(100.0)
+    store.touch(key)
+    assert not drain.done(101.0), "it goes on"
+    os.utime(store.directory / f"open-{key}-0", (old, old))
+    assert not drain.done(102.0)
+    assert drain.done(103.0)
+
+
+def test_the_folder_is_of_one_process_and_not_of_its_number() -> None:
+    own = folder_name(os.getpid())
+    assert own.startswith(f"trt-tokenizers-{os.getpid()}-")
+    assert own != f"trt-tokenizers-{os.getpid()}-0"
+    assert default_directory(os.getpid()).name == own
+
+
+def test_new_requests_are_refused(store: ContextStore, bpe_dir: Path) -> None:
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir), stream_key="tensor")
     preprocessor = Preprocessor(settings, store)
     request = TextRequest(text_input=[b"a"])
     preprocessor.process(request)
-    Drain(12, 100.0, 20.0, tmp_path)
+    Drain(store.directory, 100.0, 20.0)
     with pytest.raises(StoppingError, match="takes no new requests"):
         preprocessor.process(request)
     assert len(store) == 1

@@ -107,7 +107,7 @@ def test_no_ready_timeout(hands: Recorder) -> None:
 def test_one_deadline_then_kill(life: Lifecycle, hands: Recorder) -> None:
     life.on_ready((), 101.0)
     life.on_signal(signal.SIGTERM, 200.0)
-    assert life.deadline == 200.0 + 20.0 + GRACE
+    assert life.deadline == 200.0 + 2 * 20.0 + GRACE
     life.on_deadline(life.deadline)
     assert hands.done == ["ready ", "stopping", "ask", "kill"]
     assert life.deadline is None

@@ -115,7 +115,9 @@ def test_one_server_per_repository(
     ("environ", "leader"),
     [
         ({}, ""),
-        ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "gpu1"}, ""),
+        # salloc's shell may stand on a login node.
+        ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "gpu1"}, "gpu1"),
+        ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": socket.gethostname()}, ""),
         ({"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "gpu[03-05]"}, "gpu03"),
         ({"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "a-1,b-[1,2]"}, "a-1"),
     ],

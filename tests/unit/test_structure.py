@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Room -> level; a room imports from lower levels, or from its own package folder.
 LEVELS = {
-    "": 0, "errors": 0,
+    "": 0, "errors": 0, "drain": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
@@ -21,7 +21,7 @@ LEVELS = {
     "preprocess": 5, "postprocess": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "guard": 1, "httpqueues": 1, "drain": 1, "gpus": 1, "engine_folder": 1,
+    "guard": 1, "httpqueues": 1, "gpus": 1, "engine_folder": 1,
     "server": 1, "readiness": 1, "announce": 1, "client": 1, "mpi": 1, "lock": 1, "protocol": 1,
     "watch": 2, "lifecycle": 2, "launch": 2,
     "agent": 3, "preflight": 3,

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from trt_tokenizers.guard import children, descendants
-from trt_tokenizers.readiness import judge, read_readiness
+from trt_tokenizers.readiness import Readiness, judge, read_readiness
 from trt_tokenizers.watch import UNCOLLECTED, LogReader, StubWatch, copy_output, write_all
 
 FAILED = (
@@ -91,8 +91,8 @@ def test_one_good_version_is_enough() -> None:
     assert seen.failed == ()
 
 
-def test_a_port_that_nobody_listens_on_is_not_live() -> None:
-    assert not read_readiness("http://127.0.0.1:1").live
+def test_a_port_that_nobody_listens_on_is_not_ready() -> None:
+    assert read_readiness("http://127.0.0.1:1") == Readiness()
 
 
 def test_output_comes_in_whole_lines_or_late() -> None:

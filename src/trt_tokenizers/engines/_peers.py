@@ -213,9 +213,10 @@ def _line(connection: socket.socket, timeout: float = _HELLO_S) -> bytes:
     Raises:
         OSError: it did not come in time.
     """
-    connection.settimeout(timeout)
+    deadline = time.monotonic() + timeout
     found = bytearray()
     while not found.endswith(b"\n"):
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
         # One by one: what follows the line is for the watch.
         byte = connection.recv(1)
         if not byte or len(found) > 65536:
