@@ -10,10 +10,11 @@ from typing import Any
 
 from trt_tokenizers.engines.base import ENGINES
 from trt_tokenizers.errors import EngineError, TrtTokenizersError
+from trt_tokenizers.fill import PLACEHOLDER
+from trt_tokenizers.pbtxt import parse_config
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import PostprocessingSettings
 from trt_tokenizers.preprocess import PreprocessingSettings
-from trt_tokenizers.repository import PLACEHOLDER, parse_config
 from trt_tokenizers.settings import nearest, parse
 from trt_tokenizers.templates.render import load as load_template
 from trt_tokenizers.tokenizers.registry import create

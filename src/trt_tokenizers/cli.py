@@ -9,6 +9,7 @@ import click
 
 import trt_tokenizers
 from trt_tokenizers.cli_launch import SETTINGS, Command, launch_server
+from trt_tokenizers.cli_repository import fill_template, settings
 from trt_tokenizers.errors import SettingsError
 
 
@@ -19,6 +20,8 @@ def main() -> None:
 
 
 main.add_command(launch_server, "launch")
+main.add_command(settings)
+main.add_command(fill_template, "fill-template")
 
 
 @main.command("chat", cls=Command)
@@ -167,32 +170,3 @@ def check(ctx: click.Context, repository: Path) -> None:
     if found:
         ctx.exit(1)
     click.echo(f"{repository} is good", err=True)
-
-
-@click.command("fill_template", cls=Command, context_settings=SETTINGS)
-@click.option("--in-place", "-i", is_flag=True, help="Change the file instead of printing it.")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("substitutions", metavar="KEY:VALUE,…")
-def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
-    """Fill the ${placeholders} of a config.pbtxt.
-
-    Every key must be in the file, every placeholder must get a value (if only an empty one),
-    and the result must be a Triton model configuration. A comma in a value is written \\,
-
-    \b
-    Example:
-      fill_template -i preprocessing/config.pbtxt "tokenizer_dir:/models/llama,tokenizer_type:llama"
-
-    \b
-    Exit codes:
-      0  filled
-      1  a key or value is wrong, or a placeholder is left; the file is as it was
-      2  wrong options
-    """
-    from trt_tokenizers.repository import fill_template as fill
-
-    filled = fill(file.read_text(encoding="utf-8"), substitutions, str(file))
-    if in_place:
-        file.write_text(filled, encoding="utf-8")
-    else:
-        click.echo(filled, nl=False)

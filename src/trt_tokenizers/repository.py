@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.fill import PLACEHOLDER, fill
+from trt_tokenizers.pbtxt import format_config, parse_config, quoted
 from trt_tokenizers.settings import nearest
 from trt_tokenizers.tokenizers.files import read_json
 
-PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _MARK = ".trt-tokenizers"  # tells a repository that `write` made from anybody else's
 
 
@@ -70,51 +69,6 @@ def render(deployment: Deployment) -> dict[str, str]:
     return rendered
 
 
-def fill(text: str, values: Mapping[str, str], where: str) -> str:
-    """Replace every ``${name}`` of a config.pbtxt; a name without a value becomes empty.
-
-    Values inside quotes may be any string. The result is parsed with Triton's own schema.
-
-    Raises:
-        RepositoryError: the result is no valid model configuration; names *where* and line.
-    """
-    filled = PLACEHOLDER.sub(lambda match: _escaped(values.get(match[1], "")), text)
-    try:
-        parse_config(filled)
-    except ValueError as error:
-        raise RepositoryError(f"{where}: {error}; correct the value on that line") from None
-    return filled
-
-
-def fill_template(text: str, substitutions: str, where: str) -> str:
-    """`fill` with ``key:value,key:value``, as the command fill_template takes it.
-
-    The first ``:`` of a pair separates; a comma inside a value is written ``\\,``.
-
-    Raises:
-        RepositoryError: a pair without ``:``, a key that the file does not have, a placeholder
-            that no pair fills, or a value that breaks the file.
-    """
-    values = {}
-    for pair in re.split(r"(?<!\\),", substitutions):
-        key, separator, value = pair.replace("\\,", ",").partition(":")
-        if not separator:
-            raise RepositoryError(f"{pair!r} is no key:value; write a comma in a value as \\,")
-        values[key.strip()] = value
-    names = dict.fromkeys(PLACEHOLDER.findall(text))
-    for key in values:
-        if key not in names:
-            raise RepositoryError(
-                f"{where} has no placeholder {key!r}{nearest(key, names)}; leave it out"
-            )
-    if left := [name for name in names if name not in values]:
-        raise RepositoryError(
-            f"{where} would keep {', '.join(f'${{{name}}}' for name in left)}; "
-            f"give each a value, if only an empty one: {left[0]}:"
-        )
-    return fill(text, values, where)
-
-
 #: Outputs that the ensemble may have beside the skeleton's: step, its output, dims; all int32.
 _MORE_OUTPUTS = {
     "output_ids": ("postprocessing", "OUT_IDS", (-1, -1)),
@@ -129,8 +83,6 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
     Raises:
         RepositoryError: one of them does not exist.
     """
-    from google.protobuf import text_format
-
     config = parse_config(text)
     present = {output.name: output for output in config.output}
     steps = {step.model_name: step for step in config.ensemble_scheduling.step}
@@ -152,40 +104,13 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
             for step in steps.values():
                 for tensor in [t for t, target in step.output_map.items() if target == name]:
                     del step.output_map[tensor]
-    return str(text_format.MessageToString(config))
+    return format_config(config)
 
 
 def _parameter(key: str, value: str) -> str:
     return (
-        f'parameters {{\n  key: "{_escaped(key)}"\n'
-        f'  value: {{ string_value: "{_escaped(value)}" }}\n}}\n'
+        f"parameters {{\n  key: {quoted(key)}\n  value: {{ string_value: {quoted(value)} }}\n}}\n"
     )
-
-
-def _escaped(value: str) -> str:
-    return "".join(
-        c if c.isprintable() and c.isascii() and c not in '"\\' else _octal(c) for c in value
-    )
-
-
-def _octal(character: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
-
-
-def parse_config(text: str) -> Any:
-    """A ``tritonclient.grpc.model_config_pb2.ModelConfig``.
-
-    Raises:
-        ValueError: *text* does not follow Triton's schema; says the line.
-    """
-    # The schema comes with the client library, whose import takes a while.
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise ValueError(f"not a Triton model configuration: {error}") from None
 
 
 def _values(deployment: Deployment) -> dict[str, str]:

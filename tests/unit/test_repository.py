@@ -7,20 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trt_tokenizers.check import check
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository import (
-    Deployment,
-    fill,
-    fill_template,
-    parse_config,
-    render,
-    write,
-)
+from trt_tokenizers.pbtxt import parse_config
+from trt_tokenizers.repository import Deployment, render, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,14 +42,8 @@ def test_what_is_written_is_good(model_dir: Path, tmp_path: Path) -> None:
     assert config.parameters["tokenizer_dir"].string_value == str(model_dir)
 
 
-@given(value=st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_value_comes_back_exactly(value: str) -> None:
-    text = 'parameters { key: "a" value: { string_value: "${a}" } }'
-    assert parse_config(fill(text, {"a": value}, "x")).parameters["a"].string_value == value
-
-
 def test_a_value_that_breaks_the_file_is_refused(model_dir: Path) -> None:
-    with pytest.raises(RepositoryError, match=r"ensemble/config\.pbtxt: .* 4:"):
+    with pytest.raises(RepositoryError, match=r"ensemble/config\.pbtxt:4: .* whole number"):
         render(Deployment("transformers", model_dir, values={"triton_max_batch_size": "many"}))
 
 
@@ -154,31 +140,6 @@ def test_skeleton_and_backend_name_the_same_tensors(model_dir: Path, tmp_path: P
         assert {t.name for t in [*config.input, *config.output]} <= used
     engine = parse_config((repository / "tensorrt_llm" / "config.pbtxt").read_text())
     assert {t.name for t in engine.input} == set(tensors.INPUTS)
-
-
-OLD = 'max_batch_size: ${size}\nparameters { key: "a" value: { string_value: "${a}" } }\n'
-
-
-def test_fill_template_takes_the_old_commands_pairs() -> None:
-    filled = fill_template(OLD, r"size:8,a:/x:y\,z", "config.pbtxt")
-    config = parse_config(filled)
-    assert (config.max_batch_size, config.parameters["a"].string_value) == (8, "/x:y,z")
-    assert parse_config(fill_template(OLD, "a:,size:8", "x")).parameters["a"].string_value == ""
-
-
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        ("size:8,a", "'a' is no key:value"),
-        ("size:8,b:1", "x has no placeholder 'b'"),
-        ("a:1,siez:8", r"no placeholder 'siez' \(did you mean 'size'"),
-        ("size:8", r"would keep \$\{a\}; give each a value"),
-        ("size:,a:1", r"x: .*; correct the value on that line"),
-    ],
-)
-def test_fill_template_refuses_what_the_old_one_let_through(pairs: str, message: str) -> None:
-    with pytest.raises(RepositoryError, match=message):
-        fill_template(OLD, pairs, "x")
 
 
 def test_outputs_are_those_that_were_asked_for(model_dir: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "": 0, "errors": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
+    "pbtxt": 2, "upstream": 2, "fill": 3, "catalogue": 6, "cli_repository": 9,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4,
@@ -28,7 +29,7 @@ LEVELS = {
     "repository": 6,
     "check": 7, "plan": 7,
     "cli_launch": 8,
-    "cli": 9,
+    "cli": 10,
 }  # fmt: skip
 OPERATOR = {"server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise"}
 
