@@ -22,6 +22,7 @@ from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server, ServingSettings
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.inputs import OptionalInputs, as_declared, scalars
 from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import (
@@ -60,16 +61,6 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
     parameters.pop("FORCE_CPU_ONLY_INPUT_TENSORS", None)
     parameters.pop("EXECUTION_ENV_PATH", None)
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
-
-
-def _scalars(name: str, array: Any) -> list[Any] | None:
-    """One scalar per row of the batch, or None if the client did not send the input."""
-    if array is None:
-        return None
-    if array.size != len(array):
-        raise RequestError(f"{name} has the shape {list(array.shape)}; send one value per row")
-    values: list[Any] = array.ravel().tolist()
-    return values
 
 
 def _failure(error: Exception) -> Any:
@@ -124,6 +115,13 @@ class PreprocessingModel:
         self._preprocessor = Preprocessor(
             settings, self._contexts, response_parameters=_response_parameters()
         )
+        self._optional = OptionalInputs(
+            self._preprocessor.tokenizer, settings.tokenizer_dir, settings.vocab_size
+        )
+        self._types = {
+            output["name"]: pb_utils.triton_string_to_numpy(output["data_type"])
+            for output in json.loads(args["model_config"])["output"]
+        }
 
     def execute(self, requests: list[Any]) -> list[Any]:
         self._metrics.count("requests_total", len(requests))
@@ -133,7 +131,7 @@ class PreprocessingModel:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
         def column(name: str) -> list[Any] | None:
-            return _scalars(name, inputs.get(name))
+            return scalars(name, inputs.get(name))
 
         def rows(name: str) -> list[list[Any]] | None:
             array = inputs.get(name)
@@ -158,7 +156,9 @@ class PreprocessingModel:
                 parameters=json.loads(request.parameters() or "{}"),
             )
         )
-        return _response(made.arrays, sequence_id=made.sequence_id)
+        more = self._optional.arrays(inputs, made.arrays["INPUT_ID"])
+        arrays = as_declared({**made.arrays, **more}, self._types)
+        return _response(arrays, sequence_id=made.sequence_id)
 
     def finalize(self) -> None:
         self._metrics.close()
@@ -196,9 +196,9 @@ class PostprocessingModel:
         log_probs = inputs.get("LOG_PROBS")
         packed = None
         if self._carrier is Carrier.TENSOR:
-            packed = _scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
-        rows = _scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
-        sequences = _scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
+            packed = scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
+        rows = scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
+        sequences = scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):

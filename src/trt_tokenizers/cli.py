@@ -9,7 +9,7 @@ import click
 
 import trt_tokenizers
 from trt_tokenizers.cli_launch import SETTINGS, Command, launch_server
-from trt_tokenizers.cli_repository import fill_template, settings
+from trt_tokenizers.cli_repository import adopt, fill_template, settings
 from trt_tokenizers.errors import SettingsError
 
 
@@ -21,6 +21,7 @@ def main() -> None:
 
 main.add_command(launch_server, "launch")
 main.add_command(settings)
+main.add_command(adopt)
 main.add_command(fill_template, "fill-template")
 
 

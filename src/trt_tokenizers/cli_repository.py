@@ -64,3 +64,45 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     filled = fill_file(file, substitutions, in_place=in_place)
     if not in_place:
         click.echo(filled, nl=False)
+
+
+@click.command("adopt", cls=Command)
+@click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--dry-run", "-n", is_flag=True, help="Print the changes and make none.")
+@click.option(
+    "--skip-check",
+    is_flag=True,
+    help="Do not load the tokenizer and check the result: its folder is not on this machine.",
+)
+def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
+    """Turn a filled repository of TensorRT-LLM's ensemble (0.5 … 1.2) into ours.
+
+    preprocessing, postprocessing and the ensemble's wiring are replaced; the engine's model and
+    all values that are filled stay, and so does every input and output that clients know. The old
+    repository is kept beside the new one. A second run changes nothing.
+
+    \b
+    Example:
+      trt-tokenizers adopt --dry-run /models/repository
+      trt-tokenizers adopt /models/repository
+
+    \b
+    Exit codes:
+      0  adopted, or nothing to do
+      1  it cannot be adopted; nothing has changed
+      2  wrong options
+    """
+    from trt_tokenizers.adopt import adopt as make
+    from trt_tokenizers.adopt import plan_adoption
+
+    adoption = plan_adoption(repository)
+    click.echo(adoption.diff, nl=False)
+    for note in adoption.notes:
+        click.echo(f"note: {note}", err=True)
+    if not adoption.files:
+        click.echo(f"{repository} is as it should be; nothing to do", err=True)
+    elif dry_run:
+        click.echo(f"{len(adoption.files)} files would change", err=True)
+    else:
+        backup = make(repository, adoption, checked=not skip_check)
+        click.echo(f"adopted {repository}; as it was before: {backup}", err=True)

@@ -49,6 +49,9 @@ class PostprocessingSettings(TokenizerSettings):
         "the engine's model, if it is to get a stop request with the client's request id where a "
         "stop string was found: tensorrt_llm for the C++ backend; empty: it runs to its end",
     )
+    prompt_in_output: bool = setting(
+        False, "the engine puts the prompt's ids in front of answers that do not stream; cut them"
+    )
     max_streams: int = setting(16384, "streams remembered at once; the oldest is dropped beyond")
     max_stream_age_s: float = setting(3600.0, "a stream silent for so long is dropped, seconds")
 
@@ -137,6 +140,8 @@ class Postprocessor:
         if place in self._ended:
             return self._rest(place, step, now)
         stream = self._streams.get(place) or self._open(place, step, now)
+        if self._settings.prompt_in_output and not stream.context.stream:
+            step.beams = [ids[stream.context.num_input_tokens :] for ids in step.beams]
         if isinstance(stream, BeamSequences):
             results = stream.step(step.beams, step.finish_reason)
         else:

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.fill import PLACEHOLDER, fill
 from trt_tokenizers.pbtxt import format_config, parse_config, quoted
+from trt_tokenizers.replacing import put_in_place, staging
 from trt_tokenizers.settings import nearest
 from trt_tokenizers.tokenizers.files import read_json
 
@@ -51,11 +51,11 @@ def render(deployment: Deployment) -> dict[str, str]:
         RepositoryError: a value is unknown or breaks a config; the model's folder is no model.
     """
     values = _values(deployment)
-    skeleton = dict(_skeleton())
-    used = {name for text in skeleton.values() for name in PLACEHOLDER.findall(text)}
+    texts = dict(skeleton())
+    used = {name for text in texts.values() for name in PLACEHOLDER.findall(text)}
     rendered = {
         path: fill(text, values, path) if path.endswith(".pbtxt") else text
-        for path, text in skeleton.items()
+        for path, text in texts.items()
     }
     if deployment.outputs:
         path = "ensemble/config.pbtxt"
@@ -140,11 +140,21 @@ def _values(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def _skeleton() -> Iterator[tuple[str, str]]:
+def skeleton() -> Iterator[tuple[str, str]]:
+    """Relative path and text of each of its files."""
     root = skeleton_dir()
     for path in sorted(root.rglob("*")):
         if path.is_file() and path.name in ("config.pbtxt", "model.py", ".gitkeep"):
             yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
+
+
+def skeleton_configs() -> dict[str, Any]:
+    """Its configurations as protobufs, by model, with every value left empty."""
+    return {
+        path.split("/")[0]: parse_config(fill(text, {}, path))
+        for path, text in skeleton()
+        if path.endswith(".pbtxt") and not path.startswith("tensorrt_llm/")
+    }
 
 
 def skeleton_dir() -> Path:
@@ -179,26 +189,11 @@ def write(
             )
         if not force:
             raise RepositoryError(f"{output} exists; replace it with --force")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with staging(output) as new:
         for relative, text in {**rendered, _MARK: ""}.items():
-            path = staging / relative
+            path = new / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        if problems := [str(problem) for problem in verify(staging)]:
-            raise RepositoryError("\n".join(problems).replace(str(staging), str(output)))
-        staging.chmod(0o755)
-        _replace(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _replace(new: Path, output: Path) -> None:
-    if not output.exists():
-        new.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    output.rename(old)  # over an empty folder
-    new.rename(output)
-    shutil.rmtree(old)
+        if problems := [str(problem) for problem in verify(new)]:
+            raise RepositoryError("\n".join(problems).replace(str(new), str(output)))
+        put_in_place(new, output)

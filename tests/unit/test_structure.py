@@ -15,11 +15,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "": 0, "errors": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
-    "pbtxt": 2, "upstream": 2, "fill": 3, "catalogue": 6, "cli_repository": 9,
+    "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "wiring": 4, "catalogue": 6, "adopt": 8,
+    "cli_repository": 9,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4,
-    "preprocess": 5, "postprocess": 5, "engines": 5,
+    "preprocess": 5, "postprocess": 5, "inputs": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
     "guard": 1, "httpqueues": 1, "gpus": 1, "engine_folder": 1,
