@@ -15,9 +15,9 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.fill import PLACEHOLDER
 from trt_tokenizers.pbtxt import format_config, parse_config
 from trt_tokenizers.replacing import copy_tree, put_in_place, staging
-from trt_tokenizers.repository import skeleton, skeleton_configs
+from trt_tokenizers.skeleton import skeleton, skeleton_configs
 from trt_tokenizers.tokenizers.registry import GROUP as TOKENIZERS
-from trt_tokenizers.wiring import parameters, set_parameters, wire
+from trt_tokenizers.wiring import parameters, set_parameters, text_values, wire
 
 _TEXT = ("preprocessing", "postprocessing")
 
@@ -109,7 +109,9 @@ def adopt(repository: Path, adoption: Adoption, *, checked: bool = True) -> Path
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).write_text(text, encoding="utf-8")
         changed = {(new / path).parent for path in adoption.files}
-        problems = [str(problem) for problem in check(new) if problem.path.parent in changed]
+        problems = [
+            str(problem) for problem in check(new, engines=False) if problem.path.parent in changed
+        ]
         if checked and problems:
             raise RepositoryError("\n".join(problems).replace(str(new), str(repository)))
         put_in_place(new, repository)
@@ -156,7 +158,6 @@ def _set_parameters(
 ) -> None:
     """Values that are filled stay; what is new gets the value that changes nothing for clients."""
     before, after = (parameters(configs[name]) for name in _TEXT)
-    of_engine = parameters(engine)
     for name in ("visual_model_path", "multimodal_model_path"):
         if before.get(name):
             raise RepositoryError(
@@ -172,35 +173,21 @@ def _set_parameters(
         notes.append(f"tokenizer_type {kind!r} is not known here; transformers reads the folder")
         before["tokenizer_type"] = after["tokenizer_type"] = "transformers"
     words = {tensor.name: tensor for tensor in configs["ensemble"].input}.get("stop_words")
-    sizes = read_sizes(Path(of_engine.get("gpt_model_path", "")))
-    excludes = of_engine.get("exclude_input_in_output", "").lower() in ("true", "1")
-    types = {tensor.name: tensor.data_type for tensor in engine.input}
-    can_exclude = "exclude_input_in_output" in types
-    stops = (
-        "stop" in types
-        and engine.model_transaction_policy.decoupled
-        # postprocessing's own request has signed numbers, unlike that of 0.5.
-        and types.get("request_output_len") == types.get("input_lengths")
-    )
+    sizes = read_sizes(Path(parameters(engine).get("gpt_model_path", "")))
     derived = {
+        **text_values(engine),
+        **{name: str(size) for name, size in sizes.items()},
         "tokenizer_dir": before.get("tokenizer_dir") or after.get("tokenizer_dir", ""),
-        "tokenizer_type": "auto",
-        "template": "auto",
-        "stream_key": "auto",
         "skip_special_tokens": after.get("skip_special_tokens", ""),
         # One string with commas, in the layouts whose word lists had to be sent.
         "word_lists": "csv" if words is not None and not words.optional else "list",
-        "exclude_input_in_output": str(excludes).lower(),
-        "prompt_in_output": str(not (can_exclude or excludes)).lower(),
-        "stop_model": engine.name if stops else "",
-        **{name: str(size or "") for name, size in sizes.items()},
     }
     for name, found in (("preprocessing", before), ("postprocessing", after)):
         known = ours[name].parameters
         set_parameters(
             ours[name], {key: found.get(key) or derived.get(key, "") for key in sorted(known)}
         )
-    if not excludes and "exclude_input_in_output" not in before:
+    if derived["exclude_input_in_output"] == "false" and "exclude_input_in_output" not in before:
         notes.append(
             "answers that do not stream begin with the prompt, as before; to leave it out, set "
             "exclude_input_in_output of preprocessing to true"

@@ -34,7 +34,7 @@ from trt_tokenizers.postprocess import (
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
 from trt_tokenizers.process import end_process, end_server_once_loaded
 from trt_tokenizers.sequences import TextStep
-from trt_tokenizers.settings import parse
+from trt_tokenizers.settings import MODEL_DIRECTORY, parse
 from trt_tokenizers.stopline import STOP_REQUEST, StopListener, StopSender
 from trt_tokenizers.streams import (
     Carrier,
@@ -55,7 +55,9 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
     config = json.loads(args["model_config"])
     # An empty value is one that was not set; engines do not see the parameters of others.
     parameters = {
-        k: v["string_value"] for k, v in config.get("parameters", {}).items() if v["string_value"]
+        k: v["string_value"].replace(MODEL_DIRECTORY, args["model_repository"])
+        for k, v in config.get("parameters", {}).items()
+        if v["string_value"]
     }
     # Triton's own, for every Python model.
     parameters.pop("FORCE_CPU_ONLY_INPUT_TENSORS", None)

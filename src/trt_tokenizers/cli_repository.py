@@ -106,3 +106,37 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
     else:
         backup = make(repository, adoption, checked=not skip_check)
         click.echo(f"adopted {repository}; as it was before: {backup}", err=True)
+
+
+@click.command("check", cls=Command)
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="A list of objects: file, line, what, mend.")
+@click.option(
+    "--no-engine", is_flag=True, help="Leave the engine's folder out: it is on another machine."
+)
+@click.pass_context
+def check(ctx: click.Context, *, repository: Path, as_json: bool, no_engine: bool) -> None:
+    """Say what would keep a model repository's ensemble from serving.
+
+    \b
+    Example:
+      trt-tokenizers check model_repo
+      trt-tokenizers check --json model_repo
+
+    \b
+    Exit codes:
+      0  nothing is wrong
+      1  something is: one line each, file:line: what; the mend
+      2  wrong options
+    """
+    from trt_tokenizers.check import check as problems
+
+    found = problems(repository, engines=not no_engine)
+    if as_json:
+        click.echo(json.dumps([problem.as_dict() for problem in found], indent=1))
+    else:
+        for problem in found:
+            click.echo(problem)
+    if found:
+        ctx.exit(1)
+    click.echo(f"{repository} is good", err=True)

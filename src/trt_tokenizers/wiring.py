@@ -225,6 +225,26 @@ def _copy(config: Any) -> Any:
     return made
 
 
+def text_values(engine: Any) -> dict[str, str]:
+    """Parameters of pre- and postprocessing that follow from the engine's configuration."""
+    told = parameters(engine).get("exclude_input_in_output", "").lower() in ("true", "1")
+    types = {tensor.name: tensor.data_type for tensor in engine.input}
+    stops = (
+        "stop" in types
+        and engine.model_transaction_policy.decoupled
+        # postprocessing's own request has signed numbers, unlike that of 0.5.
+        and types.get("request_output_len") == types.get("input_lengths")
+    )
+    return {
+        "tokenizer_type": "auto",
+        "template": "auto",
+        "stream_key": "auto",
+        "exclude_input_in_output": str(told).lower(),
+        "prompt_in_output": str(not told and "exclude_input_in_output" not in types).lower(),
+        "stop_model": engine.name if stops else "",
+    }
+
+
 def set_parameters(config: Any, values: Mapping[str, str]) -> None:
     """Give *config* these parameters and no others, in their order."""
     config.ClearField("parameters")

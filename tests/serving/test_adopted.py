@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from harness import Server, joined, launched
 from texts import HARD_TEXTS
 from trt_tokenizers.cli import main
+from trt_tokenizers.layouts import layout
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
-from upstream import VERSIONS, contract, tensor, upstream_repository, with_replay
+from upstream import VERSIONS, tensor, upstream_repository, with_replay
 
 pytestmark = pytest.mark.triton
 
@@ -38,9 +39,9 @@ class Client:
 
     def __init__(self, server: Server, version: str) -> None:
         self.server = server
-        inputs = map(tensor, contract(version)["ensemble"]["inputs"])
+        inputs = map(tensor, layout(version)["ensemble"]["inputs"])
         self.types = {t["name"]: t["type"].removeprefix("TYPE_") for t in inputs}
-        self.outputs = [tensor(o)["name"] for o in contract(version)["ensemble"]["outputs"]]
+        self.outputs = [tensor(o)["name"] for o in layout(version)["ensemble"]["outputs"]]
 
     def inputs(self, **values: Any) -> list[grpcclient.InferInput]:
         made = []

@@ -1,14 +1,15 @@
-"""Filled repositories in the layouts of TensorRT-LLM 0.5 … 1.2, made from tests/contracts.
+"""Filled repositories in the layouts of TensorRT-LLM 0.5 … 1.2, made from their contracts.
 
 The engine in the slot is the replay engine with that version's tensors only.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from trt_tokenizers.layouts import layout
 
 SUPPORT = Path(__file__).parent
 VERSIONS = ("0.5", "0.11", "0.17", "1.2")
@@ -20,10 +21,6 @@ VALUES = {
     "max_queue_size": "0", "triton_backend": "tensorrtllm", "engine_dir": "/engines/e",
     "skip_special_tokens": "True", "kv_cache_free_gpu_mem_fraction": "0.2",
 }  # fmt: skip
-
-
-def contract(version: str) -> dict[str, Any]:
-    return dict(json.loads((SUPPORT.parent / f"contracts/{version}.json").read_text()))
 
 
 def tensor(line: str) -> dict[str, Any]:
@@ -82,7 +79,7 @@ def _config(version: str, model: str, its: dict[str, Any], values: dict[str, str
 def upstream_repository(repository: Path, version: str, tokenizer_dir: Path, **values: str) -> Path:
     """A filled repository of *version*, as its owner has it."""
     filled = {**VALUES, "tokenizer_dir": str(tokenizer_dir), "tokenizer_type": "auto", **values}
-    for model, its in contract(version).items():
+    for model, its in layout(version).items():
         if model == "tensorrt_llm_bls":
             continue
         folder = repository / model

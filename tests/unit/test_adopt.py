@@ -13,8 +13,9 @@ from trt_tokenizers.adopt import plan_adoption
 from trt_tokenizers.check import check
 from trt_tokenizers.cli import main
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.layouts import layout
 from trt_tokenizers.pbtxt import parse_config
-from upstream import VERSIONS, contract, tensor, upstream_repository
+from upstream import VERSIONS, tensor, upstream_repository
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -60,7 +61,7 @@ def test_clients_find_every_tensor_as_it_was(old: Path, version: str) -> None:
         found = {t.name: t for t in there}
         assert len(found) == len(there)
         types = type(there[0]).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-        for line in contract(version)["ensemble"][kind]:
+        for line in layout(version)["ensemble"][kind]:
             wanted = tensor(line)
             its = found[wanted["name"]]
             assert types[its.data_type].name == wanted["type"], line
@@ -116,8 +117,8 @@ def test_the_prompt_in_front_of_whole_answers_stays(
     version: str, bpe_dir: Path, tmp_path: Path
 ) -> None:
     """What the engine was told holds: its default gives the prompt back."""
-    told = "exclude_input_in_output" in contract(version)["tensorrt_llm"]["parameters"]
-    input_too = "exclude_input_in_output" in str(contract(version)["tensorrt_llm"]["inputs"])
+    told = "exclude_input_in_output" in layout(version)["tensorrt_llm"]["parameters"]
+    input_too = "exclude_input_in_output" in str(layout(version)["tensorrt_llm"]["inputs"])
     for value in ("", "true"):
         old = upstream_repository(
             tmp_path / f"r{value}", version, bpe_dir, exclude_input_in_output=value

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from trt_tokenizers import catalogue
 from trt_tokenizers.cli import main
 from trt_tokenizers.fill import PLACEHOLDER
+from trt_tokenizers.layouts import layout
 from trt_tokenizers.upstream import ENGINE_PARAMETERS, FIXED, SURVEYED, UPSTREAM
 
 ROOT = Path(__file__).parents[2]
-CONTRACTS = {v: json.loads((ROOT / f"tests/contracts/{v}.json").read_text()) for v in SURVEYED}
+CONTRACTS = {version: layout(version) for version in SURVEYED}
 
 
 @pytest.mark.parametrize("version", SURVEYED)

@@ -70,9 +70,14 @@ def test_nothing_of_others_is_overwritten(model_dir: Path, tmp_path: Path) -> No
     ours = make(model_dir, tmp_path / "ours")
     with pytest.raises(RepositoryError, match="--force"):
         write(rendered, ours)
-    (ours / "stale").write_text("")
+    (ours / "mine").write_text("precious")
+    write({**rendered, "old/1/file": "x"}, ours, force=True)
     write(rendered, ours, force=True)
-    assert not (ours / "stale").exists()
+    assert not (ours / "old").exists(), "what it made once and makes no more"
+    assert (ours / "mine").read_text() == "precious"
+    with pytest.raises(RepositoryError, match="ours/mine was not made by this command; move it"):
+        write({**rendered, "mine": "x"}, ours, force=True)
+    assert (ours / "mine").read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "ours", "theirs"]
 
 

@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "": 0, "errors": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
-    "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "wiring": 4, "catalogue": 6, "adopt": 8,
-    "cli_repository": 9,
+    "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "layouts": 3, "wiring": 4,
+    "skeleton": 4, "cpp": 5, "catalogue": 6, "adopt": 8, "cli_generate": 9, "cli_repository": 9,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4,
@@ -28,7 +28,7 @@ LEVELS = {
     "launch": 3,
     "supervise": 4,
     "repository": 6,
-    "check": 7, "plan": 7,
+    "problems": 2, "check_wiring": 3, "plan": 4, "check": 7,
     "cli_launch": 8,
     "cli": 10,
 }  # fmt: skip
