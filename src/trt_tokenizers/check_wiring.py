@@ -25,6 +25,7 @@ class Wiring:
         self._models = models
         self._tensors = {tensor.name: tensor for tensor in configs["ensemble"].input}
         self._made_by: dict[str, str] = {}
+        self._unknown: set[str] = set()  # made by models whose files do not parse
 
     def problems(self) -> Iterator[Problem]:
         ensemble = self._configs["ensemble"]
@@ -32,7 +33,9 @@ class Wiring:
         for step in ensemble.ensemble_scheduling.step:
             if step.model_name in self._configs:
                 yield from self._step(step, self._configs[step.model_name])
-            elif step.model_name not in self._models:  # a missing config was reported already
+                continue
+            self._unknown.update(step.output_map.values())
+            if step.model_name not in self._models:  # a missing config was reported already
                 yield self._problem(
                     step.model_name,
                     f"step {step.model_name!r} is no model of the ensemble"
@@ -40,6 +43,8 @@ class Wiring:
                 )
         for tensor in ensemble.output:
             made = self._tensors.get(tensor.name)
+            if tensor.name in self._unknown:
+                continue
             if made is None or tensor.name not in self._made_by:
                 yield self._problem(
                     tensor.name,
@@ -77,6 +82,8 @@ class Wiring:
                     f"model {step.model_name!r} has no input {name!r}{nearest(name, inputs)}; "
                     "correct the input_map",
                 )
+            elif source in self._unknown:
+                continue
             elif source not in self._tensors:
                 what = f"{source!r} comes from nowhere{nearest(source, self._tensors)}"
                 yield self._problem(source, f"{what}; correct the input_map")

@@ -53,6 +53,8 @@ def _one_line(message: Any) -> str:
         f"{name}: {value}" if isinstance(value, str) else f"{name} {_one_line(value)}"
         for name, value in _entries(message)
     ]
+    if not parts and hasattr(message, "string_value"):
+        parts = ['string_value: ""']  # which a parameter without a value is
     return " ".join(["{", *parts, "}"])
 
 

@@ -81,56 +81,6 @@ def test_nothing_of_others_is_overwritten(model_dir: Path, tmp_path: Path) -> No
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "ours", "theirs"]
 
 
-def mutate(repository: Path, model: str, old: str, new: str) -> Path:
-    path = repository / model / "config.pbtxt"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("model", "old", "new", "message"),
-    [
-        ("ensemble", 'value: "text_input"', 'value: "text_inpt"', "'text_inpt' comes from nowhere"),
-        ("ensemble", 'key: "QUERY"', 'key: "QUERRY"', "'preprocessing' has no input 'QUERRY'"),
-        ("ensemble", 'key: "OUTPUT"', 'key: "OUTPT"', "'postprocessing' has no output 'OUTPT'"),
-        ("ensemble", 'model_name: "postprocessing"', 'model_name: "post"', "is no model"),
-        ("ensemble", 'input_map { key: "TOKENS_BATCH" value: "_TOKENS_BATCH" }', "",
-         "'postprocessing' needs the input 'TOKENS_BATCH'"),
-        ("ensemble", "TYPE_STRING", "TYPE_INT32", "another data_type"),
-        ("ensemble", "max_batch_size: 64", "max_batch_size: ${x}", "was never filled"),
-        ("preprocessing", "max_batch_size: 64", "max_batch_size: x", "not a Triton model config"),
-        ("preprocessing", 'key: "template"', 'key: "tempalte"', "did you mean 'template'"),
-        ("preprocessing", 'string_value: "auto"', 'string_value: "otto"', "unknown tokenizer type"),
-        ("postprocessing", "count: 1", "count: 2", "several instances"),
-        ("postprocessing", "kind: KIND_CPU", "kind: KIND_GPU gpus: [0, 1]", "several instances"),
-        ("postprocessing", "instance_group [", "dynamic_batching {}\ninstance_group [",
-         "lets chunks overtake each other"),
-        ("tensorrt_llm", 'string_value: "transformers"', 'string_value: "transfromers"',
-         "did you mean 'transformers'"),
-    ],
-)  # fmt: skip
-def test_one_thing_wrong_is_named(
-    model_dir: Path, tmp_path: Path, model: str, old: str, new: str, message: str
-) -> None:
-    repository = make(model_dir, tmp_path / "repo")
-    path = mutate(repository, model, old, new)
-    problems = check(repository)
-    assert any(message in p.what and p.path == path and p.line > 0 for p in problems), problems
-    assert all("; " in p.what for p in problems), "every problem says its mend"
-
-
-def test_missing_things_are_named(model_dir: Path, tmp_path: Path) -> None:
-    assert "does not exist" in str(check(tmp_path / "nowhere")[0])
-    repository = make(model_dir, tmp_path / "repo")
-    (repository / "postprocessing" / "config.pbtxt").unlink()
-    (model_dir / "tokenizer.json").write_text("{}")
-    text = "\n".join(map(str, check(repository)))
-    assert "postprocessing/config.pbtxt:1: is missing" in text
-    assert "tokenizer.json does not load" in text
-
-
 def test_skeleton_and_backend_name_the_same_tensors(model_dir: Path, tmp_path: Path) -> None:
     """A tensor in one and not in the other would never arrive."""
     repository = make(model_dir, tmp_path / "repo")
