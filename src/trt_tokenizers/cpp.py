@@ -42,6 +42,8 @@ def render_cpp(engine_dir: Path, version: str, values: Mapping[str, str]) -> dic
                 f"unknown value {name!r} for TensorRT-LLM {surveyed}"
                 f"{nearest(name, known | ours)}; list all: trt-tokenizers settings"
             )
+        if "${" in value:
+            raise RepositoryError(f"{name} is {value!r}, a placeholder; write the value out")
         setting = UPSTREAM.get(name)
         if setting is not None and (problem := setting.problem(value)):
             raise RepositoryError(problem)

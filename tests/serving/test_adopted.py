@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,22 @@ def test_http_and_messages(client: Client) -> None:
     status, answer = client.server.generate({"text_input": "", "max_tokens": 5})
     assert status == 400
     assert "the prompt is empty" in answer["error"]
+
+
+@pytest.mark.parametrize("version", ["0.5", "1.2"])
+def test_generated(version: str, bpe_dir: Path, tmp_path: Path, count: int) -> None:
+    """What generate makes for the C++ backend, its own tokenizer inside, and moved elsewhere."""
+    made, repository = tmp_path / "made", tmp_path / "repo"
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(bpe_dir, tokenizer)
+    flags = ("--engine-dir", "/engines/e", "--tensorrt-llm-version", version, "--copy-tokenizer",
+             "--tokenizer-dir", str(tokenizer), "--output", str(made))  # fmt: skip
+    done = CliRunner().invoke(main, ["generate", "--engine", "tensorrtllm", *flags])
+    assert done.exit_code == 0, done.output
+    made.rename(repository)
+    shutil.rmtree(tokenizer)
+    with launched(with_replay(repository, echo=version == "0.5"), tmp_path) as server:
+        client = Client(server, version)
+        asked = {"text_input": TEXT, "max_tokens": count}
+        assert [joined(c) for c in client.ask(4, "s", **asked, stream=True)] == [TEXT] * 4
+        assert [joined(c) for c in client.ask(4, "w", **asked)] == [TEXT] * 4

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.layouts import layout
+from trt_tokenizers.pbtxt import format_config, parse_config
+from trt_tokenizers.wiring import set_parameters
 
 SUPPORT = Path(__file__).parent
 VERSIONS = ("0.5", "0.11", "0.17", "1.2")
@@ -101,14 +103,10 @@ def with_replay(repository: Path, *, echo: bool) -> Path:
     shutil.copy(SUPPORT / "keyless.py", engine / "1")
     shutil.copy(SUPPORT / "versioned.py", engine / "1" / "model.py")
     path = engine / "config.pbtxt"
-    text = path.read_text().replace('backend: "tensorrtllm"', 'backend: "python"')
+    config = parse_config(path.read_text())
+    config.backend = "python"
     given = {"engine": "replay:ReplayEngine", "chunk_sizes": "1,3,2,7,5,4,6",
              "max_tokens_per_chunk": "1", "echo": str(echo).lower()}  # fmt: skip
-    path.write_text(
-        text[: text.index("parameters: {")]
-        + "".join(
-            f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
-            for key, value in given.items()
-        )
-    )
+    set_parameters(config, given)
+    path.write_text(format_config(config))
     return repository

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trt_tokenizers.adopt import adopt, plan_adoption
 from trt_tokenizers.check import check
 from trt_tokenizers.cli import main
+from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.layouts import layout
 from trt_tokenizers.pbtxt import parse_config
-from trt_tokenizers.repository import write
+from trt_tokenizers.repository import Deployment, render, write
 from trt_tokenizers.upstream import SURVEYED
 from upstream import tensor, upstream_repository
 
@@ -214,6 +217,38 @@ def test_a_copied_tokenizer_makes_the_repository_whole(model: Path, tmp_path: Pa
         (model / name).rename(model / f"{name}.gone")
     problems = [str(p) for p in check(moved) if "tensorrt_llm" not in str(p.path)]
     assert problems == [], "the tokenizer is its own"
+
+
+@pytest.fixture(scope="module")
+def any_model(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(bpe_dir, folder, dirs_exist_ok=True)
+    (folder / "config.json").write_text('{"max_position_embeddings": 64}')
+    return folder
+
+
+@settings(max_examples=40)
+@given(value=st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_value_is_written_exactly_or_refused(any_model: Path, value: str) -> None:
+    """Python engines and the C++ backend, their own parameters too."""
+    cases = (
+        ({"engine": "replay:E", "engine_parameters": {"a": value}}, "template", "a"),
+        (
+            {"engine": "tensorrtllm", "engine_dir": Path("/e"), "version": "1.2",
+             "values": {"medusa_choices": value}},
+            "template", "medusa_choices",
+        ),
+    )  # fmt: skip
+    for more, text, own in cases:
+        try:
+            rendered = render(Deployment(model_dir=any_model, template=value, **more))
+        except RepositoryError as error:
+            assert "placeholder" in str(error)  # noqa: PT017 - one of two right ends
+            assert "${" in value
+            continue
+        for model, name in (("preprocessing", text), ("tensorrt_llm", own)):
+            made = parse_config(rendered[f"{model}/config.pbtxt"])
+            assert made.parameters[name].string_value == value
 
 
 def snapshot(folder: Path) -> dict[str, str]:
