@@ -9,6 +9,7 @@ import click
 import trt_tokenizers
 from trt_tokenizers.cli_generate import generate
 from trt_tokenizers.cli_launch import SETTINGS, Command, launch_server
+from trt_tokenizers.cli_plan import plan
 from trt_tokenizers.cli_repository import adopt, check, fill_template, settings
 
 
@@ -21,6 +22,7 @@ def main() -> None:
 main.add_command(launch_server, "launch")
 main.add_command(generate)
 main.add_command(settings)
+main.add_command(plan)
 main.add_command(adopt)
 main.add_command(check)
 main.add_command(fill_template, "fill-template")
