@@ -58,6 +58,8 @@ def plan_adoption(repository: Path) -> Adoption:
     engine_name = _engine_name(repository, configs["ensemble"])
     engine = _read(repository / engine_name / "config.pbtxt")
     engine.name = engine_name
+    if any(tensor.name == "stream_key" for tensor in engine.output):
+        return Adoption({}, (f"{engine_name} is an engine of this package, with our models",))
     notes: list[str] = []
     ours = skeleton_configs()
     for name in ("ensemble", *_TEXT):

@@ -49,7 +49,7 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
         left = [
             Problem(path, number, f"{match[0]} was never filled; give it a value")
             for number, line in enumerate(text.splitlines(), 1)
-            for match in PLACEHOLDER.finditer(line)
+            for match in PLACEHOLDER.finditer("" if line.lstrip().startswith("#") else line)
         ]
         problems += left
         if left:

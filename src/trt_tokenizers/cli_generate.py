@@ -177,6 +177,7 @@ def generate(
       2  wrong options
     """
     from trt_tokenizers.check import check as problems
+    from trt_tokenizers.cpp import ranks
     from trt_tokenizers.repository import Deployment, render, tokenizer_files, write
 
     deployment = Deployment(
@@ -203,7 +204,11 @@ def generate(
         raise SettingsError("there is no --output; say which folder to make")
     verify = partial(problems, engines=engine_dir is None or engine_dir.is_dir())
     write(rendered, output, force=force, copies=copies, verify=verify)
-    click.echo(f"wrote {output}; serve it with: launch_server --model-repo {output}", err=True)
+    world = ranks(engine_dir) if engine_dir is not None else 1
+    size = f" --world-size {world}" if world > 1 else ""
+    click.echo(
+        f"wrote {output}; serve it with: launch_server --model-repo {output}{size}", err=True
+    )
 
 
 def _pairs(options: tuple[str, ...]) -> dict[str, str]:

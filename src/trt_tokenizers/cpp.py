@@ -87,6 +87,11 @@ def render_cpp(engine_dir: Path, version: str, values: Mapping[str, str]) -> dic
     return {**rendered, "tensorrt_llm/1/.gitkeep": ""}
 
 
+def ranks(engine_dir: Path) -> int:
+    """How many the engine was built for; 1 where it is not on this machine."""
+    return len(read_engine(engine_dir).files) if engine_dir.is_dir() else 1
+
+
 def _facts(engine_dir: Path, version: str) -> dict[str, str]:
     """Placeholder -> what the engine was built for; nothing if it is not on this machine."""
     if not engine_dir.is_dir() and version:

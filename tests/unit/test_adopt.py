@@ -209,3 +209,16 @@ def test_a_missing_model_and_a_missing_tokenizer(bpe_dir: Path, tmp_path: Path) 
     shutil.rmtree(old / "postprocessing")
     with pytest.raises(RepositoryError, match=r"postprocessing/config\.pbtxt is missing"):
         plan_adoption(old)
+
+
+def test_a_repository_of_ours_stays_as_it_is(bpe_dir: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bpe_dir, model)
+    (model / "config.json").write_text('{"n_positions": 64}')
+    made = ["generate", "--model", str(model), "--output", str(tmp_path / "repo")]
+    assert CliRunner().invoke(main, made).exit_code == 0
+    before = snapshot(tmp_path)
+    done = run(tmp_path / "repo")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "note: tensorrt_llm is an engine of this package" in done.stderr
+    assert snapshot(tmp_path) == before

@@ -68,6 +68,7 @@ def test_the_cpp_backend(version: str, bpe_dir: Path, tmp_path: Path) -> None:
     done = cpp(tmp_path, bpe_dir, version)
     assert done.exit_code == 0, done.output
     repository = tmp_path / "repo"
+    assert f"launch_server --model-repo {repository} --world-size 2\n" in done.stderr
     assert check(repository) == []
     engine, ensemble = config(repository, "tensorrt_llm"), config(repository, "ensemble")
     its = layout(version)
@@ -227,7 +228,7 @@ def any_model(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(value=st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_value_is_written_exactly_or_refused(any_model: Path, value: str) -> None:
     """Python engines and the C++ backend, their own parameters too."""
