@@ -74,6 +74,10 @@ def file(path: str, content: str) -> Mend:
     return lambda folder: (folder / path).write_text(content)
 
 
+def both(*changes: Mend) -> Mend:
+    return lambda folder: [change(folder) for change in changes]
+
+
 ENSEMBLE, BEFORE = "ensemble/config.pbtxt", "preprocessing/config.pbtxt"
 ENGINE, AFTER = "tensorrt_llm/config.pbtxt", "postprocessing/config.pbtxt"
 
@@ -139,7 +143,9 @@ PYTHON: list[tuple[Mend, str, str]] = [
     (value("tensorrt_llm", "engine", "transfromers"), ENGINE, "did you mean 'transformers'"),
     (value("tensorrt_llm", "dtype", "int4"), ENGINE, "dtype is 'int4'; it must be one of"),
     (text("tensorrt_llm", "decoupled: true", "decoupled: false"), ENGINE, "refuses to stream"),
-    (gone("tokenizer/tokenizer.json"), BEFORE, "; "),
+    (both(value("preprocessing", "tokenizer_type", "gpt2"),
+          value("postprocessing", "tokenizer_type", "gpt2"), gone("tokenizer/tokenizer.json")),
+     BEFORE, "needs vocab.json and merges.txt, or tokenizer.json"),
     (file("tokenizer/tokenizer.json", "{}"), BEFORE, "tokenizer.json does not load"),
     (file("tokenizer/tokenizer_config.json", '{"chat_template": "{% if %}"}'), BEFORE,
      "template 'auto', line 1"),

@@ -228,7 +228,7 @@ def any_model(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(value=st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_value_is_written_exactly_or_refused(any_model: Path, value: str) -> None:
     """Python engines and the C++ backend, their own parameters too."""
