@@ -26,7 +26,7 @@ from trt_tokenizers.tokenizers.base import Tokenizer
 from trt_tokenizers.tokenizers.registry import create
 from trt_tokenizers.upstream import ENGINE_PARAMETERS, UPSTREAM
 
-MODELS = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
+_TEXT = ("preprocessing", "postprocessing")
 _BY_PARAMETER = {s.parameter: s for s in UPSTREAM.values() if "tensorrt_llm" in s.models}
 
 
@@ -40,7 +40,9 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
         return [Problem(repository, 1, "does not exist; make it with: trt-tokenizers generate")]
     problems: list[Problem] = []
     configs: dict[str, Any] = {}
-    for name in MODELS:
+    engine = _engine_name(repository)
+    models = ("ensemble", "preprocessing", engine, "postprocessing")
+    for name in models:
         path = repository / name / "config.pbtxt"
         if not path.is_file():
             problems.append(Problem(path, 1, f"is missing; the ensemble needs the model {name!r}"))
@@ -63,18 +65,30 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
         problems += _check_model(path, name, configs[name])
     if "ensemble" in configs:
         path = repository / "ensemble" / "config.pbtxt"
-        problems += Wiring(path, configs, MODELS).problems()
+        problems += Wiring(path, configs, models).problems()
         problems += _check_batches(path, configs)
     if "postprocessing" in configs:
         path = repository / "postprocessing" / "config.pbtxt"
         problems += _check_order(path, configs["postprocessing"])
-    problems += _check_text(repository, configs)
-    if "tensorrt_llm" in configs:
-        path = repository / "tensorrt_llm" / "config.pbtxt"
-        problems += _check_engine(path, configs["tensorrt_llm"], configs)
-        if engines and configs["tensorrt_llm"].backend != "python":
+    problems += _check_text(repository, configs, engine)
+    if engine in configs:
+        path = repository / engine / "config.pbtxt"
+        problems += _check_engine(path, configs[engine], configs)
+        if engines and configs[engine].backend != "python":
             problems += _check_engine_folder(repository, path)
     return problems
+
+
+def _engine_name(repository: Path) -> str:
+    """The folder of the ensemble's engine: the one step that is none of the text models."""
+    try:
+        text = (repository / "ensemble" / "config.pbtxt").read_text(encoding="utf-8")
+        steps = parse_config(text).ensemble_scheduling.step
+    except (OSError, ValueError):  # reported as the ensemble's problem
+        return "tensorrt_llm"
+    found = {step.model_name for step in steps if (repository / step.model_name).is_dir()}
+    others = sorted(found.difference(_TEXT))
+    return str(others[0]) if len(others) == 1 else "tensorrt_llm"
 
 
 def _check_model(path: Path, name: str, config: Any) -> Iterator[Problem]:
@@ -120,7 +134,7 @@ def _check_batches(path: Path, configs: Mapping[str, Any]) -> Iterator[Problem]:
             )  # fmt: skip
 
 
-def _check_text(repository: Path, configs: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_text(repository: Path, configs: Mapping[str, Any], engine: str) -> Iterator[Problem]:
     """Settings have known names and good values; tokenizer and template work; both agree."""
     parsed: dict[str, Any] = {}
     for name, cls in (
@@ -145,7 +159,7 @@ def _check_text(repository: Path, configs: Mapping[str, Any]) -> Iterator[Proble
         except TrtTokenizersError as error:
             yield Problem(path, parameter_line(path, str(error), raw), _with_mend(str(error)))
     if len(parsed) == 2:
-        yield from _check_agreement(repository, configs, **parsed)
+        yield from _check_agreement(repository, configs, engine, **parsed)
 
 
 def _with_mend(message: str) -> str:
@@ -180,7 +194,11 @@ def _try_out(tokenizer: Tokenizer, template: str) -> None:
 
 
 def _check_agreement(
-    repository: Path, configs: Mapping[str, Any], preprocessing: Any, postprocessing: Any
+    repository: Path,
+    configs: Mapping[str, Any],
+    engine_name: str,
+    preprocessing: Any,
+    postprocessing: Any,
 ) -> Iterator[Problem]:
     path = repository / "postprocessing" / "config.pbtxt"
     for name in ("tokenizer_dir", "tokenizer_type", "stream_key"):
@@ -199,10 +217,10 @@ def _check_agreement(
             f"stop_model is {stop!r}, which is no model here{nearest(stop, configs)}; correct it, "
             "or leave it empty",
         )  # fmt: skip
-    engine = configs.get("tensorrt_llm")
+    engine = configs.get(engine_name)
     if engine is None or postprocessing.stream_key != "tensor":
         return
-    for model, tensors in (("tensorrt_llm", engine.output), ("postprocessing",
+    for model, tensors in ((engine_name, engine.output), ("postprocessing",
                            configs["postprocessing"].input)):  # fmt: skip
         if not any(t.name.lower() == "stream_key" for t in tensors):
             yield Problem(

@@ -222,3 +222,29 @@ def test_a_repository_of_ours_stays_as_it_is(bpe_dir: Path, tmp_path: Path) -> N
     assert (done.exit_code, done.stdout) == (0, "")
     assert "note: tensorrt_llm is an engine of this package" in done.stderr
     assert snapshot(tmp_path) == before
+
+
+def test_an_engine_of_another_name(bpe_dir: Path, tmp_path: Path) -> None:
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    (old / "tensorrt_llm").rename(old / "llama")
+    replace(old / "llama/config.pbtxt", 'name: "tensorrt_llm"', 'name: "llama"')
+    replace(old / "ensemble/config.pbtxt", 'model_name: "tensorrt_llm"', 'model_name: "llama"')
+    done = run(old)
+    assert done.exit_code == 0, done.output
+    assert config(old, "postprocessing").parameters["stop_model"].string_value == "llama"
+    assert check(old, engines=False) == []
+
+
+def test_an_input_that_only_their_preprocessing_read_is_refused(
+    bpe_dir: Path, tmp_path: Path
+) -> None:
+    """Rather than taken from clients and passed over."""
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    replace(
+        old / "ensemble/config.pbtxt",
+        "input [\n",
+        'input [\n  { name: "persona" data_type: TYPE_STRING dims: [ 1 ] optional: true },\n',
+    )
+    done = run(old)
+    assert done.exit_code == 1
+    assert "no step reads the input 'persona'" in done.stderr
