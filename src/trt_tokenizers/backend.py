@@ -21,7 +21,7 @@ from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server, ServingSettings
-from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
 from trt_tokenizers.inputs import OptionalInputs, as_declared, scalars
 from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
@@ -66,9 +66,11 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
 
 
 def _failure(error: Exception) -> Any:
-    """The error response: 400 for what the client can mend, 500 for the rest."""
+    """The error response: 400 for what the client can mend, 503 before a stop, else 500."""
     if isinstance(error, RequestError):
         triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    elif isinstance(error, StoppingError):
+        triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
     else:
         if not isinstance(error, TrtTokenizersError):
             logging.getLogger(__name__).error("unexpected error", exc_info=error)

@@ -2,6 +2,7 @@
 
     TrtTokenizersError
     ├── RequestError          the client's fault: HTTP 400, the message names the parameter
+    ├── StoppingError         the server takes no new requests: HTTP 503
     ├── EngineError           the engine failed a request that was right: HTTP 500
     ├── SettingsError         a value in config.pbtxt or on the command line is wrong
     ├── TokenizerError        a tokenizer cannot be found or loaded
@@ -22,6 +23,11 @@ class TrtTokenizersError(Exception):
 
 class RequestError(TrtTokenizersError):
     """A request that the client has to change. Becomes HTTP 400, gRPC INVALID_ARGUMENT."""
+
+
+class StoppingError(TrtTokenizersError):
+    """The server is about to stop: ask another one. Becomes gRPC UNAVAILABLE, HTTP 503 (400 of
+    the generate endpoint of Triton 24.10)."""
 
 
 class EngineError(TrtTokenizersError):

@@ -1,20 +1,22 @@
-"""The guardian: runs one server and leaves nothing of it behind, whoever is killed.
+"""The guardian: runs one command and leaves nothing of it behind on this host, whoever is killed.
 
 A launcher that dies of SIGKILL can clean up nothing, so a small process in a session of its own
-stands between it and the server::
+stands between it and what it started::
 
-    launcher ──pipe──> guardian ──> tritonserver ──> Python stubs
+    launcher ──pipe──> guardian ──> [mpirun ──>] rank agent ──> tritonserver ──> Python stubs
 
-The guardian adopts whatever is orphaned beneath it (PR_SET_CHILD_SUBREAPER). When the server has
+The guardian adopts whatever is orphaned beneath it (PR_SET_CHILD_SUBREAPER). When the command has
 ended, when it is told to, or when the pipe closes because the launcher is gone, it kills all that
-is left beneath it, then removes the server's shared memory. Should the guardian itself be killed,
-the kernel kills the server (PR_SET_PDEATHSIG) and the launcher does the rest.
+is left beneath it, then removes the servers' shared memory. Should the guardian itself be killed,
+the kernel kills the command (PR_SET_PDEATHSIG), the agents notice and end their servers.
 
 Run by its path with ``python -I -S``, so it starts in about 30 ms and needs nothing but the
 standard library. Its stdin carries one line of JSON (`Job`), then orders, one a line: ``signal N``
-for the server alone, ``kill`` for all. On the file descriptor named by its argument it answers
+for the command alone, ``kill`` for all. On the file descriptor named by its argument it answers
 ``started PID``, ``failed REASON`` and ``ended RETURNCODE`` (negative: by that signal). Everything
 beneath it is gone when that descriptor closes.
+
+What the rank agent (`trt_tokenizers.agent`) has in common with it is here too.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-_SHM = Path("/dev/shm")
+SHM = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 #: Seconds to wait for killed processes; one that hangs in a driver cannot be waited for for ever.
 _KILL_WAIT = 10.0
 
@@ -45,10 +48,10 @@ class Job:
     """What the guardian runs, and what it removes afterwards.
 
     Attributes:
-        argv: the server's command line.
+        argv: the command line.
         env: its whole environment.
-        shm_prefix: its files in /dev/shm begin with this; not empty.
-        remove: paths of other files that end with the server.
+        shm_prefix: what its servers put into /dev/shm begins with this; not empty.
+        remove: paths of other files that end with it.
     """
 
     argv: tuple[str, ...]
@@ -92,14 +95,24 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def running_with(text: str) -> set[int]:
+    """Process ids of this host whose command line holds *text*."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.fsencode(text) in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
 def sweep(shm_prefix: str, server_pids: set[int], remove: tuple[str, ...] = ()) -> None:
     """Remove what dead servers left: shared memory by prefix, the folders of stream contexts
     (named after the server's process id) and the files *remove*. What is gone is no error."""
     if shm_prefix:
-        for path in _SHM.glob(shm_prefix + "*"):
+        for path in SHM.glob(shm_prefix + "*"):
             path.unlink(missing_ok=True)
     for pid in server_pids:
-        for folder in _SHM.glob(f"trt-tokenizers-{pid}-*"):  # and its start time
+        for folder in SHM.glob(f"trt-tokenizers-{pid}-*"):  # and its start time
             shutil.rmtree(folder, ignore_errors=True)
     for name in remove:
         with contextlib.suppress(OSError):
@@ -131,33 +144,63 @@ def kill_all_beneath(pid: int) -> set[int]:
 
 def die_with_parent(parent: int) -> Callable[[], None]:
     """What a child calls before exec so that the kernel kills it when *parent* dies."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal_on_parents_death(signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
 
     return before_exec
 
 
+def reap() -> dict[int, int]:
+    """Collect the dead children, adopted ones too: process id -> return code."""
+    dead = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            dead[pid] = os.waitstatus_to_exitcode(status)
+    return dead
+
+
+def signal_on_parents_death(number: int) -> None:
+    """Have the kernel send signal *number* to this process when its parent dies."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever is orphaned beneath this process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def wake_on(numbers: Iterable[int]) -> int:
+    """A file descriptor on which each of these signals shows up, as one byte, its number.
+
+    A handler each, and not SIG_IGN, as a program that is started would inherit that.
+    """
+    awake, wake = os.pipe()
+    for end in (awake, wake):
+        os.set_blocking(end, False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    return awake
+
+
 class _Guardian:
     def __init__(self, status: int) -> None:
         self._status = status
         self._orders = b""
-        self._server: subprocess.Popen[bytes] | None = None
+        self._command: subprocess.Popen[bytes] | None = None
+        self._dead: set[int] = set()
 
     def run(self) -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        adopt_orphans()
         # Whoever signals a whole control group (systemd, scancel) must not end the guardian: it
-        # ends by its pipe. A handler, as an ignored signal would be ignored by the server too.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-        awake, wake = os.pipe()
-        for end in (awake, wake):
-            os.set_blocking(end, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake)
+        # ends by its pipe.
+        awake = wake_on((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD))
 
         line = self._next_order()
         while line is None:
@@ -166,7 +209,7 @@ class _Guardian:
             line = self._next_order()
         job = Job(**json.loads(line))
         try:
-            self._server = subprocess.Popen(
+            self._command = subprocess.Popen(
                 job.argv,
                 env=job.env,
                 stdin=subprocess.DEVNULL,
@@ -176,14 +219,14 @@ class _Guardian:
         except OSError as error:
             self._say(f"failed {error.strerror}")
             return
-        self._say(f"started {self._server.pid}")
-        code = self._watch(awake, self._server.pid)
+        self._say(f"started {self._command.pid}")
+        code = self._watch(awake, self._command.pid)
         killed = kill_all_beneath(os.getpid())
-        sweep(job.shm_prefix, killed | {self._server.pid}, tuple(job.remove))
+        sweep(job.shm_prefix, killed | self._dead, tuple(job.remove))
         self._say(f"ended {-signal.SIGKILL if code is None else code}")
 
     def _watch(self, awake: int, pid: int) -> int | None:
-        """Carry out orders until the server has ended (its return code) or must (None)."""
+        """Carry out orders until the command has ended (its return code) or must (None)."""
         while True:
             code = self._reap(pid)
             if code is not None:
@@ -201,16 +244,12 @@ class _Guardian:
                     os.kill(pid, int(order.split()[1]))
 
     def _reap(self, pid: int) -> int | None:
-        """Collect the dead, adopted ones too; the server's return code if it is among them."""
-        code = None
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                dead, status = os.waitpid(-1, os.WNOHANG)
-                if dead == 0:
-                    break
-                if dead == pid and self._server is not None:
-                    code = self._server.returncode = os.waitstatus_to_exitcode(status)
-        return code
+        """The command's return code if it has ended."""
+        dead = reap()
+        self._dead.update(dead)
+        if pid in dead and self._command is not None:
+            self._command.returncode = dead[pid]
+        return dead.get(pid)
 
     def _read_orders(self) -> bool:
         data = os.read(0, 65536)

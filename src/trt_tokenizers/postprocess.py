@@ -154,9 +154,9 @@ class Postprocessor:
                 results[0].stop_engine = True
         stream.used_at = now
         if finish:
-            del self._streams[place]
+            self._close(place)
             if not step.finish_reason:
-                rest = [_no_more(result, finish) for result in results]
+                rest = [result.no_more(finish) for result in results]
                 tell = any(result.stop_engine for result in results)
                 self._ended[place] = _Ended(rest, tell, heard_at=now, told_at=now)
         else:
@@ -167,8 +167,9 @@ class Postprocessor:
 
     def _begin_anew(self, place: Place) -> None:
         """A context waits under a key that was used before: this is another request."""
-        for earlier in (self._streams, self._ended):
-            earlier.pop(place, None)
+        self._ended.pop(place, None)
+        if place in self._streams:
+            self._close(place)
         self._recent.pop(place[:2], None)
 
     def _rest(self, place: Place, step: EngineStep, now: float) -> list[TextStep]:
@@ -222,7 +223,7 @@ class Postprocessor:
             full = len(self._streams) >= self._settings.max_streams
             if not full and oldest.used_at > too_old:
                 break
-            self._streams.popitem(last=False)
+            self._close(next(iter(self._streams)))
             if oldest.used_at > too_old:
                 self.shed += 1
                 if self._metrics is not None:
@@ -235,6 +236,14 @@ class Postprocessor:
         )
         stream.asked_at = now
         return stream
+
+    def _close(self, place: Place) -> None:
+        """Forget a stream; with the last one of its row the row's context is released."""
+        del self._streams[place]
+        key, row, _ = place
+        several = (key, row) in self._recent
+        if not several or all(other[:2] != (key, row) for other in self._streams):
+            self._contexts.release(key, row)
 
     def _context(self, place: Place, *, keep: bool) -> StreamContext:
         """The context of a row; *keep* it for the row's other sequences."""
@@ -269,17 +278,6 @@ class Postprocessor:
             num_output_tokens=len(ids),
             token_ids=ids,
         )
-
-
-def _no_more(last: TextStep, finish: FinishReason) -> TextStep:
-    """What is said after the end: the same counts, and nothing new."""
-    return TextStep(
-        text="",
-        finish_reason=finish,
-        num_input_tokens=last.num_input_tokens,
-        num_output_tokens=last.num_output_tokens,
-        cum_log_prob=last.cum_log_prob,
-    )
 
 
 def output_arrays(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_tokenizers.errors import RequestError, SettingsError
+from trt_tokenizers.errors import RequestError, SettingsError, StoppingError
 from trt_tokenizers.limits import check_length
 from trt_tokenizers.settings import nearest, setting
 from trt_tokenizers.streams import Carrier, ContextStore, StreamContext, key_of_request_id
@@ -158,8 +158,11 @@ class Preprocessor:
         """
         Raises:
             RequestError: the first thing that is wrong with the request.
+            StoppingError: no new requests are taken.
         """
         arrived = time.monotonic()
+        if self._contexts.draining:
+            raise StoppingError("the server is stopping and takes no new requests; ask again later")
         self._check_parameters(request.parameters)
         rows = [self._row(request, at, arrived) for at in range(request.rows)]
         self._contexts.sweep()

@@ -24,13 +24,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from trt_tokenizers.drain import MARK, RUNNING, WAITING
 from trt_tokenizers.errors import RequestError, SettingsError
 
 #: Keys are below 2**53: a JSON number holds no more without rounding.
 KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
 _PREFIX = "trt-tokenizers-"
-_CONTEXTS = "*.[0-9]*"  # file names: key and row
 #: How often Triton is asked whether a client is gone, which takes 60 µs. Seconds.
 ASK_S = 0.1
 _MANY = 4096  # calls of sweep() between two looks, at the most
@@ -164,6 +164,7 @@ class ContextStore:
             SettingsError: the folder is not ours alone.
         """
         self._directory = directory or default_directory(os.getppid())
+        self._mark_of_drain = f"{self._directory}/{MARK}"
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
         self._calls = 0
@@ -195,7 +196,7 @@ class ContextStore:
 
     def __len__(self) -> int:
         """Contexts that wait to be taken."""
-        return sum(1 for _ in self._directory.glob(_CONTEXTS))
+        return sum(1 for _ in self._directory.glob(WAITING))
 
     def put(self, context: StreamContext) -> int:
         """Store *context* under a new key."""
@@ -234,7 +235,10 @@ class ContextStore:
         return os.path.exists(self._path(key, row))  # noqa: PTH110 - three times as fast, per token
 
     def take(self, key: int, row: int = 0) -> StreamContext | None:
-        """The context of a row of *key*, once; None if there is none, or none that can be read."""
+        """The context of a row of *key*, once; None if there is none, or none that can be read.
+
+        From now on its stream runs, until `release`: whoever stops the server waits for that.
+        """
         path = self._path(key, row)
         # Plain system calls here and in _write: pathlib and file objects took half the time that
         # postprocessing spends on a whole answer.
@@ -247,7 +251,7 @@ class ContextStore:
         finally:
             os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):  # swept meanwhile
-            os.unlink(path)  # noqa: PTH108
+            os.rename(path, self._open_path(key, row))  # noqa: PTH104
         try:
             return StreamContext(*map(_tuples, json.loads(data)))
         except (ValueError, TypeError):
@@ -258,6 +262,16 @@ class ContextStore:
         """Remove the context of a stream that will not reach postprocessing."""
         Path(self._path(key)).unlink(missing_ok=True)
 
+    def release(self, key: int, row: int = 0) -> None:
+        """The stream whose context was taken has ended."""
+        with contextlib.suppress(FileNotFoundError):  # one without a context, or swept
+            os.unlink(self._open_path(key, row))  # noqa: PTH108
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to stop and takes no new requests."""
+        return os.path.exists(self._mark_of_drain)  # noqa: PTH110 - per request
+
     def sweep(self) -> None:
         """Remove what is older than ``max_age_s``, and the oldest where there are too many; looks
         only now and then, so call it freely."""
@@ -266,7 +280,7 @@ class ContextStore:
             return
         self._next_sweep = time.monotonic() + self._max_age_s / 4
         found = []
-        for path in self._directory.glob(_CONTEXTS):
+        for path in (*self._directory.glob(WAITING), *self._directory.glob(RUNNING)):
             with contextlib.suppress(FileNotFoundError):  # taken meanwhile
                 found.append((path.stat().st_mtime, path))
         found.sort()
@@ -284,6 +298,9 @@ class ContextStore:
 
     def _path(self, key: int, row: int = 0) -> str:
         return f"{self._directory}/{key}.{row}"
+
+    def _open_path(self, key: int, row: int) -> str:
+        return f"{self._directory}/open-{key}-{row}"
 
 
 def _tuples(value: Any) -> Any:

@@ -1,17 +1,20 @@
-"""Start a plan's server, say when it is ready, pass signals on, end it, leave nothing behind.
+"""Start a plan's ranks, say when they are ready, pass signals on, end them, leave nothing behind.
 
 Signal handlers, readers and the prober only record what happened; one loop takes that in turn and
 `trt_tokenizers.lifecycle` decides what follows. The guardian (`trt_tokenizers.guard`) sees to it
-that nothing survives, not even a SIGKILL of the launcher.
+that nothing survives on this host, not even a SIGKILL of the launcher; the rank agents
+(`trt_tokenizers.agent`) see to it on theirs.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import json
 import os
 import queue
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,15 +25,19 @@ from pathlib import Path
 from typing import IO, cast
 
 from trt_tokenizers import guard, httpqueues
+from trt_tokenizers.announce import notify_systemd, write_ready_file
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launch import Plan
 from trt_tokenizers.lifecycle import Lifecycle
-from trt_tokenizers.watch import LogReader, StubWatch, copy_output, read_readiness
+from trt_tokenizers.protocol import Report
+from trt_tokenizers.readiness import read_readiness
+from trt_tokenizers.watch import copy_output, write_all
 
 _PROBE_EVERY = 0.25  # seconds, until ready
-_LOOK_EVERY = 1.0  # seconds, from then on
 _GUARD_WAIT = 15.0  # seconds; more than the guardian waits for what it killed
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TAIL = 20  # lines
+_OF_RANK = re.compile(rb"\[(\d+)\] ")
 
 #: Something that happened: called in the loop, with the time.
 _Event = Callable[[float], None]
@@ -43,14 +50,16 @@ def supervise(
     say: Callable[[str], None],
     log_file: Path | None = None,
     ready_file: Path | None = None,
+    lock: int | None = None,
 ) -> None:
     """Run *plan* until it ends. To be called in the main thread, which handles the signals.
 
     Args:
         ready_timeout: seconds for all models to load; 0 waits for ever.
         say: takes one line for the user.
-        log_file: the server's output is appended to it, instead of going to stdout and stderr.
+        log_file: the servers' output is appended to it, instead of going to stdout and stderr.
         ready_file: JSON of the addresses, there while the server is ready.
+        lock: a file descriptor that stays open while anything of the launch is alive.
 
     Raises:
         LaunchError: anything but a clean stop that a signal asked for.
@@ -65,15 +74,10 @@ def supervise(
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
             outputs = (log.fileno(), log.fileno())
-        run = _Run(plan, outputs, say, ready_file, ready_timeout)
-        try:
-            run.run()
-        except LaunchError:
-            if log_file is not None:
-                run.say(f"the last lines of {log_file}:")
-                for line in run.log.tail:
-                    run.say(f"  {line}")
-            raise
+        run = _Run(
+            plan, outputs, say, ready_file=ready_file, ready_timeout=ready_timeout, lock=lock
+        )
+        run.run()
 
 
 class _Run:
@@ -84,19 +88,24 @@ class _Run:
         plan: Plan,
         outputs: tuple[int, int],
         say: Callable[[str], None],
+        *,
         ready_file: Path | None,
         ready_timeout: float,
+        lock: int | None,
     ) -> None:
-        self.log = LogReader()
         self._plan = plan
-        self._rank = plan.ranks[0]
         self._outputs = outputs
         self._say = say
         self._ready_file = ready_file.absolute() if ready_file else None
+        self._lock = lock
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._life = Lifecycle(self, time.monotonic(), ready_timeout, plan.exit_timeout)
+        starter = Path(plan.mpi[0]).name if plan.mpi else "the rank agent"
+        self._life = Lifecycle(
+            self, time.monotonic(), ready_timeout, plan.exit_timeout, plan.world_size, starter
+        )
         self._over = threading.Event()
-        self._server_pid: int | None = None
+        self._tails: dict[int, collections.deque[str]] = {}
+        self._leader: Report | None = None
         self._unstartable: str | None = None
         self._code: int | None = None
 
@@ -117,13 +126,16 @@ class _Run:
                 with contextlib.suppress(OSError):
                     self._orders.close()
                 self._wait_for_guardian()
-                for thread in threads:  # what the server said last explains its end
+                for thread in threads:  # what was said last explains the end
                     thread.join(timeout=2.0)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._events.get_nowait()(time.monotonic())
         if self._unstartable is not None:
-            raise LaunchError(f"{self._rank.argv[0]} cannot be run: {self._unstartable}", 126)
+            raise LaunchError(f"{self._plan.command[0]} cannot be run: {self._unstartable}", 126)
         if self._code is None:
             raise LaunchError("the guardian process of the launch was killed; the server with it")
-        self._life.on_ended(self._code, self.log.reason)
+        self._life.on_ended(self._code)
 
     def _take_event(self) -> None:
         deadline = self._life.deadline
@@ -136,9 +148,9 @@ class _Run:
 
     def _start(self) -> list[threading.Thread]:
         job = guard.Job(
-            argv=self._rank.argv,
-            env={**os.environ, **self._rank.env},
-            shm_prefix=self._rank.shm_prefix,
+            argv=self._plan.command,
+            env=dict(os.environ),
+            shm_prefix=self._plan.shm_prefix,
             remove=(str(self._ready_file),) if self._ready_file else (),
         )
         status, status_end = os.pipe()
@@ -147,7 +159,7 @@ class _Run:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(status_end,),
+            pass_fds=(status_end, *([] if self._lock is None else [self._lock])),
             start_new_session=True,
             bufsize=0,
         )
@@ -169,26 +181,30 @@ class _Run:
     def _wait_for_guardian(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guardian.wait(timeout=_GUARD_WAIT)
-        if self._code is None and self._server_pid is not None:
-            # It was killed and the kernel has killed the server; its stubs are in the same group.
-            # As zombies they stay there until init collects them, hence the deadline.
-            deadline = time.monotonic() + 2.0
-            with contextlib.suppress(ProcessLookupError):
-                while time.monotonic() < deadline:
-                    os.killpg(self._server_pid, signal.SIGKILL)
-                    time.sleep(0.02)
-            leftovers = (str(self._ready_file),) if self._ready_file else ()
-            guard.sweep(self._rank.shm_prefix, {self._server_pid}, leftovers)
+        if self._code is None:
+            # It was killed, its command with it. The agents notice and clean up.
+            prefix = self._plan.shm_prefix
+            deadline = time.monotonic() + _GUARD_WAIT
+            while (alive := guard.running_with(prefix)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            for pid in alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            guard.sweep(prefix, set(), (str(self._ready_file),) if self._ready_file else ())
 
     # The hands of the lifecycle.
 
-    def signal(self, number: int) -> None:
-        self._order(b"signal %d\n" % number)
+    def ask(self) -> None:
+        self._order(b"signal %d\n" % signal.SIGUSR1)
+
+    def terminate(self) -> None:
+        self._order(b"signal %d\n" % signal.SIGTERM)
 
     def kill(self) -> None:
         self._order(b"kill\n")
 
     def say(self, line: str) -> None:
+        notify_systemd(f"STATUS={line}")
         with contextlib.suppress(OSError):  # nobody may be reading any more
             self._say(line)
 
@@ -199,6 +215,7 @@ class _Run:
         self.say(f"  HTTP     {plan.http_url}/v2/models/{model}/generate")
         self.say(f"  gRPC     {plan.grpc_address}")
         self.say(f"  metrics  {plan.metrics_url}")
+        notify_systemd("READY=1", f"STATUS=serving at {plan.http_url}")
         if self._ready_file is not None:
             addresses = {
                 "http": plan.http_url,
@@ -207,13 +224,29 @@ class _Run:
                 "models": models,
                 "pid": os.getpid(),
             }
-            scratch = self._ready_file.with_name(f".{self._ready_file.name}.{os.getpid()}")
             try:
-                scratch.write_text(json.dumps(addresses) + "\n")
-                scratch.replace(self._ready_file)
+                write_ready_file(self._ready_file, addresses)
             except OSError as error:
                 reason = f"--ready-file {self._ready_file}: {error.strerror}"
                 self._events.put(partial(self._life.on_failure, reason))
+
+    def stopping(self) -> None:
+        notify_systemd("STOPPING=1")
+        if self._ready_file is not None:
+            with contextlib.suppress(OSError):
+                self._ready_file.unlink(missing_ok=True)
+
+    def show_tail(self, rank: int) -> None:
+        lines = self._tails.get(rank, ())
+        # What one server wrote to the terminal stands there already.
+        if lines and (self._plan.world_size > 1 or self._plan.ranks.log_dir or self._logs_to_file):
+            self.say(f"the last lines of rank {rank}:")
+            for line in lines:
+                self.say(f"  {line}")
+
+    @property
+    def _logs_to_file(self) -> bool:
+        return self._outputs != (1, 2)
 
     def _order(self, line: bytes) -> None:
         with contextlib.suppress(OSError):  # a guardian that is gone is noticed by its status
@@ -239,40 +272,48 @@ class _Run:
                 signal.signal(number, handler)
 
     def _read_output(self, source: int, output: int) -> None:
-        def seen(piece: bytes) -> None:
-            for model in self.log.feed(piece, output):
-                self._events.put(partial(self._life.on_loaded, model))
+        def take(piece: bytes) -> None:
+            rest = b"".join(map(self._without_report, piece.splitlines(keepends=True)))
+            write_all(self._outputs[output], rest)
 
-        copy_output(source, self._outputs[output], seen)
+        copy_output(source, take, 0.05)
+
+    def _without_report(self, line: bytes) -> bytes:
+        rest, report = Report.find(line)
+        if report is not None:
+            if report.event == "started" and report.rank == 0:
+                self._leader = report
+            self._events.put(partial(self._life.on_report, report))
+        elif rest.strip():
+            number = _OF_RANK.match(rest)
+            tail = self._tails.setdefault(
+                int(number[1]) if number else 0, collections.deque(maxlen=_TAIL)
+            )
+            tail.append(rest[number.end() if number else 0 :].decode(errors="replace").rstrip())
+        return rest
 
     def _read_status(self, status: int) -> None:
         with os.fdopen(status) as lines:
             for line in lines:
                 word, _, value = line.rstrip("\n").partition(" ")
                 if word == "started":
-                    self._server_pid = int(value)
-                    threading.Thread(target=self._probe, args=(int(value),), daemon=True).start()
+                    threading.Thread(target=self._probe, daemon=True).start()
                 elif word == "failed":
                     self._unstartable = value
                 elif word == "ended":
                     self._code = int(value)
         self._events.put(lambda _: self._over.set())
 
-    def _probe(self, server_pid: int) -> None:
-        stubs = StubWatch(server_pid)
-        ready = False
-        while not self._over.wait(_LOOK_EVERY if ready else _PROBE_EVERY):
-            died = stubs.look()
-            if ready:
-                if died:
-                    self._events.put(partial(self._life.on_failure, died))
-                continue
+    def _probe(self) -> None:
+        while not self._over.wait(_PROBE_EVERY):
             seen = read_readiness(self._plan.http_url)
-            ready = seen.ready
-            if ready:
-                if mend := httpqueues.widen(server_pid):
-                    self.say(f"warning: {mend}")
-                self._events.put(partial(self._life.on_ready, seen.models))
             for model, reason in seen.failed:
                 failure = f"model {model!r} is not available: {reason}"
                 self._events.put(partial(self._life.on_failure, failure))
+            if seen.ready:
+                leader = self._leader
+                local = leader is not None and leader.host == socket.gethostname()
+                if leader and local and (mend := httpqueues.widen(leader.pid)):
+                    self.say(f"warning: {mend}")
+                self._events.put(partial(self._life.on_ready, seen.models))
+                return

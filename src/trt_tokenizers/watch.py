@@ -1,21 +1,18 @@
-"""What a running tritonserver shows of itself: its log, its readiness, its Python processes.
+"""What a running tritonserver shows of itself on its own host: its log, its Python processes.
 
-Each looks at one thing and says what it saw; `trt_tokenizers.supervise` decides what follows.
+Each looks at one thing and says what it saw; `trt_tokenizers.agent` decides what follows. Standard
+library only, as the agent runs before any package of the environment is at hand.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import http.client
-import json
 import os
 import re
 import select
 import signal
-import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from trt_tokenizers.guard import children
@@ -23,6 +20,9 @@ from trt_tokenizers.guard import children
 _LOADED = re.compile(rb"successfully loaded '([^']+)'")
 _LOAD_FAILED = re.compile(rb"failed to load '[^']*'(?: version \d+)?: (?:[\w ]+: )?(?P<why>.+)")
 _ERROR = re.compile(rb'(?:^error: |failed to stop server: )(?P<why>[^"]+)')
+_IN_FLIGHT = re.compile(rb"Timeout (\d+): Found (\d+) model versions that have in-flight")
+#: Seconds after which a dead process that nobody collected counts as one that should not have died.
+UNCOLLECTED = 1.0
 _TAIL = 20  # lines
 _LONGEST_LINE = 16_384  # bytes; a line that never ends must not be kept whole
 
@@ -39,6 +39,18 @@ class LogReader:
         self._rest: dict[int, bytes] = {}
         self._load_failure: str | None = None
         self._error: str | None = None
+        self._in_flight: tuple[int, int] | None = None  # seconds left, models
+
+    @property
+    def drained(self) -> bool:
+        """Every inference had finished when the server, asked to stop, gave up waiting.
+
+        Triton waits for HTTP connections first, also for idle ones that a client keeps open, and
+        then has no time left for itself: it counts the running inferences once, says «Exit timeout
+        expired» and exits with 1, whether requests were cut off or not. That count tells. Where it
+        was made with time left, a model hung afterwards: a failure.
+        """
+        return self._in_flight == (0, 0) and "Exit timeout expired" in (self._error or "")
 
     @property
     def reason(self) -> str | None:
@@ -61,35 +73,41 @@ class LogReader:
             self._load_failure = f"model {model!r}: {why}"
         elif error := _ERROR.search(line):
             self._error = error["why"].decode(errors="replace")
+        elif running := _IN_FLIGHT.search(line):
+            self._in_flight = int(running[1]), int(running[2])
         loaded = _LOADED.search(line)
         return loaded[1].decode(errors="replace") if loaded else None
 
 
-def copy_output(source: int, target: int, seen: Callable[[bytes], None]) -> None:
-    """Copy one file descriptor to another until it ends, and show each piece to *seen* afterwards.
+def copy_output(source: int, take: Callable[[bytes], None], patience: float | None) -> None:
+    """Hand what comes from a file descriptor to *take* until it ends.
 
-    Whole lines where possible, so that others may write to *target* between two of them; what
-    waits for its line end longer than 50 ms goes out as it is. A *target* that fails is given up,
-    and reading goes on, so that the writer of *source* never blocks.
+    Whole lines, so that others may write between two of them. What waits for its line end longer
+    than *patience* seconds goes out as it is; None waits until the end, or for 16 KB.
     """
     held = b""
     while True:
-        if held and not select.select([source], [], [], 0.05)[0]:
-            held = _write(target, held)
+        if held and not select.select([source], [], [], patience)[0]:
+            take(held)
+            held = b""
             continue
         piece = os.read(source, 65536)
         if not piece:
             break
-        cut = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
+        held += piece
+        cut = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
+        if not cut and len(held) > _LONGEST_LINE:
+            cut = len(held)
         if cut:
-            _write(target, held + piece[:cut])
-            held = b""
-        held += piece[cut:]
-        seen(piece)
-    _write(target, held)
+            take(held[:cut])
+            held = held[cut:]
+    if held:
+        take(held)
 
 
-def _write(target: int, data: bytes) -> bytes:
+def write_all(target: int, data: bytes) -> None:
+    """Write, waiting where it must. A *target* that fails is given up, so that whoever feeds us
+    never blocks."""
     while data:
         try:
             data = data[os.write(target, data) :]
@@ -97,60 +115,6 @@ def _write(target: int, data: bytes) -> bytes:
             select.select([], [target], [])
         except OSError:
             break  # nobody reads it any more
-    return b""
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """What the server's HTTP port says.
-
-    Attributes:
-        live: it answers at all.
-        ready: it is ready and so is every model that was asked to load.
-        models: the models that are ready.
-        failed: model -> reason, of those that will not become ready.
-    """
-
-    live: bool = False
-    ready: bool = False
-    models: tuple[str, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
-
-
-def read_readiness(http_url: str, timeout: float = 2.0) -> Readiness:
-    """Ask once. A server that does not answer within *timeout* seconds is not live."""
-    address = urllib.parse.urlsplit(http_url).netloc
-    try:
-        healthy = _ask(address, "GET", "/v2/health/ready", timeout)[0] == 200
-        status, body = _ask(address, "POST", "/v2/repository/index", timeout)
-        return judge(healthy, json.loads(body)) if status == 200 else Readiness(live=True)
-    except (OSError, http.client.HTTPException, ValueError):
-        return Readiness()
-
-
-def _ask(address: str, method: str, path: str, timeout: float) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(address, timeout=timeout)
-    with contextlib.closing(connection):
-        connection.request(method, path)
-        response = connection.getresponse()
-        return response.status, response.read()
-
-
-def judge(healthy: bool, index: list[dict[str, str]]) -> Readiness:
-    """A repository index -> readiness. A model counts by its best version; one without a state
-    was never asked to load (``--model-control-mode=explicit``)."""
-    states: dict[str, set[str]] = {}
-    reasons: dict[str, str] = {}
-    for entry in index:
-        state, reason = entry.get("state", ""), entry.get("reason", "")
-        if state and reason != "unloaded":
-            states.setdefault(entry["name"], set()).add(state)
-            reasons[entry["name"]] = reason.partition("\n")[0]
-    ready = tuple(sorted(name for name, s in states.items() if "READY" in s))
-    failed = tuple(
-        (name, reasons[name]) for name in sorted(states) if states[name] == {"UNAVAILABLE"}
-    )
-    return Readiness(True, healthy and len(ready) == len(states), ready, failed)
 
 
 class StubWatch:
@@ -158,39 +122,41 @@ class StubWatch:
 
     Triton does not: the server and all its models stay ready, every request to that model fails,
     and the server can no longer stop. But the dead process stays its child, a zombie. One that
-    ends as it should is collected within milliseconds, so only one seen twice counts.
+    ends as it should is collected within milliseconds, so only one that stays counts.
     """
 
     def __init__(self, server_pid: int) -> None:
-        self._server = server_pid
+        self.server = server_pid
         self._models: dict[int, str] = {}
-        self._suspects: set[int] = set()
+        self._suspects: dict[int, float] = {}
 
-    def look(self) -> str | None:
-        """What died, for people, or None. To be called about once a second."""
+    def look(self, now: float) -> str | None:
+        """What died at least `UNCOLLECTED` seconds before *now*, for people, or None. To be called
+        more often than that, as a model is known only if its process was seen alive."""
         zombies: dict[int, int] = {}
-        for pid in children(self._server):
+        for pid in children(self.server):
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 if fields[0] == "Z":
                     zombies[pid] = int(fields[-1])  # its exit code is the last field
-                elif pid not in self._models:
-                    self._models[pid] = _model_of(pid)
-        dead = [pid for pid in zombies if pid in self._suspects]
-        self._suspects = set(zombies)
+                elif pid not in self._models and (model := _model_of(pid)):
+                    self._models[pid] = model
+        self._suspects = {pid: self._suspects.get(pid, now) for pid in zombies}
+        dead = [pid for pid, since in self._suspects.items() if now - since >= UNCOLLECTED]
         if not dead:
             return None
         model = self._models.get(dead[0], "a Python model")
         return f"the Python process of {model} died ({_how(zombies[dead[0]])})"
 
 
-def _model_of(pid: int) -> str:
-    """The model that a stub runs, from its command line: …/MODEL/VERSION/model.py."""
+def _model_of(pid: int) -> str | None:
+    """The model that a stub runs, from its command line: …/MODEL/VERSION/model.py. None if it
+    is not one, or not yet: between fork and exec it has the server's command line."""
     for argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:]:
         path = Path(os.fsdecode(argument))
         if path.suffix == ".py" and len(path.parts) > 2:
             return f"model {path.parts[-3]!r}"
-    return "a Python model"
+    return None
 
 
 def _how(status: int) -> str:

@@ -3,10 +3,12 @@
 What it does not do is infer. Unlike Python programs it leaves its dead children uncollected, as
 tritonserver leaves a killed stub. Behaviour comes from the environment:
 
-    FAKE_STATE        JSON of its process ids and its command line is written here
-    FAKE_LOAD         seconds until it is ready (0)
-    FAKE_FAIL         a model fails to load: the real log lines, then exit code 1
+    FAKE_STATE        JSON of its process ids and its command line is written here, with .RANK
+    FAKE_LOAD         seconds until rank 0 is ready (0)
+    FAKE_FAIL         on the rank N a model fails to load: the real log lines, then exit code 1
     FAKE_STUCK        on SIGTERM and SIGINT it only counts
+
+A rank other than 0 loads for ever, as one does whose engine's initialize() runs the engine.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 
 FLAGS = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.count("="))
 PREFIX = FLAGS["backend-config"].partition("shm-region-prefix-name=")[2]
+LAUNCH, _, RANK = PREFIX.rstrip("-").rpartition("-r")
 STREAMS = Path(f"/dev/shm/trt-tokenizers-{os.getpid()}-1")
 signals: list[int] = []
 
@@ -55,15 +58,15 @@ def main() -> None:
     stub = subprocess.Popen(
         [sys.executable, "-S", "-c", ignore + "time.sleep(600)", "models/one/1/model.py", PREFIX]
     )
-    state = {"pid": os.getpid(), "stub": stub.pid, "prefix": PREFIX, "argv": sys.argv[1:]}
-    made = Path(os.environ["FAKE_STATE"] + ".new")
+    state = {"pid": os.getpid(), "stub": stub.pid, "launch": LAUNCH, "argv": sys.argv[1:]}
+    made = Path(f"{os.environ['FAKE_STATE']}-{RANK}.new")
     made.write_text(json.dumps(state))
-    made.rename(os.environ["FAKE_STATE"])
+    made.rename(f"{os.environ['FAKE_STATE']}.{RANK}")
 
     sys.stdout.write("standard output of the server\n")
     sys.stdout.flush()
     log("I1123 15:49:25.1 7 model_lifecycle.cc:839] \"successfully loaded 'one'\"")
-    if os.environ.get("FAKE_FAIL"):
+    if os.environ.get("FAKE_FAIL") == RANK:
         log(
             "E1123 15:49:25.1 7 model_lifecycle.cc:642] \"failed to load 'two' version 1: "
             'Internal: ValueError: no tokenizer\\n\\nAt:\\n  model.py(3): initialize\\n"'
@@ -71,7 +74,7 @@ def main() -> None:
         log("error: creating server: Internal - failed to load all models")
         sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tritonserver, which loads without handlers
-    time.sleep(float(os.environ.get("FAKE_LOAD", "0")))
+    time.sleep(float(os.environ.get("FAKE_LOAD", "0")) if RANK == "0" else 600)
     signal.signal(signal.SIGINT, lambda n, _: signals.append(n))
     signal.signal(signal.SIGTERM, lambda n, _: signals.append(n))
     server = http.server.HTTPServer(

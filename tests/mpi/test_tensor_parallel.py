@@ -1,5 +1,7 @@
 """The transformers engine over real MPI ranks, each in a real Triton, against one rank.
 
+Started by `launch_server --world-size N`, with the mpirun that is found first.
+
 Equal means: the same token ids, and log-probabilities that differ by less than 1e-3. Sums over
 several ranks round otherwise than the sum of one, so all run in float32, where the models' best two
 scores are farther apart than that rounding.
@@ -13,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,14 +24,24 @@ import numpy as np
 import pytest
 
 from harness import Generated, Server, free_ports, generate, joined, launched
-from parallel import Ranks, alive, started
+from launching import alive, until
+from parallel import rank_pid
 
 pytestmark = [pytest.mark.triton, pytest.mark.mpi, pytest.mark.model]
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+RUNNING = "trt_tokenizers:engine_sequences_running"
 OUTPUTS = "text_output,finish_reason,num_output_tokens,output_ids,output_log_probs"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread_a_rank() -> Iterator[None]:
+    """Ranks whose threads wait for each other's cores take many times as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 def repository(folder: Path, model: Path) -> Path:
@@ -122,31 +133,29 @@ def alone(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 @pytest.fixture(scope="module")
 def two(
     alone: list[Any], small_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ranks]:
-    with started(small_repository, tmp_path_factory.mktemp("two"), 2) as ranks:
-        ranks.wait_until_ready()
+) -> Iterator[Server]:
+    with launched(small_repository, tmp_path_factory.mktemp("two"), "--world-size", "2") as ranks:
         yield ranks
-        assert ranks.stop() == 0, ranks.log.read_text()[-4000:]
 
 
-def test_two_ranks_give_the_tokens_of_one(two: Ranks, alone: list[Any]) -> None:
+def test_two_ranks_give_the_tokens_of_one(two: Server, alone: list[Any]) -> None:
     assert_same(asked_at_once(two, GREEDY), alone[0])
 
 
-def test_every_parameter_holds_on_two_ranks(two: Ranks, alone: list[Any]) -> None:
+def test_every_parameter_holds_on_two_ranks(two: Server, alone: list[Any]) -> None:
     plain, expected, _ = alone
     assert_same(asked_at_once(two, PARAMETERS), expected)
     for (number, parameters), answer in zip(EACH_PARAMETER, expected, strict=True):
         assert tokens(answer) != tokens(plain[number]), f"{parameters} change nothing"
 
 
-def test_log_probs_of_two_ranks(two: Ranks, alone: list[Any]) -> None:
+def test_log_probs_of_two_ranks(two: Server, alone: list[Any]) -> None:
     answers = asked_at_once(two, LOG_PROBS)
     assert_same(answers, alone[2])
     assert all(len(answer["output_log_probs"]) == len(tokens(answer)) for answer in answers)
 
 
-def test_an_unseeded_sequence_is_the_same_on_all_ranks(two: Ranks, alone: list[Any]) -> None:
+def test_an_unseeded_sequence_is_the_same_on_all_ranks(two: Server, alone: list[Any]) -> None:
     """Only the leader draws its seed. Were the ranks to disagree on a token, their caches would,
     and what comes later would be wrong or hang."""
     unseeded = {name: value for name, value in HOT.items() if name != "seed"}
@@ -155,7 +164,7 @@ def test_an_unseeded_sequence_is_the_same_on_all_ranks(two: Ranks, alone: list[A
     assert_same(asked_at_once(two, GREEDY), alone[0])
 
 
-def test_stop_words_on_two_ranks(two: Ranks, small_repository: Path, alone: list[Any]) -> None:
+def test_stop_words_on_two_ranks(two: Server, small_repository: Path, alone: list[Any]) -> None:
     whole = alone[0][3]["text_output"]
     stop = whole[len(whole) // 2 :][:6]
     answer = two.ask({**GREEDY[3], "stop_words": [stop]})
@@ -163,7 +172,7 @@ def test_stop_words_on_two_ranks(two: Ranks, small_repository: Path, alone: list
     assert answer["finish_reason"] == "stop"
 
 
-def test_a_cancel_leaves_the_ranks_in_step(two: Ranks, alone: list[Any]) -> None:
+def test_a_cancel_leaves_the_ranks_in_step(two: Server, alone: list[Any]) -> None:
     body = json.dumps({"text_input": "Count", "max_tokens": 480, "min_tokens": 480, "stream": True})
     for _ in range(3):
         curl = subprocess.Popen(
@@ -172,41 +181,54 @@ def test_a_cancel_leaves_the_ranks_in_step(two: Ranks, alone: list[Any]) -> None
         )
         assert curl.stdout is not None
         assert curl.stdout.readline().startswith(b"data:")
+        until(lambda: two.metric(RUNNING) == 1)
         curl.kill()
         curl.communicate()
         assert_same(asked_at_once(two, GREEDY[:4]), alone[0][:4])
-    deadline = time.monotonic() + 10
-    while running := two.metric("trt_tokenizers_engine_sequences_running"):
-        assert time.monotonic() < deadline, f"{running} were not cancelled"
-        time.sleep(0.1)
+    until(lambda: two.metric(RUNNING) == 0)
+
+
+def test_every_mpi_gives_the_tokens_of_one(
+    mpirun: str, small_repository: Path, alone: list[Any], tmp_path: Path
+) -> None:
+    # --force: the repository is served by the ranks of the tests above, too.
+    options = ("--world-size", "2", "--mpirun", mpirun, "--force")
+    with launched(small_repository, tmp_path, *options) as ranks:
+        assert_same(asked_at_once(ranks, GREEDY), alone[0])
+
+
+NAMES = ("stub", "tritonserver")
 
 
 @pytest.mark.parametrize("victim", [(0, "stub"), (0, "tritonserver"), (1, "stub")])
 def test_a_killed_rank_ends_the_other(
     small_repository: Path, tmp_path: Path, victim: tuple[int, str]
 ) -> None:
-    with started(small_repository, tmp_path, 2) as ranks:
-        ranks.wait_until_ready()
-        other = 1 - victim[0]
-        survivors = [ranks.pid(other, "stub"), ranks.pid(other)]
-        os.kill(ranks.pid(*victim), signal.SIGKILL)
-        deadline = time.monotonic() + 15
-        while any(map(alive, survivors)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not any(map(alive, survivors)), ranks.log.read_text()[-4000:]
-        # The stubs of a killed server may hang on a lock that it held, and mpirun then waits for
-        # the end of their output; whoever launches the ranks has to kill them.
-        if victim[1] == "stub":
-            assert ranks.process.wait(timeout=30) != 0
+    options = ("--world-size", "2", "--force")
+    with launched(small_repository, tmp_path, *options, exit_code=None) as ranks:
+        processes = [rank_pid(ranks, rank, name) for rank in (0, 1) for name in NAMES]
+        os.kill(rank_pid(ranks, *victim), signal.SIGKILL)
+        assert ranks.process.wait(timeout=30) != 0
+        assert not any(map(alive, processes))
+    last = ranks.log.read_text().splitlines()[-1]
+    assert last.startswith("error: rank "), "the reason is on the last line"
 
 
 def test_a_model_that_cannot_be_split_is_refused(smollm2: Path, tmp_path: Path) -> None:
-    with started(repository(tmp_path / "repo", smollm2), tmp_path, 2) as ranks:
-        assert ranks.process.wait(timeout=60) != 0
-        assert (
-            "the model has num_attention_heads 9 and num_key_value_heads 3, which cannot be split "
-            "over a tensor parallel size of 2; sizes that work: 1, 3"
-        ) in ranks.log.read_text()
+    """Before anything starts."""
+    launcher = str(Path(sys.executable).with_name("launch_server"))
+    made = repository(tmp_path / "repo", smollm2)
+    done = subprocess.run(
+        [launcher, "--model-repo", str(made), "--world-size", "2"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {smollm2 / 'config.json'}")
+    assert (
+        "num_attention_heads 9 and num_key_value_heads 3, which cannot be split over a tensor "
+        "parallel size of 2; sizes that work: 1, 3"
+    ) in line
 
 
 def engine(rank: int, model: Path, port: int, size: int = 2, **more: str) -> subprocess.Popen[str]:
@@ -267,12 +289,10 @@ def test_a_leader_that_stops_lets_the_others_end_well(small_model: Path) -> None
 def test_smollm2_over_three_ranks(smollm2: Path, tmp_path: Path) -> None:
     made = repository(tmp_path / "repo", smollm2)
     (expected,) = one_rank(made, tmp_path, GREEDY)
-    with started(made, tmp_path, 3) as ranks:
-        ranks.wait_until_ready()
+    with launched(made, tmp_path, "--world-size", "3") as ranks:
         assert_same(asked_at_once(ranks, GREEDY), expected)
         streams = ranks.streams([{**body, "stream": True} for body in GREEDY])
         for chunks, answer in zip(streams, expected, strict=True):
             assert len(chunks) > 1
             assert joined(chunks) == answer["text_output"]
             assert [i for chunk in chunks for i in tokens(chunk)] == tokens(answer)
-        assert ranks.stop() == 0, ranks.log.read_text()[-4000:]

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from harness import descendants, generate_replay, launched
+from harness import descendants, generate_replay, joined, launched
+from launching import until
 
 pytestmark = pytest.mark.triton
 
@@ -49,6 +51,36 @@ def test_a_killed_launcher_leaves_nothing(repository: Path, tmp_path: Path) -> N
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
     assert gone(pids, 10), alive(pids)
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_running_streams_finish_when_a_stop_is_asked_for(
+    bpe_dir: Path, tmp_path: Path, transport: str
+) -> None:
+    pace = ("--engine-parameter", "steps_per_second=25")
+    repository = generate_replay(tmp_path / "repo", bpe_dir, *pace)
+    texts = [f"{number} " + "héllo 世界 " * 8 for number in range(32)]
+    bodies = [{"text_input": text, "max_tokens": 500, "stream": True} for text in texts]
+    with launched(repository, tmp_path) as server, ThreadPoolExecutor(len(texts)) as pool:
+        if transport == "http":
+            streams = [pool.submit(server.sse, body) for body in bodies]
+        else:
+            streams = [pool.submit(lambda body=body: server.streams([body])[0]) for body in bodies]
+        deadline = time.monotonic() + 60
+        while server.metric("trt_tokenizers:engine_sequences_running") < len(texts):
+            assert time.monotonic() < deadline
+        server.process.terminate()
+        until(lambda: "stopping" in server.log.read_text())
+        late = {"text_input": "x", "max_tokens": 1}
+        # The generate endpoint of 24.10 makes a 400 of UNAVAILABLE.
+        until(lambda: "takes no new requests" in str(server.generate(late)))
+        assert server.process.wait(timeout=60) == 0, server.log.read_text()[-4000:]
+        answers = [stream.result(timeout=10) for stream in streams]
+    if transport == "http":
+        assert ["".join(event["text_output"] for event in events) for events in answers] == texts
+    else:
+        assert [joined(chunks) for chunks in answers] == texts
+    assert all(len(chunks) > 10 for chunks in answers), "these were streams"
 
 
 def test_a_server_that_cannot_load_says_why(bpe_dir: Path, tmp_path: Path) -> None:

@@ -153,12 +153,13 @@ def joined(chunks: list[Generated]) -> str:
 
 
 @contextlib.contextmanager
-def launched(repository: Path, folder: Path, *more: str, exit_code: int = 0) -> Iterator[Server]:
-    """`launch_server` on free ports until the block ends; then it exits with *exit_code* and
-    nothing of it is left in /dev/shm."""
+def launched(
+    repository: Path, folder: Path, *more: str, exit_code: int | None = 0
+) -> Iterator[Server]:
+    """`launch_server` on free ports until the block ends; then it exits with *exit_code* (None:
+    any but 0) and nothing of it is left in /dev/shm."""
     http, grpc, metrics = free_ports(3)
     ready, log = folder / "ready", folder / "server.log"
-    before = set(Path("/dev/shm").iterdir())
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
@@ -176,6 +177,7 @@ def launched(repository: Path, folder: Path, *more: str, exit_code: int = 0) -> 
                 assert process.poll() is None, log.read_text()[-4000:]
                 assert time.monotonic() < deadline, log.read_text()[-4000:]
                 time.sleep(0.1)
+            ours = shm_names(process.pid)
             yield Server(
                 process,
                 f"http://127.0.0.1:{http}",
@@ -187,11 +189,28 @@ def launched(repository: Path, folder: Path, *more: str, exit_code: int = 0) -> 
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             code = process.wait(timeout=60)
-    assert code == exit_code, log.read_text()[-4000:]
+    assert code == exit_code or (exit_code is None and code), log.read_text()[-4000:]
     deadline = time.monotonic() + 10  # a killed launcher's guardian may still be at work
-    while (left := set(Path("/dev/shm").iterdir()) - before) and time.monotonic() < deadline:
+    while (left := in_shm(ours)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, left
+
+
+def shm_names(launcher: int) -> list[str]:
+    """What the names of a launch's files in /dev/shm begin with; other launches have others."""
+    names = []
+    for pid in descendants(launcher):
+        names.append(f"trt-tokenizers-{pid}-")
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+            names += re.findall(r"shm-region-prefix-name=(trt-launch-\w+-)", line)
+    assert any(name.startswith("trt-launch-") for name in names)
+    return names
+
+
+def in_shm(names: list[str]) -> list[str]:
+    found = (path.name for path in Path("/dev/shm").iterdir())
+    return [name for name in found if name.startswith(tuple(names))]
 
 
 def generate(output: Path, *arguments: str) -> Path:

@@ -26,8 +26,6 @@ DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 #: launch_server kills this long after --drain-timeout, in seconds.
 AFTER_DRAIN = 5
-#: Options that come with the launcher of several ranks; to be removed with it, and the skip below.
-OF_RANKS = {"--mpi", "--mpi-arg", "--hosts", "--log-dir", "--dry-run"}
 
 
 def read(name: str) -> str:
@@ -98,13 +96,8 @@ def parsed(argv: list[str]) -> dict[str, Any]:
     Raises:
         click.UsageError: it does not take it.
     """
-    try:
-        with launch_server.make_context("launch_server", list(argv)) as context:
-            return dict(context.params)
-    except click.NoSuchOption as error:
-        if error.option_name in OF_RANKS:
-            pytest.skip(f"this launch_server starts one rank and has no {error.option_name} yet")
-        raise
+    with launch_server.make_context("launch_server", list(argv)) as context:
+        return dict(context.params)
 
 
 def test_every_file_has_its_command() -> None:

@@ -1,61 +1,148 @@
-"""Deployments -> command lines, and what is found wrong before anything starts."""
+"""Deployments -> command lines."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
+import shlex
 from pathlib import Path
 
 import pytest
 
-from harness import free_ports
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.launch import Deployment, plan, problems
+from trt_tokenizers.launch import Deployment, plan
+from trt_tokenizers.mpi import Host, Mpi
+from trt_tokenizers.protocol import Ranks
 from trt_tokenizers.server import Server
 
 SERVER = Server(Path("/opt/tritonserver/bin/tritonserver"), env={"PATH": "/venv/bin:/bin"})
+OPENMPI = Mpi("openmpi", "/usr/bin/mpirun")
 
 
 def deployment(folder: Path = Path("models"), **more: object) -> Deployment:
     return dataclasses.replace(Deployment(folder), **more)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    for model in ("ensemble", "preprocessing"):
-        (tmp_path / model).mkdir()
-        (tmp_path / model / "config.pbtxt").write_text('backend: "python"\n')
-    return tmp_path
-
-
 def test_the_plan_of_one_rank() -> None:
     made = plan(deployment(shm_prefix="p", extra_args=("--log-format=ISO8601",)), SERVER)
-    (rank,) = made.ranks
-    assert rank.argv == (
+    assert made.ranks.argv_of(0) == [
         "/opt/tritonserver/bin/tritonserver",
         "--model-repository=models",
+        "--exit-timeout-secs=20",
+        "--backend-config=python,shm-region-prefix-name=p-r0-",
+        "--disable-auto-complete-config",
         "--http-address=127.0.0.1",
         "--http-port=8000",
         "--grpc-address=127.0.0.1",
         "--grpc-port=8001",
         "--metrics-port=8002",
-        "--exit-timeout-secs=20",
-        "--backend-config=python,shm-region-prefix-name=p-r0-",
-        "--disable-auto-complete-config",
         "--log-format=ISO8601",
-    )
-    assert rank.shm_prefix == "p-r0-"
-    assert rank.env["PATH"] == "/venv/bin:/bin"
+    ]
+    assert made.ranks.follower == ()
+    assert made.mpi == ()
+    assert made.ranks.shm_prefix_of(0) == "p-r0-"
+    assert made.shm_prefix == "p-"
+    assert "PATH=/venv/bin:/bin" in made.ranks.env
     assert made.http_url == "http://127.0.0.1:8000"
     assert made.grpc_address == "127.0.0.1:8001"
     assert made.metrics_url == "http://127.0.0.1:8002/metrics"
 
 
+def test_the_other_ranks_load_the_engine_alone() -> None:
+    made = plan(
+        deployment(
+            shm_prefix="p", world_size=3, engine_models=("a", "b"), mpi=OPENMPI,
+            extra_args=("--log-info=false",), gpu0_pool=7,
+        ),
+        SERVER,
+    )  # fmt: skip
+    assert made.ranks.argv_of(2) == [
+        "/opt/tritonserver/bin/tritonserver",
+        "--model-repository=models",
+        "--exit-timeout-secs=20",
+        "--backend-config=python,shm-region-prefix-name=p-r2-",
+        "--disable-auto-complete-config",
+        "--allow-http=false",
+        "--allow-grpc=false",
+        "--allow-metrics=false",
+        "--model-control-mode=explicit",
+        "--load-model=a",
+        "--load-model=b",
+        "--log-info=false",
+    ]
+    assert "--cuda-memory-pool-byte-size=0:7" in made.ranks.argv_of(0)
+    assert made.ranks.rank_variable == "OMPI_COMM_WORLD_RANK"
+    assert made.command[: len(made.mpi)] == made.mpi
+
+
+def test_the_agents_command_line_is_read_back() -> None:
+    made = plan(deployment(world_size=2, mpi=OPENMPI, log_dir=Path("/logs")), SERVER).ranks
+    argv = made.to_argv("python")
+    assert argv[:3] == ("python", "-I", "-S")
+    assert Ranks.from_argv(argv[4:]) == made
+
+
+@pytest.mark.parametrize(
+    ("hosts", "leader_host", "address", "url"),
+    [
+        ((), "", "127.0.0.1", "http://127.0.0.1:8000"),
+        ((Host("gpu1", 2),), "", "127.0.0.1", "http://gpu1:8000"),
+        ((Host("gpu1"), Host("gpu2")), "", "gpu1", "http://gpu1:8000"),
+        ((), "gpu7", "gpu7", "http://gpu7:8000"),
+    ],
+)
+def test_where_ranks_meet(
+    hosts: tuple[Host, ...], leader_host: str, address: str, url: str
+) -> None:
+    wish = deployment(
+        world_size=2, host="0.0.0.0", hosts=hosts, leader_host=leader_host, mpi=OPENMPI,
+        master_port=4242,
+    )  # fmt: skip
+    made = plan(wish, SERVER)
+    assert f"MASTER_ADDR={address}" in made.ranks.env
+    assert "MASTER_PORT=4242" in made.ranks.env
+    assert made.http_url == url
+
+
+def test_the_dry_run_can_be_pasted() -> None:
+    wish = deployment(
+        Path("my models"), world_size=2, mpi=OPENMPI, hosts=(Host("a"), Host("b")), host="0.0.0.0"
+    )
+    made = plan(wish, SERVER)
+    text = made.text()
+    assert "#   rank 1 on b" in text
+    assert tuple(shlex.split(text.replace("\\\n", ""), comments=True)) == made.command
+    assert max(map(len, text.splitlines())) < 200
+
+
+@pytest.mark.parametrize(
+    ("more", "args", "spawn"),
+    [
+        ({"orchestrator": "spawn", "gpus": 2, "mpi": OPENMPI}, True, "1"),
+        ({"orchestrator": "ranks", "gpus": 2, "mpi": OPENMPI, "world_size": 2}, False, "0"),
+        ({}, False, None),
+    ],
+)
+def test_several_engines(more: dict[str, object], args: bool, spawn: str | None) -> None:
+    made = plan(deployment(**more), SERVER).ranks
+    pools = [a for a in made.leader if a.startswith("--cuda-memory-pool-byte-size")]
+    assert pools == (
+        ["--cuda-memory-pool-byte-size=0:0", "--cuda-memory-pool-byte-size=1:0"] if args else []
+    )
+    assert ("--enable-peer-access=false" in made.leader) is args
+    variable = f"TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES={spawn}"
+    assert (variable in made.env) is (spawn is not None)
+
+
 def test_options_of_the_plan() -> None:
     server = dataclasses.replace(SERVER, backend_directory=Path("/cache/backends"))
-    made = plan(deployment(host="0.0.0.0", log_verbose=2, auto_complete=True), server)
-    argv = made.ranks[0].argv
+    made = plan(
+        deployment(
+            host="0.0.0.0", log_verbose=2, auto_complete=True, wrapper=("trtllm-llmapi-launch",)
+        ),
+        server,
+    )
+    argv = made.ranks.leader
+    assert argv[0] == "trtllm-llmapi-launch"
     assert "--http-address=0.0.0.0" in argv
     assert "--backend-directory=/cache/backends" in argv
     assert "--log-verbose=2" in argv
@@ -70,7 +157,16 @@ def test_each_launch_has_its_own_shared_memory() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"world_size": 2}, "--world-size 2: several MPI ranks cannot be launched yet"),
+        (
+            {"world_size": 3, "hosts": (Host("a"), Host("b")), "mpi": OPENMPI},
+            "--world-size 3 is more than the 2 slots of the hosts (a:1, b:1)",
+        ),
+        (
+            {"orchestrator": "spawn", "world_size": 2, "mpi": OPENMPI},
+            "use --world-size 1, or --disable-spawn-processes",
+        ),
+        ({"hosts": (Host("a"),)}, "--hosts and --hostfile need an MPI"),
+        ({"mpi_args": ("-x",)}, "--mpi-arg need an MPI"),
         ({"host": "localhost"}, "--host localhost: Triton takes a plain IPv4 address only"),
         ({"host": "::1"}, "--host ::1: Triton takes a plain IPv4 address only"),
         ({"grpc_port": 8000}, "are the same; give three"),
@@ -84,53 +180,3 @@ def test_settings_that_are_refused(more: dict[str, object], message: str) -> Non
         plan(deployment(**more), SERVER)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def found(folder: Path, **more: object) -> list[str]:
-    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
-    return list(problems(deployment(folder, **{**ports, **more})))
-
-
-def test_nothing_is_wrong(repository: Path) -> None:
-    assert found(repository) == []
-
-
-def test_repositories_that_are_none(repository: Path) -> None:
-    nowhere = repository / "nowhere"
-    assert found(nowhere) == [
-        f"--model-repo {nowhere}: there is no such folder; name a model repository"
-    ]
-    model = repository / "ensemble"
-    assert found(model) == [
-        f"--model-repo {model}: no model in it has a config.pbtxt; "
-        f"it is a model itself, give the folder above it: {repository}"
-    ]
-    nowhere.mkdir()
-    assert found(nowhere) == [f"--model-repo {nowhere}: no model in it has a config.pbtxt"]
-
-
-def test_placeholders_are_named_by_file_and_line(repository: Path) -> None:
-    config = repository / "preprocessing" / "config.pbtxt"
-    config.write_text('# ${comment}\nmax_batch_size: ${size}\n  value: "${tokenizer_dir}"\n')
-    assert found(repository) == [
-        f"{config}:2: a placeholder was never filled: max_batch_size: ${{size}}; "
-        "fill_template gives it a value",
-        f'{config}:3: a placeholder was never filled: value: "${{tokenizer_dir}}"; '
-        "fill_template gives it a value",
-    ]
-
-
-def test_a_port_in_use_names_who_uses_it(repository: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        name = Path("/proc/self/comm").read_text().strip()
-        assert found(repository, grpc_port=port) == [
-            f"--grpc-port {port} is in use by pid {os.getpid()} ({name}); "
-            "end that or take another port"
-        ]
-
-
-def test_an_address_that_is_not_ours(repository: Path) -> None:
-    assert "cannot be bound on --host 192.0.2.1" in found(repository, host="192.0.2.1")[0]

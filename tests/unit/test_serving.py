@@ -262,6 +262,25 @@ def test_a_response_that_cannot_be_made_is_an_error(engine: Manual) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("wanted", [*({name} for name in OUTPUTS), set(OUTPUTS), set()])
+def test_a_response_holds_what_was_asked_for_and_nothing_else(
+    engine: Manual, wanted: set[str], stream: bool
+) -> None:
+    """Triton 24.10 with Python 3.12 dies of more."""
+    server, reply = Server(engine), Recorder()
+    reply.wanted = frozenset(wanted | {"other"})
+    sent = []
+    reply.send = lambda arrays, *, final: sent.append(set(arrays))
+    row = GenerationRequest(
+        key=1, prompt_ids=(1,), max_tokens=9, stream=stream, return_log_probs=True
+    )
+    server.submit([row], reply)
+    engine.emits[1](Chunk((1,), (-1.0,), FinishReason.LENGTH))
+    server.stop()
+    assert sent == [wanted]
+
+
 def test_stopping_sends_what_is_left(engine: Manual) -> None:
     server, reply = Server(engine, 1), Recorder()
     server.submit([request(1)], reply)

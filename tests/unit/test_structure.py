@@ -24,16 +24,20 @@ LEVELS = {
     "preprocess": 5, "postprocess": 5, "inputs": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
-    "guard": 1, "httpqueues": 1, "gpus": 1, "engine_folder": 1,
-    "server": 2, "watch": 2, "lifecycle": 2, "client": 2,
-    "launch": 3,
+    "guard": 1, "httpqueues": 1, "drain": 1, "gpus": 1, "engine_folder": 1,
+    "server": 1, "readiness": 1, "announce": 1, "client": 1, "mpi": 1, "lock": 1, "protocol": 1,
+    "watch": 2, "lifecycle": 2, "launch": 2,
+    "agent": 3, "preflight": 3,
     "supervise": 4,
     "repository": 6,
     "problems": 2, "check_wiring": 3, "plan": 4, "check": 7,
     "cli_launch": 8,
     "cli": 10,
 }  # fmt: skip
-OPERATOR = {"server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise"}
+OPERATOR = {
+    "server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise",
+    "drain", "agent", "protocol", "mpi", "preflight", "lock", "announce", "readiness",
+}  # fmt: skip
 
 
 def room(path: Path) -> str:

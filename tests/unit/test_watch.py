@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ import time
 import pytest
 
 from trt_tokenizers.guard import children, descendants
-from trt_tokenizers.watch import LogReader, StubWatch, copy_output, judge, read_readiness
+from trt_tokenizers.readiness import judge, read_readiness
+from trt_tokenizers.watch import UNCOLLECTED, LogReader, StubWatch, copy_output, write_all
 
 FAILED = (
     b"E1123 15:48:46.676399 4253 model_lifecycle.cc:642] \"failed to load 'identity2' version 1: "
@@ -93,35 +95,54 @@ def test_a_port_that_nobody_listens_on_is_not_live() -> None:
     assert not read_readiness("http://127.0.0.1:1").live
 
 
-def test_output_is_copied_in_whole_lines_and_shown() -> None:
+def test_output_comes_in_whole_lines_or_late() -> None:
     source, feed = os.pipe()
-    result, target = os.pipe()
-    shown: list[bytes] = []
-    thread = threading.Thread(target=copy_output, args=(source, target, shown.append))
+    shown: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    thread = threading.Thread(target=copy_output, args=(source, shown.put, 0.05))
     thread.start()
     os.write(feed, b"one\ntw")
-    assert os.read(result, 100) == b"one\n"
+    assert shown.get(timeout=5) == b"one\n"
     os.write(feed, b"o\n")
-    assert os.read(result, 100) in (b"two\n", b"tw")  # the latter if this machine took over 50 ms
+    assert shown.get(timeout=5) in (b"two\n", b"tw")  # the latter if this took over 50 ms
     os.write(feed, b"Password: ")  # no line end ever comes
-    assert os.read(result, 100).endswith(b": ")
+    assert shown.get(timeout=5).endswith((b": ", b"o\n"))
     os.close(feed)
     thread.join(5)
-    assert b"".join(shown) == b"one\ntwo\nPassword: "
+    assert not thread.is_alive()
+
+
+def test_output_without_patience_is_lines_alone() -> None:
+    source, feed = os.pipe()
+    shown: list[bytes] = []
+    thread = threading.Thread(target=copy_output, args=(source, shown.append, None))
+    thread.start()
+    for piece in (b"o", b"ne\ntw", b"o\n", b"x" * 20_000, b"end"):
+        os.write(feed, piece)
+    os.close(feed)
+    thread.join(5)
+    assert b"".join(shown) == b"one\ntwo\n" + b"x" * 20_000 + b"end"
+    assert shown[0].startswith(b"one\n")
+    assert all(len(piece) < 40_000 for piece in shown)
 
 
 def test_a_reader_that_left_does_not_stop_the_writer() -> None:
-    source, feed = os.pipe()
     result, target = os.pipe()
     os.close(result)
-    shown: list[bytes] = []
-    thread = threading.Thread(target=copy_output, args=(source, target, shown.append))
-    thread.start()
-    for _ in range(100):
-        os.write(feed, b"x" * 10_000 + b"\n")  # more than a pipe holds
-    os.close(feed)
-    thread.join(5)
-    assert sum(map(len, shown)) == 100 * 10_001
+    write_all(target, b"x" * 10**6)  # more than a pipe holds
+    os.close(target)
+
+
+def test_a_stop_that_waited_for_idle_connections_is_told_from_one_that_cut_requests() -> None:
+    expired = b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n'
+    count = (
+        b'I1 server.cc:321] "Timeout %d: Found %d model versions that have in-flight inferences"\n'
+    )
+    for left, running, drained in ((0, 0, True), (0, 1, False), (7, 0, False)):
+        log = LogReader()
+        log.feed(count % (left, running), 1)
+        assert not log.drained, "it may still end by itself"
+        log.feed(expired, 1)
+        assert log.drained is drained
 
 
 def test_a_dead_child_counts_when_it_stays_uncollected() -> None:
@@ -139,16 +160,16 @@ def test_a_dead_child_counts_when_it_stays_uncollected() -> None:
         assert children(server.pid) == [stub]
         assert stub in descendants(os.getpid())
         watch = StubWatch(server.pid)
-        while watch.look() is None and not watch._models.get(stub, "").startswith("model"):
+        while watch.look(0.0) is None and not watch._models.get(stub, "").startswith("model"):
             time.sleep(0.01)
         os.kill(stub, 15)
-        seen = [watch.look() for _ in range(2)]
         deadline = time.monotonic() + 5
-        while seen[-1] is None and time.monotonic() < deadline:
+        while not watch._suspects and time.monotonic() < deadline:
+            assert watch.look(10.0) is None, "just now"
             time.sleep(0.01)
-            seen.append(watch.look())
-        assert seen[0] is None, "once is not enough"
-        assert seen[-1] == "the Python process of model 'chat' died (SIGTERM)"
+        assert watch.look(10.0 + UNCOLLECTED / 2) is None, "not long enough"
+        seen = watch.look(10.0 + UNCOLLECTED)
+        assert seen == "the Python process of model 'chat' died (SIGTERM)"
     finally:
         server.kill()
         server.communicate()

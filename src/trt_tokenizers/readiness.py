@@ -1,0 +1,62 @@
+"""Whether a running tritonserver is ready, by its HTTP port."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import urllib.parse
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What the server's HTTP port says.
+
+    Attributes:
+        live: it answers at all.
+        ready: it is ready and so is every model that was asked to load.
+        models: the models that are ready.
+        failed: model -> reason, of those that will not become ready.
+    """
+
+    live: bool = False
+    ready: bool = False
+    models: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def read_readiness(http_url: str, timeout: float = 2.0) -> Readiness:
+    """Ask once. A server that does not answer within *timeout* seconds is not live."""
+    address = urllib.parse.urlsplit(http_url).netloc
+    try:
+        healthy = _ask(address, "GET", "/v2/health/ready", timeout)[0] == 200
+        status, body = _ask(address, "POST", "/v2/repository/index", timeout)
+        return judge(healthy, json.loads(body)) if status == 200 else Readiness(live=True)
+    except (OSError, http.client.HTTPException, ValueError):
+        return Readiness()
+
+
+def _ask(address: str, method: str, path: str, timeout: float) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(address, timeout=timeout)
+    with contextlib.closing(connection):
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+def judge(healthy: bool, index: list[dict[str, str]]) -> Readiness:
+    """A repository index -> readiness. A model counts by its best version; one without a state
+    was never asked to load (``--model-control-mode=explicit``)."""
+    states: dict[str, set[str]] = {}
+    reasons: dict[str, str] = {}
+    for entry in index:
+        state, reason = entry.get("state", ""), entry.get("reason", "")
+        if state and reason != "unloaded":
+            states.setdefault(entry["name"], set()).add(state)
+            reasons[entry["name"]] = reason.partition("\n")[0]
+    ready = tuple(sorted(name for name, s in states.items() if "READY" in s))
+    failed = tuple(
+        (name, reasons[name]) for name in sorted(states) if states[name] == {"UNAVAILABLE"}
+    )
+    return Readiness(True, healthy and len(ready) == len(states), ready, failed)
