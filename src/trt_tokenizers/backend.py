@@ -22,6 +22,7 @@ from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server, ServingSettings
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
+from trt_tokenizers.inputs import OptionalInputs, as_declared, scalars
 from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import (
@@ -33,7 +34,7 @@ from trt_tokenizers.postprocess import (
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
 from trt_tokenizers.process import end_process, end_server_once_loaded
 from trt_tokenizers.sequences import TextStep
-from trt_tokenizers.settings import parse
+from trt_tokenizers.settings import MODEL_DIRECTORY, parse
 from trt_tokenizers.stopline import STOP_REQUEST, StopListener, StopSender
 from trt_tokenizers.streams import (
     Carrier,
@@ -54,22 +55,14 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
     config = json.loads(args["model_config"])
     # An empty value is one that was not set; engines do not see the parameters of others.
     parameters = {
-        k: v["string_value"] for k, v in config.get("parameters", {}).items() if v["string_value"]
+        k: v["string_value"].replace(MODEL_DIRECTORY, args["model_repository"])
+        for k, v in config.get("parameters", {}).items()
+        if v["string_value"]
     }
     # Triton's own, for every Python model.
     parameters.pop("FORCE_CPU_ONLY_INPUT_TENSORS", None)
     parameters.pop("EXECUTION_ENV_PATH", None)
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
-
-
-def _scalars(name: str, array: Any) -> list[Any] | None:
-    """One scalar per row of the batch, or None if the client did not send the input."""
-    if array is None:
-        return None
-    if array.size != len(array):
-        raise RequestError(f"{name} has the shape {list(array.shape)}; send one value per row")
-    values: list[Any] = array.ravel().tolist()
-    return values
 
 
 def _failure(error: Exception) -> Any:
@@ -126,6 +119,13 @@ class PreprocessingModel:
         self._preprocessor = Preprocessor(
             settings, self._contexts, response_parameters=_response_parameters()
         )
+        self._optional = OptionalInputs(
+            self._preprocessor.tokenizer, settings.tokenizer_dir, settings.vocab_size
+        )
+        self._types = {
+            output["name"]: pb_utils.triton_string_to_numpy(output["data_type"])
+            for output in json.loads(args["model_config"])["output"]
+        }
 
     def execute(self, requests: list[Any]) -> list[Any]:
         self._metrics.count("requests_total", len(requests))
@@ -135,7 +135,7 @@ class PreprocessingModel:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
         def column(name: str) -> list[Any] | None:
-            return _scalars(name, inputs.get(name))
+            return scalars(name, inputs.get(name))
 
         def rows(name: str) -> list[list[Any]] | None:
             array = inputs.get(name)
@@ -160,7 +160,9 @@ class PreprocessingModel:
                 parameters=json.loads(request.parameters() or "{}"),
             )
         )
-        return _response(made.arrays, sequence_id=made.sequence_id)
+        more = self._optional.arrays(inputs, made.arrays["INPUT_ID"])
+        arrays = as_declared({**made.arrays, **more}, self._types)
+        return _response(arrays, sequence_id=made.sequence_id)
 
     def finalize(self) -> None:
         self._metrics.close()
@@ -198,9 +200,9 @@ class PostprocessingModel:
         log_probs = inputs.get("LOG_PROBS")
         packed = None
         if self._carrier is Carrier.TENSOR:
-            packed = _scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
-        rows = _scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
-        sequences = _scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
+            packed = scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
+        rows = scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
+        sequences = scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):

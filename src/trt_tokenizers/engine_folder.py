@@ -67,6 +67,22 @@ def read_engine(folder: Path) -> Engine:
         ) from None
 
 
+def read_sizes(folder: Path) -> dict[str, int]:
+    """``max_seq_len`` and ``vocab_size`` that the engine in *folder* was built for, where it says
+    so; nothing where it cannot be read."""
+    try:
+        config = read_config(folder / "config.json", "")
+    except RepositoryError:
+        return {}
+    built: dict[str, Any] = config.get("build_config") or config.get("builder_config") or {}
+    longest = built.get("max_seq_len")
+    if longest is None and "max_input_len" in built and "max_output_len" in built:
+        longest = built["max_input_len"] + built["max_output_len"]
+    vocabulary = {**built, **(config.get("pretrained_config") or {})}.get("vocab_size")
+    sizes = {"max_seq_len": longest, "vocab_size": vocabulary}
+    return {name: size for name, size in sizes.items() if isinstance(size, int)}
+
+
 def read_config(file: Path, wanted: str) -> dict[str, Any]:
     """The JSON object in *file*.
 

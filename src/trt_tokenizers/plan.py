@@ -15,8 +15,8 @@ from pathlib import Path
 from trt_tokenizers.engine_folder import Engine, read_config, read_engine
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.gpus import host_gpus, visible_gpus
+from trt_tokenizers.pbtxt import parse_config
 from trt_tokenizers.ranks import splittable
-from trt_tokenizers.repository import parse_config
 
 #: Parameters of TensorRT-LLM's models that name an engine's folder.
 _ENGINE_PATHS = ("gpt_model_path", "encoder_model_path")

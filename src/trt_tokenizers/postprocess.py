@@ -49,6 +49,9 @@ class PostprocessingSettings(TokenizerSettings):
         "the engine's model, if it is to get a stop request with the client's request id where a "
         "stop string was found: tensorrt_llm for the C++ backend; empty: it runs to its end",
     )
+    prompt_in_output: bool = setting(
+        False, "the engine puts the prompt's ids in front of answers that do not stream; cut them"
+    )
     max_streams: int = setting(16384, "streams remembered at once; the oldest is dropped beyond")
     max_stream_age_s: float = setting(3600.0, "a stream silent for so long is dropped, seconds")
 
@@ -137,6 +140,8 @@ class Postprocessor:
         if place in self._ended:
             return self._rest(place, step, now)
         stream = self._streams.get(place) or self._open(place, step, now)
+        if self._settings.prompt_in_output and not stream.context.stream:
+            step.beams = [ids[stream.context.num_input_tokens :] for ids in step.beams]
         if isinstance(stream, BeamSequences):
             results = stream.step(step.beams, step.finish_reason)
         else:
@@ -152,7 +157,7 @@ class Postprocessor:
         if finish:
             self._close(place)
             if not step.finish_reason:
-                rest = [_no_more(result, finish) for result in results]
+                rest = [result.no_more(finish) for result in results]
                 tell = any(result.stop_engine for result in results)
                 self._ended[place] = _Ended(rest, tell, heard_at=now, told_at=now)
         else:
@@ -274,17 +279,6 @@ class Postprocessor:
             num_output_tokens=len(ids),
             token_ids=ids,
         )
-
-
-def _no_more(last: TextStep, finish: FinishReason) -> TextStep:
-    """What is said after the end: the same counts, and nothing new."""
-    return TextStep(
-        text="",
-        finish_reason=finish,
-        num_input_tokens=last.num_input_tokens,
-        num_output_tokens=last.num_output_tokens,
-        cum_log_prob=last.cum_log_prob,
-    )
 
 
 def output_arrays(

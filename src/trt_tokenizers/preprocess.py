@@ -48,6 +48,13 @@ class PreprocessingSettings(TokenizerSettings):
         "list", "list: each string is a word; csv: one string with commas, as before 0.11"
     )
 
+    exclude_input_in_output: bool = setting(
+        True, "leave the prompt out of answers that do not stream, where a request does not say"
+    )
+    vocab_size: int = setting(
+        0, "of the engine, for embedding_bias_words; 0: as config.json in tokenizer_dir says"
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_seq_len < 0:
@@ -90,7 +97,8 @@ class EngineRequest:
 
     Attributes:
         arrays: INPUT_ID int32 [rows, n], padded on the right; REQUEST_INPUT_LEN,
-            REQUEST_OUTPUT_LEN, OUT_END_ID (-1: none), OUT_PAD_ID int32 [rows, 1]; STOP_WORDS_IDS,
+            REQUEST_OUTPUT_LEN, OUT_END_ID (-1: none), OUT_PAD_ID int32 [rows, 1];
+            OUT_EXCLUDE_INPUT_IN_OUTPUT bool [rows, 1], for an engine that knows it; STOP_WORDS_IDS,
             BAD_WORDS_IDS int32 [rows, 2, n]; STREAM_KEY int64 [rows, 1]. Every tensor costs on its
             way, so those that say nothing are left out.
         sequence_id: the key, where Triton is to carry it.
@@ -193,6 +201,11 @@ class Preprocessor:
             self._contexts.put_under(made.sequence_id, contexts)
         elif (key := key_of_request_id(request.request_id)) is not None:
             self._contexts.put_under(key, contexts)
+        if self._carrier is not Carrier.TENSOR:
+            # Whoever has the context puts the prompt in front; without one only the engine can.
+            keyed = self._carrier is Carrier.SEQUENCE_ID or bool(request.request_id)
+            exclude = [[keyed or not context.echo] for context in contexts]
+            made.arrays["OUT_EXCLUDE_INPUT_IN_OUTPUT"] = np.array(exclude)
 
     def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
         for name in parameters:
@@ -224,8 +237,9 @@ class Preprocessor:
         if stop_strings:
             stop_words += tokenizations(tokenizer, stop_strings, "stop_words")
         skip_special = _at(request.skip_special_tokens, at, settings.skip_special_tokens)
+        stream = _at(request.stream, at, False)
         echo = ""
-        if not _at(request.exclude_input_in_output, at, True):
+        if not _at(request.exclude_input_in_output, at, settings.exclude_input_in_output or stream):
             echo = tokenizer.decode(ids, skip_special_tokens=skip_special)
         return _Row(
             ids=ids,
@@ -245,7 +259,7 @@ class Preprocessor:
                 echo=echo,
                 arrived=arrived,
                 continues=bool(echo) or not _at(request.messages, at, b""),
-                stream=_at(request.stream, at, False),
+                stream=stream,
                 max_tokens=max_tokens,
                 min_tokens=_at(request.min_tokens, at, 1),
                 stop_ids=tuple(stop_words),

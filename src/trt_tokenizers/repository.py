@@ -5,21 +5,29 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from trt_tokenizers.cpp import CPP_BACKEND, render_cpp
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.settings import nearest
+from trt_tokenizers.fill import PLACEHOLDER, fill
+from trt_tokenizers.pbtxt import format_config, parse_config, quoted
+from trt_tokenizers.replacing import copy_tree, put_in_place, staging
+from trt_tokenizers.settings import MODEL_DIRECTORY, nearest
+from trt_tokenizers.skeleton import skeleton
 from trt_tokenizers.tokenizers.files import read_json
 
-PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-_MARK = ".trt-tokenizers"  # tells a repository that `write` made from anybody else's
+#: Lists the files that `write` made, and tells its repository from anybody else's.
+_MARK = ".trt-tokenizers"
+_COPIED_TOKENIZER = "preprocessing/1/tokenizer"
+_TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.json",
+    "encoder.json", "vocab.bpe", "*.model", "*.tiktoken", "tekken*.json", "chat_template*",
+    "additional_chat_templates/*", "generation_config.json", "config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,17 +35,23 @@ class Deployment:
     """What `generate` is asked for.
 
     Attributes:
-        engine: name of a Python engine, or module:Class.
-        model_dir: the model's folder, in Hugging Face's layout.
+        engine: name of a Python engine, module:Class, or tensorrtllm: the C++ backend.
+        model_dir: the model's folder, in Hugging Face's layout; the C++ backend needs none.
         tokenizer_dir: the tokenizer's folder; the model's if empty.
+        engine_dir: for the C++ backend: the folder that the engine's build made.
+        version: of TensorRT-LLM; empty: as the engine says.
+        copy_tokenizer: put the tokenizer's files into the repository.
         values: placeholder -> value, over the defaults.
         outputs: of the ensemble, by name; empty: the skeleton's.
         engine_parameters: what the engine takes beside the skeleton's own parameters.
     """
 
     engine: str
-    model_dir: Path
+    model_dir: Path | None = None
     tokenizer_dir: Path | None = None
+    engine_dir: Path | None = None
+    version: str = ""
+    copy_tokenizer: bool = False
     tokenizer_type: str = "auto"
     template: str = "auto"
     values: Mapping[str, str] = field(default_factory=dict)
@@ -51,12 +65,14 @@ def render(deployment: Deployment) -> dict[str, str]:
     Raises:
         RepositoryError: a value is unknown or breaks a config; the model's folder is no model.
     """
+    if deployment.engine == CPP_BACKEND:
+        return _render_cpp(deployment)
     values = _values(deployment)
-    skeleton = dict(_skeleton())
-    used = {name for text in skeleton.values() for name in PLACEHOLDER.findall(text)}
+    texts = dict(skeleton())
+    used = {name for text in texts.values() for name in PLACEHOLDER.findall(text)}
     rendered = {
         path: fill(text, values, path) if path.endswith(".pbtxt") else text
-        for path, text in skeleton.items()
+        for path, text in texts.items()
     }
     if deployment.outputs:
         path = "ensemble/config.pbtxt"
@@ -70,49 +86,61 @@ def render(deployment: Deployment) -> dict[str, str]:
     return rendered
 
 
-def fill(text: str, values: Mapping[str, str], where: str) -> str:
-    """Replace every ``${name}`` of a config.pbtxt; a name without a value becomes empty.
-
-    Values inside quotes may be any string. The result is parsed with Triton's own schema.
-
-    Raises:
-        RepositoryError: the result is no valid model configuration; names *where* and line.
-    """
-    filled = PLACEHOLDER.sub(lambda match: _escaped(values.get(match[1], "")), text)
-    try:
-        parse_config(filled)
-    except ValueError as error:
-        raise RepositoryError(f"{where}: {error}; correct the value on that line") from None
-    return filled
-
-
-def fill_template(text: str, substitutions: str, where: str) -> str:
-    """`fill` with ``key:value,key:value``, as the command fill_template takes it.
-
-    The first ``:`` of a pair separates; a comma inside a value is written ``\\,``.
-
-    Raises:
-        RepositoryError: a pair without ``:``, a key that the file does not have, a placeholder
-            that no pair fills, or a value that breaks the file.
-    """
-    values = {}
-    for pair in re.split(r"(?<!\\),", substitutions):
-        key, separator, value = pair.replace("\\,", ",").partition(":")
-        if not separator:
-            raise RepositoryError(f"{pair!r} is no key:value; write a comma in a value as \\,")
-        values[key.strip()] = value
-    names = dict.fromkeys(PLACEHOLDER.findall(text))
-    for key in values:
-        if key not in names:
-            raise RepositoryError(
-                f"{where} has no placeholder {key!r}{nearest(key, names)}; leave it out"
-            )
-    if left := [name for name in names if name not in values]:
+def _render_cpp(deployment: Deployment) -> dict[str, str]:
+    if deployment.engine_dir is None:
         raise RepositoryError(
-            f"{where} would keep {', '.join(f'${{{name}}}' for name in left)}; "
-            f"give each a value, if only an empty one: {left[0]}:"
+            f"the engine {CPP_BACKEND} has no folder; set --engine-dir to what its build made"
         )
-    return fill(text, values, where)
+    if deployment.engine_parameters or deployment.outputs:
+        raise RepositoryError(
+            f"--engine-parameter and --outputs are for Python engines; {CPP_BACKEND} has all "
+            "outputs of its version, and its parameters by --set"
+        )
+    values = {
+        "tokenizer_dir": _tokenizer_value(deployment),
+        "tokenizer_type": deployment.tokenizer_type,
+        "template": deployment.template,
+        **deployment.values,
+    }
+    return render_cpp(deployment.engine_dir.absolute(), deployment.version, values)
+
+
+def _tokenizer_dir(deployment: Deployment) -> Path:
+    folder = deployment.tokenizer_dir or deployment.model_dir
+    if folder is None:
+        raise RepositoryError("the tokenizer has no folder; set --tokenizer-dir")
+    if not folder.is_dir():
+        raise RepositoryError(
+            f"tokenizer folder {folder.absolute()} does not exist; set --tokenizer-dir"
+        )
+    return folder.resolve()
+
+
+def _tokenizer_value(deployment: Deployment) -> str:
+    folder = _tokenizer_dir(deployment)
+    if not deployment.copy_tokenizer:
+        return str(folder)
+    return f"{MODEL_DIRECTORY}/../{_COPIED_TOKENIZER}"
+
+
+def tokenizer_files(deployment: Deployment) -> dict[str, Path]:
+    """Relative path in the repository -> file to copy there; empty if none were asked for.
+
+    Raises:
+        RepositoryError: the folder has no tokenizer's files.
+    """
+    if not deployment.copy_tokenizer:
+        return {}
+    folder = _tokenizer_dir(deployment)
+    found = {
+        f"{_COPIED_TOKENIZER}/{path.relative_to(folder)}": path
+        for pattern in _TOKENIZER_FILES
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    }
+    if not found:
+        raise RepositoryError(f"{folder} holds no file of a tokenizer; set --tokenizer-dir")
+    return found
 
 
 #: Outputs that the ensemble may have beside the skeleton's: step, its output, dims; all int32.
@@ -129,8 +157,6 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
     Raises:
         RepositoryError: one of them does not exist.
     """
-    from google.protobuf import text_format
-
     config = parse_config(text)
     present = {output.name: output for output in config.output}
     steps = {step.model_name: step for step in config.ensemble_scheduling.step}
@@ -152,53 +178,23 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
             for step in steps.values():
                 for tensor in [t for t, target in step.output_map.items() if target == name]:
                     del step.output_map[tensor]
-    return str(text_format.MessageToString(config))
+    return format_config(config)
 
 
 def _parameter(key: str, value: str) -> str:
     return (
-        f'parameters {{\n  key: "{_escaped(key)}"\n'
-        f'  value: {{ string_value: "{_escaped(value)}" }}\n}}\n'
+        f"parameters {{\n  key: {quoted(key)}\n  value: {{ string_value: {quoted(value)} }}\n}}\n"
     )
-
-
-def _escaped(value: str) -> str:
-    return "".join(
-        c if c.isprintable() and c.isascii() and c not in '"\\' else _octal(c) for c in value
-    )
-
-
-def _octal(character: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
-
-
-def parse_config(text: str) -> Any:
-    """A ``tritonclient.grpc.model_config_pb2.ModelConfig``.
-
-    Raises:
-        ValueError: *text* does not follow Triton's schema; says the line.
-    """
-    # The schema comes with the client library, whose import takes a while.
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise ValueError(f"not a Triton model configuration: {error}") from None
 
 
 def _values(deployment: Deployment) -> dict[str, str]:
+    if deployment.model_dir is None:
+        raise RepositoryError("the engine has no model; set --model to its folder")
     model_dir = deployment.model_dir.resolve()
     config = read_json(model_dir / "config.json")
     if not config:
         raise RepositoryError(
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
-        )
-    tokenizer_dir = (deployment.tokenizer_dir or model_dir).resolve()
-    if not tokenizer_dir.is_dir():
-        raise RepositoryError(
-            f"tokenizer folder {tokenizer_dir} does not exist; set --tokenizer-dir"
         )
     max_seq_len = config.get("max_position_embeddings", config.get("n_positions", 0))
     return {
@@ -207,7 +203,7 @@ def _values(deployment: Deployment) -> dict[str, str]:
         "engine": deployment.engine,
         "stream_key": "tensor",  # which every Python engine hands on
         "model_dir": str(model_dir),
-        "tokenizer_dir": str(tokenizer_dir),
+        "tokenizer_dir": _tokenizer_value(deployment),
         "tokenizer_type": deployment.tokenizer_type,
         "template": deployment.template,
         "max_seq_len": str(max_seq_len or ""),
@@ -215,24 +211,12 @@ def _values(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def _skeleton() -> Iterator[tuple[str, str]]:
-    root = skeleton_dir()
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and path.name in ("config.pbtxt", "model.py", ".gitkeep"):
-            yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
-
-
-def skeleton_dir() -> Path:
-    """The skeleton: inside the installed wheel, or beside src/ in a checkout."""
-    inside = Path(str(files("trt_tokenizers"))) / "model_repo_skeleton"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "model_repo_skeleton"
-
-
 def write(
     rendered: Mapping[str, str],
     output: Path,
     *,
     force: bool = False,
+    copies: Mapping[str, Path] | None = None,
     verify: Callable[[Path], Iterable[object]] = lambda repository: (),
 ) -> None:
     """Write a rendered repository: the whole new one appears at once, or nothing changes.
@@ -240,40 +224,49 @@ def write(
     Args:
         rendered: from `render`.
         output: the folder to make.
-        force: replace a repository that an earlier `write` made there.
+        force: replace what an earlier `write` made there; files of others in it stay.
+        copies: relative path -> file to copy there.
         verify: gives the problems of the repository before it is put in place.
 
     Raises:
         RepositoryError: *output* exists and may not be replaced, or there are problems.
     """
     output = output.absolute()
-    if output.exists() and (any(output.iterdir()) if output.is_dir() else True):
+    copies = copies or {}
+    there = output.exists() and (any(output.iterdir()) if output.is_dir() else True)
+    if there:
         if not (output / _MARK).is_file():
             raise RepositoryError(
                 f"{output} exists and was not made by this command; choose another folder"
             )
         if not force:
             raise RepositoryError(f"{output} exists; replace it with --force")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        for relative, text in {**rendered, _MARK: ""}.items():
-            path = staging / relative
+    with staging(output) as new:
+        if there:
+            copy_tree(output, new)
+            _remove_ours(new)
+        for relative, text in {**rendered, _MARK: "\n".join([*rendered, *copies])}.items():
+            path = new / relative
+            if path.exists() or path.is_symlink():
+                raise RepositoryError(
+                    f"{output / relative} was not made by this command; move it away"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        if problems := [str(problem) for problem in verify(staging)]:
-            raise RepositoryError("\n".join(problems).replace(str(staging), str(output)))
-        staging.chmod(0o755)
-        _replace(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for relative, source in copies.items():
+            (new / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, new / relative)
+        if problems := [str(problem) for problem in verify(new)]:
+            raise RepositoryError("\n".join(problems).replace(str(new), str(output)))
+        put_in_place(new, output)
 
 
-def _replace(new: Path, output: Path) -> None:
-    if not output.exists():
-        new.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    output.rename(old)  # over an empty folder
-    new.rename(output)
-    shutil.rmtree(old)
+def _remove_ours(repository: Path) -> None:
+    mark = repository / _MARK
+    for relative in mark.read_text(encoding="utf-8").splitlines():
+        path = repository / relative
+        path.unlink(missing_ok=True)
+        for folder in list(Path(relative).parents)[:-1]:
+            with contextlib.suppress(OSError):  # somebody else has files there
+                (repository / folder).rmdir()
+    mark.unlink()

@@ -34,6 +34,16 @@ class TextStep:
     cum_log_prob: float = 0.0
     stop_engine: bool = False
 
+    def no_more(self, finish: FinishReason) -> TextStep:
+        """What is said after the end: the same counts, and nothing new."""
+        return TextStep(
+            text="",
+            finish_reason=finish,
+            num_input_tokens=self.num_input_tokens,
+            num_output_tokens=self.num_output_tokens,
+            cum_log_prob=self.cum_log_prob,
+        )
+
 
 class TextSequence:
     """State of one sequence.

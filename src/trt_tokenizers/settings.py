@@ -20,6 +20,9 @@ from trt_tokenizers.errors import SettingsError
 
 T = TypeVar("T")
 
+#: Begins paths inside the model's own folder, as in Triton's EXECUTION_ENV_PATH.
+MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
+
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 

@@ -15,10 +15,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "": 0, "errors": 0, "drain": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
+    "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "layouts": 3, "wiring": 4,
+    "skeleton": 4, "cpp": 5, "catalogue": 6, "adopt": 8, "cli_generate": 9, "cli_repository": 9,
+    "memory": 2, "memory_picture": 3, "cli_plan": 9,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4,
-    "preprocess": 5, "postprocess": 5, "engines": 5,
+    "preprocess": 5, "postprocess": 5, "inputs": 5, "engines": 5,
     "backend": 6,
     # The operator's island meets the data path only where it checks settings.
     "guard": 1, "httpqueues": 1, "gpus": 1, "engine_folder": 1,
@@ -27,9 +30,9 @@ LEVELS = {
     "agent": 3, "preflight": 3,
     "supervise": 4,
     "repository": 6,
-    "check": 7, "plan": 7,
+    "problems": 2, "check_wiring": 3, "plan": 4, "check": 7,
     "cli_launch": 8,
-    "cli": 9,
+    "cli": 10,
 }  # fmt: skip
 OPERATOR = {
     "server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise",

@@ -1,0 +1,96 @@
+"""The command plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from trt_tokenizers.cli_launch import Command
+from trt_tokenizers.errors import SettingsError
+
+
+@click.command("plan", cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--gpu-memory",
+    type=click.FloatRange(0, min_open=True),
+    help="Of one GPU, GiB.  [default: of this machine's smallest]",
+)
+@click.option(
+    "--fraction",
+    default=0.9,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="kv_cache_free_gpu_mem_fraction.",
+)
+@click.option("--tp", default=0, type=click.IntRange(0), help="Tensor parallel; 0: the engine's.")
+@click.option("--pp", default=0, type=click.IntRange(0), help="Pipeline parallel; 0: the engine's.")
+@click.option("--dtype", default="", help="Of a checkpoint's weights.  [default: its own]")
+@click.option(
+    "--max-num-tokens",
+    type=click.IntRange(1),
+    help="Of one iteration.  [default: the engine's, else 8192]",
+)
+@click.option(
+    "--max-seq-len", type=click.IntRange(1), help="Of a sequence.  [default: the model's]"
+)
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw the bar into this file too.")
+@click.option("--json", "as_json", is_flag=True, help="An object; sizes in bytes.")
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    *,
+    folder: Path,
+    gpu_memory: float | None,
+    fraction: float,
+    tp: int,
+    pp: int,
+    dtype: str,
+    max_num_tokens: int | None,
+    max_seq_len: int | None,
+    svg: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what takes the memory of each GPU, and how many tokens and sequences fit.
+
+    FOLDER is a model in Hugging Face's layout, or a TensorRT-LLM engine. Weights and the KV
+    cache's bytes per token are exact, activations are estimated.
+
+    \b
+    Example:
+      trt-tokenizers plan ./Llama-2-13b-hf --gpu-memory 80 --tp 2
+      trt-tokenizers plan ./engine --fraction 0.5 --svg memory.svg
+
+    \b
+    Exit codes:
+      0  it fits
+      1  it does not, or the folder cannot be planned with
+      2  wrong options
+    """
+    from trt_tokenizers import memory, memory_picture
+    from trt_tokenizers.gpus import host_gpus
+
+    size = None if gpu_memory is None else int(gpu_memory * memory.GIB)
+    if size is None:
+        sizes = [gpu.memory for gpu in host_gpus(os.environ) if gpu.memory]
+        if not sizes:
+            raise SettingsError("no GPU tells its memory here; say it: --gpu-memory 80")
+        size = min(sizes)
+    model = memory.read_model(folder, dtype)
+    model = replace(
+        model,
+        max_num_tokens=max_num_tokens or model.max_num_tokens,
+        max_seq_len=max_seq_len or model.max_seq_len,
+    )
+    made = memory.plan(model, size, fraction, tp, pp)
+    if svg is not None:
+        svg.write_text(memory_picture.svg(made), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(memory_picture.as_dict(made), indent=1))
+    else:
+        click.echo(memory_picture.text(made))
+    if not memory.fits(made):
+        ctx.exit(1)

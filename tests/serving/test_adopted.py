@@ -1,0 +1,181 @@
+"""Repositories of each version, adopted, in the real Triton, with clients of that version."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from click.testing import CliRunner
+
+from harness import Server, joined, launched
+from texts import HARD_TEXTS
+from trt_tokenizers.cli import main
+from trt_tokenizers.layouts import layout
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create
+from upstream import VERSIONS, tensor, upstream_repository, with_replay
+
+pytestmark = pytest.mark.triton
+
+TEXT = "".join(HARD_TEXTS)
+#: What that time's clients send as a matter of course, by any version's names.
+USUAL: dict[str, Any] = {
+    "bad_words": "", "stop_words": "", "pad_id": 0, "end_id": 2, "top_k": 1, "top_p": 0.0,
+    "temperature": 1.0, "length_penalty": 1.0, "repetition_penalty": 1.0, "min_length": 1,
+    "min_tokens": 1, "presence_penalty": 0.0, "random_seed": 0, "seed": 0, "beam_width": 1,
+    "return_log_probs": False, "return_context_logits": False, "return_generation_logits": False,
+}  # fmt: skip
+_NUMPY = {"UINT32": np.uint32, "INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32,
+          "BOOL": np.bool_, "BYTES": np.object_}  # fmt: skip
+
+
+class Client:
+    """Sends tensors of the types that the version's contract has."""
+
+    def __init__(self, server: Server, version: str) -> None:
+        self.server = server
+        inputs = map(tensor, layout(version)["ensemble"]["inputs"])
+        self.types = {t["name"]: t["type"].removeprefix("TYPE_") for t in inputs}
+        self.outputs = [tensor(o)["name"] for o in layout(version)["ensemble"]["outputs"]]
+
+    def inputs(self, **values: Any) -> list[grpcclient.InferInput]:
+        made = []
+        for name, value in {**USUAL, **values}.items():
+            if name not in self.types:
+                continue
+            kind = self.types[name].replace("STRING", "BYTES")
+            its = grpcclient.InferInput(name, [1, 1], kind)
+            value = value.encode() if isinstance(value, str) else value
+            its.set_data_from_numpy(np.array([[value]], dtype=_NUMPY[kind]))
+            made.append(its)
+        return made
+
+    def ask(self, count: int, request_id: str, **values: Any) -> list[list[dict[str, Any]]]:
+        """The responses to *count* equal requests at once."""
+        answers: queue.Queue[Any] = queue.Queue()
+        got: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        with grpcclient.InferenceServerClient(self.server.grpc) as client:
+            client.start_stream(callback=lambda result, error: answers.put((result, error)))
+            for number in range(count):
+                client.async_stream_infer(
+                    "ensemble", self.inputs(**values),
+                    request_id=request_id and f"{request_id}-{number}",
+                    enable_empty_final_response=True,
+                    outputs=[grpcclient.InferRequestedOutput(o) for o in self.outputs],
+                )  # fmt: skip
+            open_ = count
+            while open_:
+                result, error = answers.get(timeout=60)
+                assert error is None, error
+                response = result.get_response()
+                outputs = {o.name: result.as_numpy(o.name) for o in response.outputs}
+                if outputs:
+                    got[int(response.id.rpartition("-")[2] or 0)].append(outputs)
+                open_ -= response.parameters["triton_final_response"].bool_param
+            client.stop_stream()
+        return got
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def client(
+    request: pytest.FixtureRequest, bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    version = request.param
+    folder = tmp_path_factory.mktemp(f"adopted-{version}")
+    repository = upstream_repository(folder / "repo", version, bpe_dir)
+    with_replay(repository, echo=True)
+    done = CliRunner().invoke(main, ["adopt", str(repository)])
+    assert done.exit_code == 0, done.output
+    with launched(repository, folder) as server:
+        yield Client(server, version)
+
+
+@pytest.fixture(scope="module")
+def count(bpe_dir: Path) -> int:
+    """Tokens of TEXT."""
+    return len(create(TokenizerSettings(str(bpe_dir))).encode(TEXT))
+
+
+def test_streamed(client: Client, count: int) -> None:
+    got = client.ask(8, "s", text_input=TEXT, max_tokens=count, stream=True)
+    assert [joined(chunks) for chunks in got] == [TEXT] * 8
+    assert min(map(len, got)) > 3
+
+
+def test_whole(client: Client, count: int) -> None:
+    """With the prompt in front, as the engine was told and as it always was."""
+    got = client.ask(4, "w", text_input=TEXT, max_tokens=count)
+    assert [joined(chunks) for chunks in got] == [TEXT + TEXT] * 4
+    assert {len(chunks) for chunks in got} == {1}
+
+
+def test_whole_without_a_request_id(client: Client, count: int) -> None:
+    assert joined(client.ask(1, "", text_input=TEXT, max_tokens=count)[0]) == TEXT + TEXT
+
+
+def test_the_prompt_is_left_out_if_a_client_asks_for_that(client: Client, count: int) -> None:
+    if "exclude_input_in_output" not in client.types:
+        pytest.skip("clients of this version could not")
+    asked = {"text_input": TEXT, "max_tokens": count, "exclude_input_in_output": True}
+    assert joined(client.ask(1, "x", **asked)[0]) == TEXT
+    assert joined(client.ask(1, "", **asked)[0]) == TEXT
+
+
+def test_stop_words(client: Client, count: int) -> None:
+    first, second = HARD_TEXTS[1][3:7], HARD_TEXTS[3][2:6]
+    words = f"{first},{second}" if client.types["max_tokens"] == "UINT32" else first
+    (got,) = client.ask(1, "t", text_input=TEXT, max_tokens=count, stream=True, stop_words=words)
+    assert joined(got) == TEXT[: TEXT.index(first)]
+
+
+def test_fewer_tokens(client: Client) -> None:
+    (got,) = client.ask(1, "f", text_input="one two three four", max_tokens=3, stream=True)
+    whole = "one two three four"
+    assert 0 < len(joined(got)) < len(whole)
+    assert whole.startswith(joined(got))
+
+
+def test_log_probs_and_indices(client: Client) -> None:
+    if "output_log_probs" not in client.outputs:
+        pytest.skip("this version has none")
+    asked = {"text_input": "one two", "max_tokens": 5, "stream": True, "return_log_probs": True}
+    (got,) = client.ask(1, "l", **asked)
+    assert sum(float(chunk["output_log_probs"].sum()) for chunk in got) < 0
+    if "batch_index" in client.outputs:
+        assert {int(chunk["batch_index"].item()) for chunk in got} == {0}
+
+
+def test_http_and_messages(client: Client) -> None:
+    """What is new: messages, for clients that send no text_input."""
+    message = '[{"role": "user", "content": "Hello"}]'
+    status, answer = client.server.generate({"messages": message, "max_tokens": 64})
+    assert status == 200, answer
+    assert "Hello" in answer["text_output"]
+    status, answer = client.server.generate({"text_input": "", "max_tokens": 5})
+    assert status == 400
+    assert "the prompt is empty" in answer["error"]
+
+
+@pytest.mark.parametrize("version", ["0.5", "1.2"])
+def test_generated(version: str, bpe_dir: Path, tmp_path: Path, count: int) -> None:
+    """What generate makes for the C++ backend, its own tokenizer inside, and moved elsewhere."""
+    made, repository = tmp_path / "made", tmp_path / "repo"
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(bpe_dir, tokenizer)
+    flags = ("--engine-dir", "/engines/e", "--tensorrt-llm-version", version, "--copy-tokenizer",
+             "--tokenizer-dir", str(tokenizer), "--output", str(made))  # fmt: skip
+    done = CliRunner().invoke(main, ["generate", "--engine", "tensorrtllm", *flags])
+    assert done.exit_code == 0, done.output
+    made.rename(repository)
+    shutil.rmtree(tokenizer)
+    with launched(with_replay(repository, echo=version == "0.5"), tmp_path) as server:
+        client = Client(server, version)
+        asked = {"text_input": TEXT, "max_tokens": count}
+        assert [joined(c) for c in client.ask(4, "s", **asked, stream=True)] == [TEXT] * 4
+        assert [joined(c) for c in client.ask(4, "w", **asked)] == [TEXT] * 4

@@ -1,0 +1,51 @@
+"""The replay engine behind the tensors that one version of TensorRT-LLM has, and with its ways.
+
+It gives only the outputs of its config.pbtxt. Answers that do not stream begin with the prompt,
+unless the request or the parameter ``echo`` says otherwise; a version without sequence_length pads
+them with the end id.
+"""
+
+import json
+
+import numpy as np
+
+import keyless
+
+
+class Reply(keyless.Reply):
+    echo = True
+    outputs = frozenset()
+
+    def __init__(self, request):
+        super().__init__(request)
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        self.wanted = self.outputs
+        self._end_id = int(arrays["end_id"].item()) if "end_id" in arrays else -1
+        excluded = "exclude_input_in_output" in arrays and arrays["exclude_input_in_output"].item()
+        streams = "streaming" in arrays and arrays["streaming"].item()
+        self._prompt = None
+        if self.echo and not excluded and not streams:
+            length = arrays["input_lengths"].item()
+            self._prompt = arrays["input_ids"][:, np.newaxis, :length]
+
+    def send(self, arrays, *, final):
+        if self._prompt is not None:
+            ids = np.concatenate([self._prompt, arrays["output_ids"]], axis=2)
+            if "sequence_length" not in self.outputs:
+                ids = np.pad(ids, ((0, 0), (0, 0), (0, 5)), constant_values=self._end_id)
+            else:
+                length = arrays["sequence_length"] + self._prompt.shape[2]
+                arrays = {**arrays, "sequence_length": length.astype(np.int32)}
+            arrays = {**arrays, "output_ids": ids}
+        known = {name: array for name, array in arrays.items() if name in self.outputs}
+        super(keyless.Reply, self).send(known, final=final)
+
+
+class TritonPythonModel(keyless.TritonPythonModel):
+    reply = Reply
+
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        Reply.outputs = frozenset(output["name"] for output in config["output"])
+        Reply.echo = config["parameters"].pop("echo")["string_value"] == "true"
+        super().initialize({**args, "model_config": json.dumps(config)})
