@@ -132,8 +132,10 @@ def kill_all_beneath(pid: int) -> set[str]:
     folders: set[str] = set()
     deadline = time.monotonic() + _KILL_WAIT
     while time.monotonic() < deadline:
-        for victim in descendants(pid):
-            folders.add(folder_name(victim))
+        victims = descendants(pid)
+        # All names first: whoever is killed may be collected, and its name lost, by one beneath.
+        folders.update(map(folder_name, victims))
+        for victim in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         try:
