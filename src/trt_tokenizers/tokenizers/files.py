@@ -72,6 +72,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def added_tokens(directory: Path) -> dict[str, int]:
+    """Token -> id of added_tokens.json, and of tokenizer_config.json's added_tokens_decoder."""
+    added: dict[str, int] = read_json(directory / "added_tokens.json")
+    decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
+    added.update({entry["content"]: int(i) for i, entry in decoder.items()})
+    return added
+
+
 def _special_tokens(source: dict[str, Any]) -> dict[str, str]:
     found = {}
     for role in _ROLES:
