@@ -30,7 +30,7 @@ from trt_tokenizers.postprocess import (
     Postprocessor,
     output_arrays,
 )
-from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.process import end_process, end_server_once_loaded
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import parse
@@ -42,6 +42,7 @@ from trt_tokenizers.streams import (
     key_of_request_id,
     unpack,
 )
+from trt_tokenizers.textrequest import TextRequest, from_tensors, scalars
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
 
@@ -62,14 +63,9 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
 
 
-def _scalars(name: str, array: Any) -> list[Any] | None:
-    """One scalar per row of the batch, or None if the client did not send the input."""
-    if array is None:
-        return None
-    if array.size != len(array):
-        raise RequestError(f"{name} has the shape {list(array.shape)}; send one value per row")
-    values: list[Any] = array.ravel().tolist()
-    return values
+def _column(inputs: Mapping[str, Any], name: str) -> list[Any] | None:
+    """One value per row of the batch, or None if nobody sent the input."""
+    return scalars(name, inputs[name]) if name in inputs else None
 
 
 def _failure(error: Exception) -> Any:
@@ -127,37 +123,20 @@ class PreprocessingModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         self._metrics.count("requests_total", len(requests))
-        return [_guarded(self._serve, request, self._metrics) for request in requests]
+        texts: list[TextRequest | Exception] = []
+        for request in requests:
+            try:
+                inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+                parameters = json.loads(request.parameters() or "{}")
+                texts.append(from_tensors(inputs, request.request_id(), parameters))
+            except Exception as error:
+                texts.append(error)
+        return [self._answer(made) for made in self._preprocessor.process_batch(texts)]
 
-    def _serve(self, request: Any) -> Any:
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-
-        def column(name: str) -> list[Any] | None:
-            return _scalars(name, inputs.get(name))
-
-        def rows(name: str) -> list[list[Any]] | None:
-            array = inputs.get(name)
-            return None if array is None else array.reshape(len(array), -1).tolist()
-
-        made = self._preprocessor.process(
-            TextRequest(
-                rows=len(next(iter(inputs.values()))),
-                text_input=column("QUERY"),
-                messages=column("MESSAGES"),
-                max_tokens=column("REQUEST_OUTPUT_LEN"),
-                stop_words=rows("STOP_WORDS_DICT"),
-                bad_words=rows("BAD_WORDS_DICT"),
-                end_id=column("END_ID"),
-                pad_id=column("PAD_ID"),
-                exclude_input_in_output=column("EXCLUDE_INPUT_IN_OUTPUT"),
-                skip_special_tokens=column("SKIP_SPECIAL_TOKENS"),
-                include_stop_str_in_output=column("INCLUDE_STOP_STR_IN_OUTPUT"),
-                stream=column("STREAM"),
-                min_tokens=column("MIN_TOKENS") or column("MIN_LENGTH"),
-                request_id=request.request_id(),
-                parameters=json.loads(request.parameters() or "{}"),
-            )
-        )
+    def _answer(self, made: EngineRequest | Exception) -> Any:
+        if isinstance(made, Exception):
+            self._metrics.count("request_errors_total", kind=type(made).__name__)
+            return _failure(made)
         return _response(made.arrays, sequence_id=made.sequence_id)
 
     def finalize(self) -> None:
@@ -196,9 +175,9 @@ class PostprocessingModel:
         log_probs = inputs.get("LOG_PROBS")
         packed = None
         if self._carrier is Carrier.TENSOR:
-            packed = _scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
-        rows = _scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
-        sequences = _scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
+            packed = _column(inputs, "STREAM_KEY")
+        rows = _column(inputs, "BATCH_INDEX") or range(len(ids))
+        sequences = _column(inputs, "SEQUENCE_INDEX")
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):

@@ -9,6 +9,7 @@ import click
 
 import trt_tokenizers
 from trt_tokenizers.cli_launch import SETTINGS, Command, launch_server
+from trt_tokenizers.cli_tokenize import tokenize, tokenizers
 from trt_tokenizers.errors import SettingsError
 
 
@@ -19,6 +20,8 @@ def main() -> None:
 
 
 main.add_command(launch_server, "launch")
+main.add_command(tokenize)
+main.add_command(tokenizers)
 
 
 @main.command("chat", cls=Command)

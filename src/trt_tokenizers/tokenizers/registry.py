@@ -25,6 +25,9 @@ _EXTRAS = {
     "transformers": "trt-tokenizers[transformers]",
 }
 
+#: Type -> module that it imports when it is used.
+NEEDS = {"tiktoken": "tiktoken", "mistral": "mistral_common", "transformers": "transformers"}
+
 logger = logging.getLogger(__name__)
 
 
