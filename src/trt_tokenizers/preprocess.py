@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.limits import check_length
-from trt_tokenizers.prompts import PromptMaker, PromptSettings
+from trt_tokenizers.prompts import Prompt, PromptMaker, PromptSettings
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams import Carrier, ContextStore, StreamContext, key_of_request_id
 from trt_tokenizers.textrequest import TextRequest, at_row, text_of
@@ -149,13 +149,20 @@ class Preprocessor:
                 made.append(its)
             elif not isinstance(request, Exception):
                 ids = [next(encoded) for _ in its]
-                made.append(_caught(partial(self._made, request, ids, arrived)))
+                made.append(_caught(partial(self._made, request, its, ids, arrived)))
         return made
 
     def _made(
-        self, request: TextRequest, ids: Sequence[list[int]], arrived: float
+        self,
+        request: TextRequest,
+        prompts: Sequence[Prompt],
+        ids: Sequence[list[int]],
+        arrived: float,
     ) -> EngineRequest:
-        rows = [self._row(request, at, its, arrived) for at, its in enumerate(ids)]
+        rows = [
+            self._row(request, at, its, prompt.continues, arrived)
+            for at, (prompt, its) in enumerate(zip(prompts, ids, strict=True))
+        ]
         longest = max(len(row.ids) for row in rows)
         input_ids = np.empty((len(rows), longest), dtype=np.int32)
         for at, row in enumerate(rows):
@@ -197,7 +204,9 @@ class Preprocessor:
         elif (key := key_of_request_id(request.request_id)) is not None:
             self._contexts.put_under(key, contexts)
 
-    def _row(self, request: TextRequest, at: int, ids: list[int], arrived: float) -> _Row:
+    def _row(
+        self, request: TextRequest, at: int, ids: list[int], continues: bool, arrived: float
+    ) -> _Row:
         settings, tokenizer = self._settings, self.tokenizer
         max_tokens = at_row(request.max_tokens, at, None)
         if max_tokens is None:
@@ -247,7 +256,7 @@ class Preprocessor:
                 skip_special_tokens=skip_special,
                 echo=echo,
                 arrived=arrived,
-                continues=bool(echo) or not at_row(request.messages, at, b""),
+                continues=bool(echo) or continues,
                 stream=at_row(request.stream, at, False),
                 max_tokens=max_tokens,
                 min_tokens=at_row(request.min_tokens, at, 1),

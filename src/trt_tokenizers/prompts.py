@@ -46,10 +46,17 @@ class PromptSettings(TokenizerSettings):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A row's prompt before it is encoded; a template has written its special tokens out."""
+    """A row's prompt before it is encoded.
+
+    Attributes:
+        text: what the model is to go on with.
+        rendered: by a template, which has written its special tokens out.
+        continues: the answer goes on with *text*, so that its first space counts.
+    """
 
     text: str
     rendered: bool
+    continues: bool
 
 
 class PromptMaker:
@@ -92,15 +99,15 @@ class PromptMaker:
         if text and messages:
             raise RequestError("text_input and messages are both given; send one of them")
         if messages:
-            return Prompt(self._rendered(messages, tools, arguments), rendered=True)
+            return self._rendered(messages, tools, arguments)
         if tools or arguments:
             name = "tools" if tools else "chat_template_kwargs"
             raise RequestError(f"{name} is given without messages; send messages, or leave it out")
         if not text:
             raise RequestError("the prompt is empty; send text_input or messages with some text")
-        return Prompt(text, rendered=False)
+        return Prompt(text, rendered=False, continues=True)
 
-    def _rendered(self, messages: str, tools: str, arguments: str) -> str:
+    def _rendered(self, messages: str, tools: str, arguments: str) -> Prompt:
         chosen = parse_template_arguments(arguments) if arguments else {}
         template = self._template
         own = chosen.pop("chat_template", None)
@@ -119,12 +126,13 @@ class PromptMaker:
                 "this server has no chat template; send text_input instead of messages, or "
                 "set the parameter 'template' of the model preprocessing"
             )
-        return template.render(
+        text = template.render(
             parse_messages(messages),
             self._tokenizer.special_tokens,
             tools=parse_tools(tools) if tools else None,
             arguments=chosen,
         )
+        return Prompt(text, rendered=True, continues=bool(chosen.get("continue_final_message")))
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt; those of one kind at once."""

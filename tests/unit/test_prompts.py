@@ -47,6 +47,22 @@ def test_tools_and_arguments_reach_the_template(bpe_dir: Path, contexts: Context
     assert prompt(preprocessor, empty) == "||", "old clients send empty strings for none"
 
 
+def test_an_answer_that_goes_on_with_the_prompt_keeps_its_first_space(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    preprocessor = make(bpe_dir, contexts)
+    going_on = b'{"continue_final_message": true}'
+    for request, continues in (
+        (TextRequest(messages=[HI]), False),
+        (TextRequest(messages=[HI], chat_template_kwargs=[going_on]), True),
+        (TextRequest(text_input=[b"hi"]), True),
+    ):
+        key = int(preprocessor.process(request).arrays["STREAM_KEY"][0, 0])
+        context = contexts.take(key)
+        assert context is not None
+        assert context.continues is continues
+
+
 def test_a_requests_own_template_only_where_the_server_allows_it(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
