@@ -59,8 +59,10 @@ def hugging_face(folder: Path, kind: str = "auto", *, special: tuple[str, ...] =
 def smollm2(references: Path, work: Path) -> Pair:
     import smollm2 as script
 
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(script.cache_dir() / name, work)
+    shutil.copy(script.cache_dir() / "tokenizer.json", work)
+    config = json.loads((script.cache_dir() / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 4 lacks 5's name for it
+    (work / "tokenizer_config.json").write_text(json.dumps(config))
     return hugging_face(work, special=("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
 
 
@@ -190,7 +192,7 @@ def tekken_pixtral(references: Path, work: Path) -> Pair:
 
 def t5(references: Path, work: Path) -> Pair:
     """Trained here as T5's was: unigram, NMT-NFKC, spaces squeezed, <pad>, </s> and <unk> first."""
-    from transformers import T5Tokenizer
+    from transformers import T5TokenizerFast
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -199,7 +201,7 @@ def t5(references: Path, work: Path) -> Pair:
         bos_id=-1, hard_vocab_limit=False, minloglevel=2,
     )  # fmt: skip
     (work / "spiece.model").write_bytes(model.getvalue())
-    oracle = T5Tokenizer.from_pretrained(work)
+    oracle = T5TokenizerFast.from_pretrained(work)
     maker = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     special = ("<extra_id_0>", "<extra_id_99>", "</s>", "<pad>")
 
