@@ -86,8 +86,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(repository: Path) -> Iterator[Server]:
-    port = 18600
+def served(repository: Path, port: int = 18600) -> Iterator[Server]:
     ready, log = repository.with_suffix(".ready"), repository.with_suffix(".log")
     launcher = str(Path(sys.executable).with_name("launch_server"))
     with log.open("wb") as output:

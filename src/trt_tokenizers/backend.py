@@ -22,7 +22,7 @@ from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server, ServingSettings
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
-from trt_tokenizers.inputs import OptionalInputs, as_declared, scalars
+from trt_tokenizers.inputs import as_declared
 from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.postprocess import (
@@ -31,7 +31,7 @@ from trt_tokenizers.postprocess import (
     Postprocessor,
     output_arrays,
 )
-from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.process import end_process, end_server_once_loaded
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import MODEL_DIRECTORY, parse
@@ -43,6 +43,7 @@ from trt_tokenizers.streams import (
     key_of_request_id,
     unpack,
 )
+from trt_tokenizers.textrequest import TextRequest, from_tensors, scalars
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
 
@@ -119,9 +120,6 @@ class PreprocessingModel:
         self._preprocessor = Preprocessor(
             settings, self._contexts, response_parameters=_response_parameters()
         )
-        self._optional = OptionalInputs(
-            self._preprocessor.tokenizer, settings.tokenizer_dir, settings.vocab_size
-        )
         self._types = {
             output["name"]: pb_utils.triton_string_to_numpy(output["data_type"])
             for output in json.loads(args["model_config"])["output"]
@@ -129,40 +127,21 @@ class PreprocessingModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         self._metrics.count("requests_total", len(requests))
-        return [_guarded(self._serve, request, self._metrics) for request in requests]
+        texts: list[TextRequest | Exception] = []
+        for request in requests:
+            try:
+                inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+                parameters = json.loads(request.parameters() or "{}")
+                texts.append(from_tensors(inputs, request.request_id(), parameters))
+            except Exception as error:
+                texts.append(error)
+        return [self._answer(made) for made in self._preprocessor.process_batch(texts)]
 
-    def _serve(self, request: Any) -> Any:
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-
-        def column(name: str) -> list[Any] | None:
-            return scalars(name, inputs.get(name))
-
-        def rows(name: str) -> list[list[Any]] | None:
-            array = inputs.get(name)
-            return None if array is None else array.reshape(len(array), -1).tolist()
-
-        made = self._preprocessor.process(
-            TextRequest(
-                rows=len(next(iter(inputs.values()))),
-                text_input=column("QUERY"),
-                messages=column("MESSAGES"),
-                max_tokens=column("REQUEST_OUTPUT_LEN"),
-                stop_words=rows("STOP_WORDS_DICT"),
-                bad_words=rows("BAD_WORDS_DICT"),
-                end_id=column("END_ID"),
-                pad_id=column("PAD_ID"),
-                exclude_input_in_output=column("EXCLUDE_INPUT_IN_OUTPUT"),
-                skip_special_tokens=column("SKIP_SPECIAL_TOKENS"),
-                include_stop_str_in_output=column("INCLUDE_STOP_STR_IN_OUTPUT"),
-                stream=column("STREAM"),
-                min_tokens=column("MIN_TOKENS") or column("MIN_LENGTH"),
-                request_id=request.request_id(),
-                parameters=json.loads(request.parameters() or "{}"),
-            )
-        )
-        more = self._optional.arrays(inputs, made.arrays["INPUT_ID"])
-        arrays = as_declared({**made.arrays, **more}, self._types)
-        return _response(arrays, sequence_id=made.sequence_id)
+    def _answer(self, made: EngineRequest | Exception) -> Any:
+        if isinstance(made, Exception):
+            self._metrics.count("request_errors_total", kind=type(made).__name__)
+            return _failure(made)
+        return _response(as_declared(made.arrays, self._types), sequence_id=made.sequence_id)
 
     def finalize(self) -> None:
         self._metrics.close()
@@ -200,9 +179,9 @@ class PostprocessingModel:
         log_probs = inputs.get("LOG_PROBS")
         packed = None
         if self._carrier is Carrier.TENSOR:
-            packed = scalars("STREAM_KEY", inputs.get("STREAM_KEY"))
-        rows = scalars("BATCH_INDEX", inputs.get("BATCH_INDEX")) or range(len(ids))
-        sequences = scalars("SEQUENCE_INDEX", inputs.get("SEQUENCE_INDEX"))
+            packed = scalars(inputs, "STREAM_KEY")
+        rows = scalars(inputs, "BATCH_INDEX") or range(len(ids))
+        sequences = scalars(inputs, "SEQUENCE_INDEX")
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):

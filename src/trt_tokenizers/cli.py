@@ -11,6 +11,7 @@ from trt_tokenizers.cli_generate import generate
 from trt_tokenizers.cli_launch import SETTINGS, Command, launch_server
 from trt_tokenizers.cli_plan import plan
 from trt_tokenizers.cli_repository import adopt, check, fill_template, settings
+from trt_tokenizers.cli_tokenize import tokenize, tokenizers
 
 
 @click.group(context_settings=SETTINGS)
@@ -26,6 +27,8 @@ main.add_command(plan)
 main.add_command(adopt)
 main.add_command(check)
 main.add_command(fill_template, "fill-template")
+main.add_command(tokenize)
+main.add_command(tokenizers)
 
 
 @main.command("chat", cls=Command)

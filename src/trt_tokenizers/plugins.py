@@ -5,7 +5,9 @@ Tokenizer types and engines are found here, the built-in ones too. Only the chos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -45,6 +47,46 @@ def find_plugin(
     except (ImportError, AttributeError) as error:
         raise error_class(f"{what} {name!r} does not import: {error}") from error
     return plugin
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered plugin, as `list_plugins` finds it.
+
+    Attributes:
+        name: what users write.
+        package, version: whose entry point it is.
+        target: ``module:attribute``.
+        error: why it cannot be used here, one line, or empty.
+    """
+
+    name: str
+    package: str
+    version: str
+    target: str
+    error: str
+
+
+def list_plugins(group: str, needs: Mapping[str, str]) -> list[Plugin]:
+    """Every entry point of *group*, imported to see whether it can be.
+
+    Args:
+        group: of entry points.
+        needs: name -> module that the plugin imports only when it is used.
+    """
+    found = []
+    for point in sorted(entry_points(group=group), key=lambda p: (p.name, p.value)):
+        error = ""
+        try:
+            point.load()
+            module = needs.get(point.name)
+            if module is not None and importlib.util.find_spec(module) is None:
+                error = f"needs the module {module!r}, which is not installed"
+        except Exception as problem:  # a stranger's module may raise anything
+            error = f"does not import: {type(problem).__name__}: {problem}".splitlines()[0]
+        version = point.dist.version if point.dist else ""
+        found.append(Plugin(point.name, _owner(point), version, point.value, error))
+    return found
 
 
 def _owner(point: EntryPoint) -> str:

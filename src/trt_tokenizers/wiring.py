@@ -31,8 +31,6 @@ TO_ENGINE = {
 #: Input of our preprocessing -> the client's name, for what only some ensembles have.
 _OPTIONAL = {
     "DECODER_QUERY": "decoder_text_input",
-    "EMBEDDING_BIAS_WORDS": "embedding_bias_words",
-    "EMBEDDING_BIAS_WEIGHTS": "embedding_bias_weights",
     "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
 }
 #: Output of preprocessing that it makes only for a client that sends this input of its.
@@ -42,8 +40,13 @@ _ASKED_BY = {
     "REQUEST_DECODER_INPUT_LEN": "DECODER_QUERY",
     "OUT_PROMPT_TABLE_EXTRA_IDS": "PROMPT_TABLE_EXTRA_ID",
 }
-#: Inputs of preprocessing that make sense only if the engine has the same.
-_ENGINE_TOO = ("min_tokens", "min_length")
+#: The client's name -> input of the engine without which it makes no sense.
+_NEEDS = {
+    "min_tokens": "min_tokens",
+    "min_length": "min_length",
+    "embedding_bias_words": "embedding_bias",
+    "embedding_bias_weights": "embedding_bias",
+}
 #: Output of the engine -> input of our postprocessing.
 _FROM_ENGINE = {
     "output_ids": "TOKENS_BATCH",
@@ -121,7 +124,7 @@ class _Wiring:
         for name, client_name in {**maps, **_OPTIONAL}.items():
             theirs = self._inputs.get(client_name)
             if theirs is None:
-                needless = client_name in _ENGINE_TOO and client_name not in self._engine_inputs
+                needless = _NEEDS.get(client_name, "input_ids") not in self._engine_inputs
                 if name not in maps or needless:
                     if needless:
                         self._before.input.remove(wanted[name])

@@ -1,4 +1,4 @@
-"""Stop and bad words: text -> the engine's padded arrays, and back.
+"""Stop words, bad words and embedding bias: text -> the engine's padded arrays, and back.
 
 TensorRT-LLM's form of a word list is int32 [batch, 2, n]: row 0 holds the ids of all words end
 to end, row 1 the running end offset of each word, padded with -1.
@@ -40,6 +40,42 @@ def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list
         if inner[: len(newline)] == newline and len(inner) > len(newline):
             found[tuple(inner[len(newline) :])] = None
     return list(found)
+
+
+def embedding_bias(
+    tokenizer: Tokenizer, words: Sequence[str], weights: Sequence[float], vocab_size: int
+) -> npt.NDArray[np.float32] | None:
+    """What to add to each logit: float32 [vocab_size], or None where there is nothing to add.
+
+    Every token of a word gets the word's weight, as often as it stands in it; special tokens that
+    the tokenizer would put around a text get none.
+
+    Raises:
+        RequestError: as many words as weights are wanted; a word without tokens; a token beyond
+            *vocab_size*, which is 0 where the server does not know it.
+    """
+    pairs = [(word, weight) for word, weight in zip(words, weights, strict=False) if word]
+    if len(words) != len(weights):
+        raise RequestError(
+            f"embedding_bias_words has {len(words)} words and embedding_bias_weights has "
+            f"{len(weights)} weights; send one weight for each word"
+        )
+    if not pairs:
+        return None
+    bias = np.zeros(vocab_size, dtype=np.float32)
+    for word, weight in pairs:
+        if not np.isfinite(weight):
+            raise RequestError(f"embedding_bias_weights has {weight}; send finite numbers")
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        if not ids:
+            raise RequestError(f"embedding_bias_words: {word!r} has no tokens; leave it out")
+        if max(ids) >= vocab_size:
+            raise RequestError(
+                f"embedding_bias_words: {word!r} has the token {max(ids)} and the server knows of "
+                f"{vocab_size}; leave it out, or set vocab_size of the model preprocessing"
+            )
+        np.add.at(bias, ids, weight)
+    return bias
 
 
 def to_array(rows: Sequence[Sequence[TokenIds]]) -> npt.NDArray[np.int32]:

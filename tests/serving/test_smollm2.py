@@ -270,3 +270,13 @@ def test_metrics_count_tokens_and_time(server: Server) -> None:
         "requests_total": 3, "request_errors_total": 1,
     }  # fmt: skip
     assert server.metric("trt_tokenizers:num_requests_running") == 0
+
+
+def test_embedding_bias_changes_the_answer(server: Server) -> None:
+    body = {
+        "messages": '[{"role": "user", "content": "What is the capital of France?"}]',
+        "max_tokens": 8,
+    }
+    assert server.ask(body)["text_output"].count(" the") < 4
+    biased = {**body, "embedding_bias_words": [" the"], "embedding_bias_weights": [100.0]}
+    assert server.ask(biased)["text_output"].count(" the") == 8

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -194,6 +195,16 @@ def test_bad_word_of_several_ids(engine: TransformersEngine, model: Any) -> None
     found = start(engine, PROMPTS[1], 30, bad_words=(tuple(word),)).finish().token_ids
     assert list(found) == generate(model, PROMPTS[1], 30, bad_words_ids=[word])
     assert list(found) != free
+
+
+def test_embedding_bias(engine: TransformersEngine, model: Any) -> None:
+    """As transformers' sequence_bias for single tokens; a model may have more rows than it."""
+    bias = np.zeros(200, dtype=np.float32)
+    bias[[187, 9]] = -50, 1.5
+    found = start(engine, PROMPTS[1], 30, embedding_bias=bias).finish().token_ids
+    sequence_bias = [[[187], -50.0], [[9], 1.5]]
+    assert list(found) == generate(model, PROMPTS[1], 30, sequence_bias=sequence_bias)
+    assert list(found) != generate(model, PROMPTS[1], 30)
 
 
 def test_presence_and_frequency_penalty(engine: TransformersEngine, model: Any) -> None:

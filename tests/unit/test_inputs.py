@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.inputs import OptionalInputs, as_declared, scalars
+from trt_tokenizers.inputs import OptionalInputs, as_declared
 from trt_tokenizers.postprocess import EngineStep, PostprocessingSettings, Postprocessor
-from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor
 from trt_tokenizers.streams import ContextStore, key_of_request_id
+from trt_tokenizers.textrequest import TextRequest, scalars
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 
@@ -21,57 +21,29 @@ IDS = np.array([[5, 700, 6]], dtype=np.int32)
 
 @pytest.fixture
 def optional(bpe_dir: Path) -> OptionalInputs:
-    return OptionalInputs(create(TokenizerSettings(str(bpe_dir))), str(bpe_dir), 600)
-
-
-def words(*texts: str) -> np.ndarray:
-    return np.array([[text.encode() for text in texts]], dtype=np.object_)
+    return OptionalInputs(create(TokenizerSettings(str(bpe_dir))), 600)
 
 
 def test_nothing_is_made_that_nobody_asked_for(optional: OptionalInputs) -> None:
-    assert optional.arrays({"QUERY": words("x")}, IDS) == {}
-    empty = {
-        "EMBEDDING_BIAS_WORDS": words(""),
-        "EMBEDDING_BIAS_WEIGHTS": np.zeros((1, 1), np.float32),
-        "DECODER_QUERY": words(""),
-    }
-    assert optional.arrays(empty, IDS) == {}
+    assert optional.arrays(TextRequest(text_input=[b"x"]), IDS) == {}
+    assert optional.arrays(TextRequest(decoder_text_input=[b""]), IDS) == {}
 
 
-def test_embedding_bias(optional: OptionalInputs, bpe_dir: Path) -> None:
-    tokenizer = create(TokenizerSettings(str(bpe_dir)))
-    weights = np.array([[2.0, -1.0]], dtype=np.float32)
-    inputs = {"EMBEDDING_BIAS_WORDS": words("a", "bc"), "EMBEDDING_BIAS_WEIGHTS": weights}
-    bias = optional.arrays(inputs, IDS)["EMBEDDING_BIAS"]
-    expected = np.zeros((1, 600), np.float32)
-    expected[0, tokenizer.encode("a")] += 2
-    for token_id in tokenizer.encode("bc"):
-        expected[0, token_id] -= 1
-    assert np.array_equal(bias, expected)
-    with pytest.raises(RequestError, match="differ in number; send one weight for each"):
-        optional.arrays({**inputs, "EMBEDDING_BIAS_WEIGHTS": weights[:, :1]}, IDS)
-    unknown = OptionalInputs(tokenizer, str(bpe_dir), 0)
-    with pytest.raises(RequestError, match="not known; set vocab_size of the model preproc"):
-        unknown.arrays(inputs, IDS)
-
-
-def test_the_vocabulary_is_that_of_the_models_config(bpe_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 7}))
-    tokenizer = create(TokenizerSettings(str(bpe_dir)))
-    made = OptionalInputs(tokenizer, str(tmp_path), 0).arrays(
-        {"PROMPT_TABLE_EXTRA_ID": np.array([[9]], dtype=np.uint64)}, IDS
-    )
-    assert made["OUT_PROMPT_TABLE_EXTRA_IDS"].tolist() == [[0, 9, 0]]
-    assert made["OUT_PROMPT_TABLE_EXTRA_IDS"].dtype == np.uint64
+def test_the_prompt_table(optional: OptionalInputs) -> None:
+    request = TextRequest(prompt_table_extra_id=[9])
+    made = optional.arrays(request, IDS)["OUT_PROMPT_TABLE_EXTRA_IDS"]
+    assert made.tolist() == [[0, 9, 0]]
+    assert made.dtype == np.uint64
 
 
 def test_decoder_text(optional: OptionalInputs, bpe_dir: Path) -> None:
     tokenizer = create(TokenizerSettings(str(bpe_dir)))
-    texts = np.array([[b"one two"], [b""]], dtype=np.object_)
-    made = optional.arrays({"DECODER_QUERY": texts}, IDS)
+    made = optional.arrays(TextRequest(rows=2, decoder_text_input=[b"one two", b""]), IDS)
     ids = tokenizer.encode("one two")
     assert made["DECODER_INPUT_ID"].tolist() == [ids, [tokenizer.pad_id] * len(ids)]
     assert made["REQUEST_DECODER_INPUT_LEN"].tolist() == [[len(ids)], [0]]
+    with pytest.raises(RequestError, match="decoder_text_input is not valid UTF-8"):
+        optional.arrays(TextRequest(decoder_text_input=[b"\xff"]), IDS)
 
 
 def test_outputs_are_of_the_declared_types() -> None:
@@ -82,10 +54,10 @@ def test_outputs_are_of_the_declared_types() -> None:
 
 
 def test_one_value_per_row() -> None:
-    assert scalars("x", None) is None
-    assert scalars("x", np.array([[1], [2]])) == [1, 2]
+    assert scalars({}, "x") is None
+    assert scalars({"x": np.array([[1], [2]])}, "x") == [1, 2]
     with pytest.raises(RequestError, match=r"x has the shape \[1, 2\]; send one value"):
-        scalars("x", np.array([[1, 2]]))
+        scalars({"x": np.array([[1, 2]])}, "x")
 
 
 @pytest.mark.parametrize("by_default", [False, True])

@@ -86,7 +86,7 @@ def test_skeleton_and_backend_name_the_same_tensors(model_dir: Path, tmp_path: P
     repository = make(model_dir, tmp_path / "repo")
     used = {
         node.value
-        for file in ("backend.py", "preprocess.py", "postprocess.py")
+        for file in ("backend.py", "textrequest.py", "preprocess.py", "postprocess.py")
         for node in ast.walk(ast.parse((ROOT / "src/trt_tokenizers" / file).read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isupper()
     }

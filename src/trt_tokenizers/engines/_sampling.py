@@ -35,6 +35,7 @@ from transformers.generation.continuous_batching.utils import (
     get_device_and_memory_breakdown,
 )
 
+from trt_tokenizers.engines._bias import EmbeddingBias
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ _WITHOUT_IDS = (lp.TemperatureLogitsWarper, lp.TopKLogitsWarper, Nucleus)  # sco
 def _processors(r: GenerationRequest) -> list[lp.LogitsProcessor]:
     """What *r* asks for beyond plain greedy, in the order in which ``generate`` applies it."""
     found: list[lp.LogitsProcessor] = []
+    if r.embedding_bias is not None:
+        found.append(EmbeddingBias(r.embedding_bias))
     if r.repetition_penalty != 1:
         found.append(lp.RepetitionPenaltyLogitsProcessor(float(r.repetition_penalty)))
     if r.presence_penalty or r.frequency_penalty:

@@ -30,6 +30,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.limits import check_length
 from trt_tokenizers.streams import FinishReason
@@ -49,6 +52,7 @@ class GenerationRequest:
         end_ids: ids that end the sequence; the one that did is emitted as its last token.
         stop_words: id sequences that end the sequence when they appear; they are emitted.
         bad_words: id sequences that must not appear.
+        embedding_bias: float32 [vocabulary], added to the logits; None for none.
         temperature: 0 means greedy, as does ``top_k`` 1.
         top_k: 0 means no limit.
         top_p: in (0, 1]; 1 means no limit. Unless the client gives temperature, top_k or top_p,
@@ -68,6 +72,7 @@ class GenerationRequest:
     pad_id: int | None = None
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    embedding_bias: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0

@@ -51,6 +51,7 @@ INPUTS = (
     "pad_id",
     "stop_words_list",
     "bad_words_list",
+    "embedding_bias",
     "len_penalty",
     "stream_key",
     *_SAMPLING,
@@ -112,6 +113,9 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
     elif not 0 <= key < 1 << KEY_BITS:
         raise RequestError(f"stream_key is {key}; it must be below 2**{KEY_BITS}, leave it out")
     end_id = _scalar(arrays, "end_id", row, -1)
+    if "embedding_bias" in arrays:
+        values["embedding_bias"] = arrays["embedding_bias"][row]
+        given["embedding_bias"] = "embedding_bias_words"
     return GenerationRequest(
         key=key,
         prompt_ids=tuple(ids.tolist()),

@@ -56,7 +56,7 @@ class TransformersEngine(Engine):
         "max_tokens", "min_tokens", "min_length", "end_id", "pad_id", "stop_words", "bad_words",
         "temperature", "top_k", "top_p", "seed", "random_seed",
         "repetition_penalty", "presence_penalty", "frequency_penalty",
-        "return_log_probs", "stream", "exclude_input_in_output",
+        "return_log_probs", "stream", "exclude_input_in_output", "embedding_bias_words",
     })  # fmt: skip
 
     @classmethod

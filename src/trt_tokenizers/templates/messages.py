@@ -9,7 +9,7 @@ from trt_tokenizers.errors import RequestError
 
 Message = dict[str, Any]
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def parse_messages(text: str) -> list[Message]:
@@ -21,19 +21,59 @@ def parse_messages(text: str) -> list[Message]:
     Raises:
         RequestError: names the message by its place and says what it should be.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise RequestError(
-            f"messages is not JSON: {error}; send the list of messages as JSON text"
-        ) from None
-    except RecursionError:
-        raise RequestError("messages is nested too deeply; send a flat list of messages") from None
+    data = _json(text, "messages", "the list of messages")
     if not isinstance(data, list) or not data:
         raise RequestError(
             'messages must be a JSON list with at least one {"role": …, "content": …} object in it'
         )
     return [_checked(message, f"messages[{at}]") for at, message in enumerate(data)]
+
+
+def parse_tools(text: str) -> list[dict[str, Any]] | None:
+    """Check the JSON list of tools, each an object with ``function`` or a ``name`` of its own.
+
+    Raises:
+        RequestError: says which tool is wrong.
+    """
+    data = _json(text, "tools", "the list of tools")
+    if not isinstance(data, list):
+        raise RequestError("tools must be a JSON list of objects")
+    for at, tool in enumerate(data):
+        described = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(described, dict) or not isinstance(described.get("name"), str):
+            raise RequestError(
+                f'tools[{at}] must be {{"type": "function", "function": {{"name": …, …}}}}'
+            )
+    return data or None
+
+
+def parse_template_arguments(text: str) -> dict[str, Any]:
+    """Check ``chat_template_kwargs``, a JSON object.
+
+    Raises:
+        RequestError: it is none.
+    """
+    data = _json(text, "chat_template_kwargs", "an object")
+    if not isinstance(data, dict):
+        raise RequestError('chat_template_kwargs must be a JSON object, as {"enable_thinking": …}')
+    return data
+
+
+def _json(text: str, name: str, what: str) -> Any:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{name} is not JSON: {error}; send {what} as JSON text") from None
+    except RecursionError:
+        raise RequestError(f"{name} is nested too deeply; send {what} less nested") from None
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise RequestError(
+                f"{name} holds half of a surrogate pair; send whole characters"
+            ) from None
+    return data
 
 
 def _checked(message: Any, where: str) -> Message:
@@ -51,13 +91,6 @@ def _checked(message: Any, where: str) -> Message:
         content = "".join(_part(part, f"{where}.content[{at}]") for at, part in enumerate(content))
     if not isinstance(content, str):
         raise RequestError(f"{where} has no content; it must be a string")
-    if not content.isascii():
-        try:
-            content.encode()
-        except UnicodeEncodeError:
-            raise RequestError(
-                f"{where}.content holds half of a surrogate pair; send whole characters"
-            ) from None
     return {**message, "content": content}
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
 from trt_tokenizers.templates.messages import Message
+from trt_tokenizers.templates.sandbox import TemplateEnvironment
 
 
 class _Refused(jinja2.TemplateError):
@@ -26,7 +27,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
+    return datetime.now().strftime(pattern[:256])
 
 
 def _tojson(
@@ -42,14 +43,11 @@ def _tojson(
     )
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+_HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+_MAX_SOURCE = 1 << 18  # characters of a template
+
+#: Decided by the request itself, not by its template arguments.
+_RESERVED = ("messages", "tools", "conversation")
 
 
 class ChatTemplate:
@@ -59,53 +57,124 @@ class ChatTemplate:
         name: for errors and logs.
     """
 
-    def __init__(self, name: str, source: str) -> None:
+    def __init__(self, name: str, source: str, **defaults: Any) -> None:
         """
+        Args:
+            name: see above.
+            source: Jinja.
+            defaults: variables that a request's own may replace.
+
         Raises:
             TemplateError: *source* is not valid Jinja; names template and line.
         """
         self.name = name
+        self._environment = TemplateEnvironment(_HELPERS, {"tojson": _tojson})
+        self._environment.globals.update(defaults)
+        self._lock = threading.Lock()
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(
+                f"template {name!r} has {len(source)} characters; at most {_MAX_SOURCE} are served"
+            )
         try:
-            self._template = _environment().from_string(source)
+            self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
                 f"template {name!r}, line {error.lineno}: {error.message}; correct the template"
             ) from error
+        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
+            raise TemplateError(
+                f"template {name!r} does not compile: {error}; correct the template"
+            ) from error
 
-    def render(self, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        special_tokens: Mapping[str, str],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt for *messages*, ending where the assistant's answer begins.
 
+        Args:
+            messages: checked ones.
+            special_tokens: role ("bos_token", …) -> text.
+            tools: JSON schemas of what the model may call.
+            arguments: further variables (``enable_thinking``, …). ``add_generation_prompt`` false
+                leaves the beginning of the answer out; ``continue_final_message`` true ends the
+                prompt inside the last message, which the model then goes on with.
+
         Raises:
-            RequestError: the conversation does not suit the template.
+            RequestError: the conversation or the arguments do not suit the template.
         """
-        try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, **special_tokens
+        variables = {"add_generation_prompt": True, **(arguments or {})}
+        for name in _RESERVED:
+            if name in variables:
+                raise RequestError(
+                    f"chat_template_kwargs has {name!r}; send it as an input of its own"
+                )
+        continues = variables.pop("continue_final_message", False)
+        if continues and (arguments or {}).get("add_generation_prompt"):
+            raise RequestError(
+                "chat_template_kwargs asks for add_generation_prompt and continue_final_message; "
+                "send one of them"
             )
+        if continues:
+            variables["add_generation_prompt"] = False
+        prompt = self._rendered(
+            {**special_tokens, **variables, "messages": messages, "tools": tools}
+        )
+        return _cut_after(prompt, messages[-1], self.name) if continues else prompt
+
+    def _rendered(self, variables: dict[str, Any]) -> str:
+        try:
+            with self._lock:
+                self._environment.start()
+                return "".join(self._template.generate(variables))
         except _Refused as error:
             raise RequestError(f"template {self.name!r} refuses these messages: {error}") from None
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
+                LookupError, RecursionError, MemoryError) as error:  # fmt: skip
             raise RequestError(
-                f"template {self.name!r} fails on these messages: {error}; "
+                f"template {self.name!r} fails on these messages: {error or type(error).__name__}; "
                 "send other messages, or have the server's template corrected"
             ) from None
+
+
+def _cut_after(prompt: str, message: Message, name: str) -> str:
+    """*prompt* up to the end of the last message's content, as transformers cuts it."""
+    content = message.get("content") or ""
+    at = prompt.rfind(content.strip())
+    if at < 0 or not content.strip():
+        raise RequestError(
+            f"continue_final_message: template {name!r} changes the last message, or it is empty; "
+            "send another one, or leave continue_final_message out"
+        )
+    whole = content.lstrip()
+    return prompt[: at + len(whole if prompt.startswith(whole, at) else content.strip())]
+
+
+#: Name -> the named template that it is, with these variables: tekken has no space of its own
+#: after a control token.
+_VARIANTS = {
+    "mistral-v3-tekken": ("mistral-v3", {"gap": ""}),
+    "mistral-v7-tekken": ("mistral-v7", {"gap": ""}),
+}
 
 
 def named_templates() -> list[str]:
     """Names that `load` knows, beside ``auto`` and ``none``."""
     folder = files("trt_tokenizers.templates") / "named"
-    return sorted(
-        entry.name.removesuffix(".jinja")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".jinja")
-    )
+    found = (entry.name for entry in folder.iterdir() if entry.name.endswith(".jinja"))
+    return sorted([*(name.removesuffix(".jinja") for name in found), *_VARIANTS])
 
 
 def load(name: str, chat_template: str | None) -> ChatTemplate | None:
     """The template called *name*.
 
     Args:
-        name: a named template; ``auto`` for the tokenizer's own; ``none`` for no template.
+        name: a named template; ``auto`` for the tokenizer's own; ``none`` for no template; the
+            path of a Jinja file; or Jinja itself, which has ``{{`` or ``{%`` in it.
         chat_template: the tokenizer's own, if it has one.
 
     Returns:
@@ -118,11 +187,21 @@ def load(name: str, chat_template: str | None) -> ChatTemplate | None:
         return None
     if name == "auto":
         return ChatTemplate("auto", chat_template) if chat_template else None
+    if "{{" in name or "{%" in name:
+        return ChatTemplate("inline", name)
     known = named_templates()
-    if name not in known:
-        raise TemplateError(
-            f"unknown template {name!r}{nearest(name, known)}; known are: "
-            f"auto, none, {', '.join(known)}"
-        )
-    path = files("trt_tokenizers.templates") / "named" / f"{name}.jinja"
-    return ChatTemplate(name, path.read_text(encoding="utf-8"))
+    if name in known:
+        own, defaults = _VARIANTS.get(name, (name, {}))
+        path = files("trt_tokenizers.templates") / "named" / f"{own}.jinja"
+        return ChatTemplate(name, path.read_text(encoding="utf-8"), **defaults)
+    if "/" in name or name.endswith((".jinja", ".j2")):
+        try:
+            return ChatTemplate(name, Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise TemplateError(
+                f"template file {name} cannot be read: {error}; correct the path"
+            ) from error
+    raise TemplateError(
+        f"unknown template {name!r}{nearest(name, known)}; known are: "
+        f"auto, none, {', '.join(known)}, a Jinja file's path, or Jinja itself"
+    )

@@ -41,7 +41,27 @@ class TokenizerSettings:
 
     tokenizer_dir: str = setting("", "folder with the tokenizer's files; must be given")
     tokenizer_type: str = setting("auto", "a type's name, or module:Class")
-    add_bos: bool | None = setting(None, "begin prompts with BOS; empty: as the type and files say")
+    add_bos: bool | None = setting(None, "begin prompts with BOS; empty: as type and files say")
+    add_eos: bool | None = setting(None, "end text_input with EOS; empty: as type and files say")
+    extra_eos_ids: tuple[int, ...] = setting((), "end an answer too, beside the ids of the files")
+    pad_id: int | None = setting(None, "fills the rows of a batch; empty: the files' PAD, else EOS")
+    padding_side: str = setting(
+        "", "left or right, for plugins and logs: the engine's arrays are always padded right"
+    )
+    legacy: bool | None = setting(
+        None, "SentencePiece: a space of its own after every special token; empty: as the type says"
+    )
+    use_fast: bool | None = setting(
+        None, "accepted as transformers has it; only type 'transformers' has a slow way to choose"
+    )
+    clean_up_tokenization_spaces: bool = setting(
+        False, "drop spaces before punctuation, as for WordPiece; wrong for code"
+    )
+    tiktoken_pattern: str = setting(
+        "",
+        "type tiktoken: qwen, llama3, llama4, cl100k, o200k, gpt2 or a regular expression; "
+        "empty: by the rank file",
+    )
     trust_remote_code: bool = setting(False, "let type 'transformers' run code of tokenizer_dir")
 
     def __post_init__(self) -> None:
@@ -52,6 +72,8 @@ class TokenizerSettings:
                 f"tokenizer_dir {self.tokenizer_dir!r} is not a folder; "
                 "set it to the folder that holds tokenizer.json or tokenizer.model"
             )
+        if self.padding_side not in ("", "left", "right"):
+            raise TokenizerError(f"padding_side is {self.padding_side!r}; it must be left or right")
 
 
 class Tokenizer(ABC):
@@ -62,6 +84,7 @@ class Tokenizer(ABC):
         eos_ids: every id that ends an answer, the main one first; may be empty.
         pad_id: fills the rows of a batch; EOS if the model has none of its own.
         adds_bos: whether prompts of this type begin with BOS.
+        adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         padding_side: which side transformers would pad. The arrays sent to the engine are padded
             on the right whatever this says: TensorRT-LLM reads them by ``input_lengths``.
         chat_template: Jinja source that came with the tokenizer, if any.
@@ -72,7 +95,8 @@ class Tokenizer(ABC):
     eos_ids: tuple[int, ...]
     pad_id: int
     adds_bos: bool
-    padding_side: str = "right"
+    adds_eos: bool = False
+    padding_side: str
 
     def __init__(self, settings: TokenizerSettings) -> None:
         """Reads the small JSON files that every folder may hold; subclasses load the rest.
@@ -84,6 +108,8 @@ class Tokenizer(ABC):
         self.files = TokenizerFiles.read(Path(settings.tokenizer_dir))
         self.chat_template = self.files.chat_template
         self.special_tokens = self.files.special_tokens
+        side = self.files.config.get("padding_side")
+        self.padding_side = settings.padding_side or (side if side == "left" else "right")
 
     @abstractmethod
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -93,6 +119,12 @@ class Tokenizer(ABC):
             text: valid Unicode without lone surrogates.
             add_special_tokens: let the tokenizer add what its files say (BOS, EOS, …).
         """
+
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """`encode` of each text; a type whose library is faster on many at once overrides it."""
+        return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
     @abstractmethod
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -109,6 +141,10 @@ class Tokenizer(ABC):
             lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens)
         )
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """UTF-8 of one token as it stands inside a text; part of a character where it is cut."""
+        return self.decode([token_id], skip_special_tokens=False).encode()
+
     def encode_prompt(self, text: str, *, add_special_tokens: bool, ensure_bos: bool) -> list[int]:
         """Ids for the engine, with exactly one BOS in front where the model wants one.
 
@@ -117,7 +153,19 @@ class Tokenizer(ABC):
             add_special_tokens: as in `encode`.
             ensure_bos: put BOS in front if `adds_bos` and it is not there.
         """
-        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        (ids,) = self.encode_prompts(
+            [text], add_special_tokens=add_special_tokens, ensure_bos=ensure_bos
+        )
+        return ids
+
+    def encode_prompts(
+        self, texts: Sequence[str], *, add_special_tokens: bool, ensure_bos: bool
+    ) -> list[list[int]]:
+        """`encode_prompt` of each text, at once."""
+        batch = self.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return [self._with_one_bos(ids, ensure_bos) for ids in batch]
+
+    def _with_one_bos(self, ids: list[int], ensure_bos: bool) -> list[int]:
         bos = self.bos_id
         if bos is None:
             return ids
@@ -150,18 +198,52 @@ class Tokenizer(ABC):
         self.adds_bos = default if wanted is None else wanted
         self._drops_bos = file_adds and not self.adds_bos
 
-    def _corrected_bos(self, ids: list[int]) -> list[int]:
-        """*ids* of the library, special tokens included, with BOS as `_set_bos` decided."""
-        if self._drops_bos:
-            return ids[1:]
-        if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)
-        return ids
+    def _set_eos_and_pad(
+        self,
+        eos_id: int | None,
+        pad_id: int | None,
+        *,
+        file_adds: bool = False,
+        default: bool | None = None,
+    ) -> None:
+        """
+        Args:
+            eos_id: that of the tokenizer's own files; it comes first, then those of
+                generation_config.json, then the setting's.
+            pad_id: falls back to EOS, and to 0 without either.
+            file_adds: the library that encodes puts EOS at the end by itself.
+            default: whether to add EOS where ``add_eos`` says nothing; None: as the library does.
 
-    def _set_eos_and_pad(self, eos_id: int | None, pad_id: int | None) -> None:
-        """*eos_id* of the tokenizer's own files first, then all those of generation_config.json;
-        PAD falls back to EOS, and to 0 without either."""
+        Raises:
+            TokenizerError: EOS is to be added and there is none.
+        """
         every = [] if eos_id is None else [eos_id]
-        every += [i for i in self.files.eos_ids if i not in every]
-        self.eos_ids = tuple(every)
-        self.pad_id = pad_id if pad_id is not None else (every[0] if every else 0)
+        self.eos_ids = tuple(
+            dict.fromkeys([*every, *self.files.eos_ids, *self.settings.extra_eos_ids])
+        )
+        wanted = self.settings.add_eos
+        if wanted and eos_id is None:
+            raise TokenizerError(
+                f"add_eos is true but {self.files.directory} names no EOS; name an eos_token in "
+                "tokenizer_config.json, or leave add_eos empty"
+            )
+        if wanted is None:
+            wanted = file_adds if default is None else default
+        self.adds_eos = wanted and eos_id is not None
+        self._drops_eos = file_adds and not self.adds_eos
+        if self.settings.pad_id is not None:
+            pad_id = self.settings.pad_id
+        self.pad_id = pad_id if pad_id is not None else next(iter(self.eos_ids), 0)
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        """*ids* of the library, which may hold special tokens already, with BOS and EOS as
+        `_set_bos` and `_set_eos_and_pad` decided."""
+        if self._drops_bos:
+            del ids[:1]
+        elif self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        if self._drops_eos:
+            del ids[-1:]
+        elif self.adds_eos and ids[-1:] != [self.eos_ids[0]]:
+            ids.append(self.eos_ids[0])
+        return ids

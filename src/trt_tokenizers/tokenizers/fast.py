@@ -50,20 +50,27 @@ class FastTokenizer(Tokenizer):
         self._backend.no_truncation()
         self._backend.no_padding()
         bos, eos, pad = (self._token_id(role) for role in ("bos_token", "eos_token", "pad_token"))
-        file_adds_bos = bos is not None and bos in self._backend.encode("").ids[:1]
+        framed = self._backend.encode("a").ids
+        file_adds_bos = bos is not None and framed[:1] == [bos]
         self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
-        self.padding_side = str(self.files.config.get("padding_side", "right"))
-        self._set_eos_and_pad(eos, pad)
+        self._set_eos_and_pad(eos, pad, file_adds=eos is not None and framed[-1:] == [eos])
         self._special_ids = frozenset(
             i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
         )
         self._tables = self._byte_tables()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        # The batch call alone leaves out the offsets, which nobody reads here.
-        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoding.ids
-        return self._corrected_bos(ids) if add_special_tokens else ids
+        (ids,) = self.encode_batch([text], add_special_tokens=add_special_tokens)
+        return ids
+
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        # The "fast" call leaves out the offsets, which nobody reads here.
+        made = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        if not add_special_tokens:
+            return [encoding.ids for encoding in made]
+        return [self._framed(encoding.ids) for encoding in made]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._tables is None:
@@ -80,6 +87,11 @@ class FastTokenizer(Tokenizer):
             self._tables[skip_special_tokens], strip_first_space=first and self._strip_first_space
         )
 
+    def token_bytes(self, token_id: int) -> bytes:
+        if self._tables is None:
+            return super().token_bytes(token_id)
+        return self._tables[False][token_id]
+
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         if token is None:
@@ -94,11 +106,13 @@ class FastTokenizer(Tokenizer):
         if kind is None:
             return None
         to_bytes, self._strip_first_space = kind
-        piece = self._backend.id_to_token
-        return {
-            False: TokenBytes(piece, to_bytes),
-            True: TokenBytes(piece, to_bytes, self._special_ids),
-        }
+        piece_of = self._backend.id_to_token
+
+        def token_bytes(token_id: int) -> bytes | None:
+            piece = piece_of(token_id)
+            return None if piece is None else to_bytes(piece)
+
+        return {False: TokenBytes(token_bytes), True: TokenBytes(token_bytes, self._special_ids)}
 
 
 def load_backend(path: Path) -> tokenizers.Tokenizer:

@@ -30,6 +30,7 @@ class TokenizerFiles:
         special_tokens: role ("bos_token", …) -> text.
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
         chat_template: Jinja source, from chat_template.jinja or tokenizer_config.json.
+        vocab_size: rows of the model's output layer as config.json has it, or 0.
     """
 
     directory: Path
@@ -37,6 +38,7 @@ class TokenizerFiles:
     special_tokens: dict[str, str] = field(default_factory=dict)
     eos_ids: tuple[int, ...] = ()
     chat_template: str | None = None
+    vocab_size: int = 0
 
     @classmethod
     def read(cls, directory: Path) -> TokenizerFiles:
@@ -48,14 +50,17 @@ class TokenizerFiles:
         tokens = _special_tokens(read_json(directory / "special_tokens_map.json"))
         tokens.update(_special_tokens(config))
         eos = read_json(directory / "generation_config.json").get("eos_token_id")
+        model = read_json(directory / "config.json")
         if eos is None:
-            eos = read_json(directory / "config.json").get("eos_token_id")
+            eos = model.get("eos_token_id")
+        vocab_size = model.get("vocab_size")
         return cls(
             directory=directory,
             config=config,
             special_tokens=tokens,
             eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
             chat_template=_chat_template(directory, config),
+            vocab_size=vocab_size if isinstance(vocab_size, int) else 0,
         )
 
 
@@ -70,6 +75,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise TokenizerError(f"{path} holds no JSON object; restore the file")
     return data
+
+
+def added_tokens(directory: Path) -> dict[str, int]:
+    """Token -> id of added_tokens.json, and of tokenizer_config.json's added_tokens_decoder."""
+    added: dict[str, int] = read_json(directory / "added_tokens.json")
+    decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
+    added.update({entry["content"]: int(i) for i, entry in decoder.items()})
+    return added
 
 
 def _special_tokens(source: dict[str, Any]) -> dict[str, str]:

@@ -30,7 +30,7 @@ class Gpt2Tokenizer(FastTokenizer):
             TokenizerError: the folder has neither, or it does not load.
         """
         super().__init__(settings, _backend(Path(settings.tokenizer_dir)), always_bos=True)
-        self.padding_side = "left"
+        self.padding_side = settings.padding_side or "left"
 
     def _token_id(self, role: str) -> int | None:
         if role in ("bos_token", "eos_token"):

@@ -33,7 +33,9 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     if (directory / "tokenizer.json").is_file():
         from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
 
-        backend = _without_legacy(load_backend(directory / "tokenizer.json"))
+        backend = load_backend(directory / "tokenizer.json")
+        if not settings.legacy:
+            backend = _without_legacy(backend)
         return FastTokenizer(settings, backend, always_bos=True)
     raise TokenizerError(
         f"tokenizer type 'llama' needs tokenizer.model or tokenizer.json in {directory}; "

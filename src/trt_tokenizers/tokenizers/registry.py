@@ -5,13 +5,30 @@ Built-in types are entry points of this package, found the way anybody's are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from trt_tokenizers.errors import TokenizerError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.cleanup import CleanedUp
 
 GROUP = "trt_tokenizers.tokenizers"
+
+#: Names that earlier configurations have.
+ALIASES = {"sp": "sentencepiece", "gpt": "gpt2"}
+
+#: Module -> what to install, where the two differ or a version matters.
+_EXTRAS = {
+    "tiktoken": "trt-tokenizers[tiktoken]",
+    "mistral_common": "trt-tokenizers[mistral]",
+    "transformers": "trt-tokenizers[transformers]",
+}
+
+#: Type -> module that it imports when it is used.
+NEEDS = {"tiktoken": "tiktoken", "mistral": "mistral_common", "transformers": "transformers"}
+
+logger = logging.getLogger(__name__)
 
 
 def create(settings: TokenizerSettings) -> Tokenizer:
@@ -20,20 +37,25 @@ def create(settings: TokenizerSettings) -> Tokenizer:
     Raises:
         TokenizerError: unknown or ambiguous type, missing dependency, files that do not load.
     """
+    name = ALIASES.get(settings.tokenizer_type, settings.tokenizer_type)
+    if name != settings.tokenizer_type:
+        logger.info("tokenizer type %s is the older name of %s", settings.tokenizer_type, name)
     factory: Callable[[TokenizerSettings], Tokenizer] = find_plugin(
-        GROUP, settings.tokenizer_type, "tokenizer type", TokenizerError
+        GROUP, name, "tokenizer type", TokenizerError
     )
     try:
-        return factory(settings)
+        tokenizer = factory(settings)
     except TrtTokenizersError:
         raise
     except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
         raise TokenizerError(
-            f"tokenizer type {settings.tokenizer_type!r} needs the package {error.name!r}; "
-            f"install it: pip install {error.name}"
+            f"tokenizer type {name!r} needs the package {missing!r}; "
+            f"install it: pip install '{_EXTRAS.get(missing, missing)}'"
         ) from error
     except Exception as error:
         raise TokenizerError(
             f"tokenizer type {settings.tokenizer_type!r} cannot load {settings.tokenizer_dir!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return CleanedUp(tokenizer) if settings.clean_up_tokenization_spaces else tokenizer

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
 
-from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.files import read_json
-from trt_tokenizers.tokenizers.vocabulary import TokenBytes, sentencepiece_bytes
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.files import added_tokens
+from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+from trt_tokenizers.tokenizers.vocabulary import sentencepiece_bytes
 
 #: ``normalizer_spec { add_dummy_prefix: false }`` of sentencepiece_model.proto. Appended to a
 #: serialized model it overrides that one field (concatenated protobuf messages are merged), which
 #: spares the protobuf module, whose generated code often does not fit the installed runtime.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+_MODEL_FILE = re.compile(r"\.model(\.v\d+(m\d+)?)?$")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
-class SentencePieceTokenizer(Tokenizer):
+class SentencePieceTokenizer(SegmentedTokenizer):
     """A bare .model file, with the special tokens of the JSON files beside it if there are any.
 
     Special tokens written out in a text become their ids. Only the beginning of a text gets
-    SentencePiece's dummy space, not what follows a special token: transformers' ``legacy=False``.
-    BOS is added if the model file defines one, unless ``add_bos`` says otherwise.
+    SentencePiece's dummy space, not what follows a special token: transformers' ``legacy=False``;
+    the setting ``legacy`` turns that round. BOS is added if the model file defines one, unless
+    ``add_bos`` says otherwise; EOS only where ``add_eos`` or the files' ``add_eos_token`` say so.
     """
 
-    def __init__(self, settings: TokenizerSettings) -> None:
+    def __init__(
+        self,
+        settings: TokenizerSettings,
+        *,
+        adds_eos: bool = False,
+        legacy: bool = False,
+        sentinels: int = 0,
+    ) -> None:
         """
+        Args:
+            settings: whose folder holds the .model file.
+            adds_eos: this type ends plain prompts with EOS.
+            legacy: what holds where the setting says nothing.
+            sentinels: ``<extra_id_0>`` … that follow the model file's pieces, last one first.
+
         Raises:
             TokenizerError: no .model file, several, or one that does not load.
         """
@@ -40,77 +54,59 @@ class SentencePieceTokenizer(Tokenizer):
             sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise TokenizerError(f"{path} does not load: {error}; restore the file") from error
-        self._dummy_prefix = " " if sp.encode("a", out_type=str)[0].startswith(_SPACE) else ""
-        self._sp = sentencepiece.SentencePieceProcessor(
+        self._sp = sp
+        self._legacy = legacy if settings.legacy is None else settings.legacy
+        self._sp_inside = sentencepiece.SentencePieceProcessor(
             model_proto=sp.serialized_model_proto() + _NO_DUMMY_PREFIX
         )
+        # Such a model drops leading spaces and would drop one that stands after a special token.
+        self._drops_spaces = self._sp_inside.encode("  a") == self._sp_inside.encode("a")
         controls = {i for i in range(sp.get_piece_size()) if sp.is_control(i)}
-        added = _added_tokens(self.files.directory)
+        added = added_tokens(self.files.directory)
+        for number in range(sentinels):
+            added.setdefault(f"<extra_id_{number}>", sp.get_piece_size() + sentinels - 1 - number)
         self._added = {i: token for token, i in added.items() if i >= sp.get_piece_size()}
-        self._special_ids = frozenset(controls | {sp.unk_id()} | set(added.values()))
-        self._id_of_special = {sp.id_to_piece(i): i for i in controls} | added
-        self._find_special = re.compile(
-            "|".join(map(re.escape, sorted(self._id_of_special, key=len, reverse=True))) or r"(?!)"
+        special = {sp.id_to_piece(i): i for i in controls} | added
+        self._set_vocabulary(
+            special,
+            self._bytes_of,
+            hidden=frozenset({sp.unk_id()}),
+            strip_first_space=sp.encode("a", out_type=str)[0].startswith(_SPACE),
         )
-        self._set_special_ids()
-        self._tables = {
-            skip: TokenBytes(self._piece, sentencepiece_bytes, self._special_ids if skip else ())
-            for skip in (False, True)
-        }
+        self._set_special_ids(special, adds_eos)
 
-    def _set_special_ids(self) -> None:
+    def _set_special_ids(self, special: dict[str, int], adds_eos: bool) -> None:
         def token_id(role: str, own: int) -> int | None:
             if own >= 0:
                 self.special_tokens.setdefault(role, self._sp.id_to_piece(own))
-            return self._id_of_special.get(
-                self.special_tokens.get(role, ""), own if own >= 0 else None
-            )
+            return special.get(self.special_tokens.get(role, ""), own if own >= 0 else None)
 
         bos = token_id("bos_token", self._sp.bos_id())
         self._set_bos(bos, file_adds=False, default=bos is not None)
-        eos = token_id("eos_token", self._sp.eos_id())
-        self._set_eos_and_pad(eos, token_id("pad_token", self._sp.pad_id()))
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = []
-        at, prefix = 0, self._dummy_prefix
-        for match in self._find_special.finditer(text):
-            ids += self._encode_segment(prefix, text[at : match.start()])
-            ids.append(self._id_of_special[match.group()])
-            at, prefix = match.end(), ""
-        ids += self._encode_segment(prefix, text[at:])
-        if add_special_tokens and self.adds_bos and self.bos_id is not None:
-            ids.insert(0, self.bos_id)
-        return ids
-
-    def _encode_segment(self, prefix: str, text: str) -> list[int]:
-        if not text:
-            return []
-        ids: list[int] = self._sp.encode(prefix + text)
-        return ids
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        stream = self.stream(skip_special_tokens=skip_special_tokens)
-        return stream.feed(ids) + stream.finish()
-
-    def stream(self, *, skip_special_tokens: bool = True, first: bool = True) -> StreamDecoder:
-        return ByteStreamDecoder(
-            self._tables[skip_special_tokens], strip_first_space=first and bool(self._dummy_prefix)
+        self._set_eos_and_pad(
+            token_id("eos_token", self._sp.eos_id()),
+            token_id("pad_token", self._sp.pad_id()),
+            default=bool(self.files.config.get("add_eos_token", adds_eos)),
         )
 
-    def _piece(self, token_id: int) -> str | None:
+    def _encode_segment(self, text: str, *, first: bool) -> list[int]:
+        outside = first or self._legacy or (self._drops_spaces and text[0].isspace())
+        ids: list[int] = (self._sp if outside else self._sp_inside).encode(text)
+        return ids
+
+    def _bytes_of(self, token_id: int) -> bytes | None:
         if token_id < self._sp.get_piece_size():
-            piece: str = self._sp.id_to_piece(token_id)
-            return piece
-        return self._added.get(token_id)
+            return sentencepiece_bytes(self._sp.id_to_piece(token_id))
+        token = self._added.get(token_id)
+        return None if token is None else token.encode()
 
 
 def _model_file(directory: Path) -> Path:
-    """tokenizer.model, or the one file that ends in .model."""
+    """tokenizer.model, or the one .model file, which may end in a version as Mistral's do."""
     preferred = directory / "tokenizer.model"
     if preferred.is_file():
         return preferred
-    found = sorted(directory.glob("*.model"))
+    found = sorted(path for path in directory.iterdir() if _MODEL_FILE.search(path.name))
     if len(found) == 1:
         return found[0]
     if not found:
@@ -121,11 +117,3 @@ def _model_file(directory: Path) -> Path:
         f"{directory} holds several .model files ({', '.join(p.name for p in found)}); "
         "keep one, or name it tokenizer.model"
     )
-
-
-def _added_tokens(directory: Path) -> dict[str, int]:
-    """Token -> id of added_tokens.json, and of tokenizer_config.json's added_tokens_decoder."""
-    added: dict[str, int] = read_json(directory / "added_tokens.json")
-    decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
-    added.update({entry["content"]: int(i) for i, entry in decoder.items()})
-    return added

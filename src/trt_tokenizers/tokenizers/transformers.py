@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from trt_tokenizers.detokenize import StreamDecoder
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+
+logger = logging.getLogger(__name__)
 
 
 class TransformersTokenizer(Tokenizer):
@@ -23,24 +26,35 @@ class TransformersTokenizer(Tokenizer):
         self._hf = _load(settings)
         hf = self._hf
         bos = hf.bos_token_id
-        file_adds_bos = bos is not None and list(hf.encode("a"))[:1] == [bos]
+        framed = list(hf.encode("a"))
+        file_adds_bos = bos is not None and framed[:1] == [bos]
         self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
-        self.padding_side = hf.padding_side
+        self.padding_side = settings.padding_side or hf.padding_side
         self.chat_template = self.chat_template or hf.chat_template
         self.special_tokens = {
             role: token for role, token in hf.special_tokens_map.items() if isinstance(token, str)
         }
-        self._set_eos_and_pad(hf.eos_token_id, hf.pad_token_id)
+        eos = hf.eos_token_id
+        self._set_eos_and_pad(
+            eos, hf.pad_token_id, file_adds=eos is not None and framed[-1:] == [eos]
+        )
         self._fast: Tokenizer | None = None
         backend = getattr(hf, "backend_tokenizer", None)
         if backend is not None:
             from trt_tokenizers.tokenizers.fast import FastTokenizer
 
             self._fast = FastTokenizer(TokenizerSettings(settings.tokenizer_dir), backend)
+        else:
+            logger.warning(
+                "tokenizer type transformers: %s encodes and decodes in Python, which is slow; a "
+                "tokenizer.json (AutoTokenizer with use_fast, save_pretrained) or the type of its "
+                "files (llama, gpt2, sentencepiece, t5, mistral, tiktoken) is faster",
+                type(hf).__name__,
+            )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
-        return self._corrected_bos(ids) if add_special_tokens else ids
+        return self._framed(ids) if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
@@ -67,8 +81,10 @@ def _load(settings: TokenizerSettings) -> Any:
             f"{settings.tokenizer_dir} has no tokenizer.json and transformers is not installed; "
             "install it: pip install transformers, or choose type llama, gpt2 or sentencepiece"
         ) from error
+    chosen = {"use_fast": settings.use_fast, "legacy": settings.legacy}
     return AutoTokenizer.from_pretrained(
         settings.tokenizer_dir,
         local_files_only=True,
         trust_remote_code=settings.trust_remote_code,
+        **{name: value for name, value in chosen.items() if value is not None},
     )

@@ -9,27 +9,23 @@ class TokenBytes(dict[int, bytes]):
     """Filled as ids are met, so that start-up pays for no vocabulary of 250,000 tokens.
 
     Args:
-        piece: token of an id, or None where there is none.
-        to_bytes: bytes of a token.
+        token_bytes: bytes of an id, or None where there is no such token.
         skipped: ids that give nothing (special tokens).
     """
 
     def __init__(
-        self,
-        piece: Callable[[int], str | None],
-        to_bytes: Callable[[str], bytes],
-        skipped: Container[int] = (),
+        self, token_bytes: Callable[[int], bytes | None], skipped: Container[int] = ()
     ) -> None:
         super().__init__()
-        self._piece = piece
-        self._to_bytes = to_bytes
+        self._token_bytes = token_bytes
         self._skipped = skipped
 
     def __missing__(self, token_id: int) -> bytes:
-        piece = None if token_id in self._skipped or token_id < 0 else self._piece(token_id)
-        found = b"" if piece is None else self._to_bytes(piece)
-        self[token_id] = found
-        return found
+        found = None
+        if token_id >= 0 and token_id not in self._skipped:
+            found = self._token_bytes(token_id)
+        self[token_id] = b"" if found is None else found
+        return self[token_id]
 
 
 def _byte_level_alphabet() -> dict[str, int]:

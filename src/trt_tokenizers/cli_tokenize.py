@@ -1,0 +1,159 @@
+"""The commands about tokenizers: what there is, and what one makes of a text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trt_tokenizers.cli_launch import Command
+
+if TYPE_CHECKING:
+    from trt_tokenizers.tokenization import Piece
+
+_COLOURS = ("bright_blue", "bright_green", "bright_yellow", "bright_cyan")
+
+
+@click.command("tokenizers", cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
+def tokenizers(*, as_json: bool) -> None:
+    """List the tokenizer types, whose they are, and why one cannot be used here.
+
+    \b
+    Example:
+      trt-tokenizers tokenizers
+
+    \b
+    Exit codes:
+      0  listed, also where some cannot be used
+      2  wrong options
+    """
+    import dataclasses
+
+    from trt_tokenizers.plugins import list_plugins
+    from trt_tokenizers.tokenizers.registry import ALIASES, GROUP, NEEDS
+
+    found = list_plugins(GROUP, NEEDS)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(plugin) for plugin in found]))
+        return
+    for plugin in found:
+        owner = f"{plugin.package} {plugin.version}".strip()
+        state = click.style(plugin.error, fg="red") if plugin.error else plugin.target
+        click.echo(f"{plugin.name:<14} {owner:<24} {state}")
+    older = ", ".join(f"{alias} for {name}" for alias, name in ALIASES.items())
+    click.echo(f"Older names: {older}. Your own: module:Class, or an entry point of {GROUP}")
+
+
+@click.command("tokenize", cls=Command)
+@click.argument("text", required=False)
+@click.option("--tokenizer-dir", required=True, type=click.Path(path_type=Path), help="Its folder.")
+@click.option("--tokenizer-type", default="auto", help="A type's name, or module:Class.")
+@click.option("--tiktoken-pattern", default="", help="Of type tiktoken; see docs/tokenizers.md.")
+@click.option("--messages", help="A JSON list of messages instead of TEXT.")
+@click.option("--tools", default="", help="A JSON list of tools for the template.")
+@click.option("--template-kwargs", default="", help="A JSON object for the template.")
+@click.option("--template", default="auto", help="auto, none, a name, a Jinja file, or Jinja.")
+@click.option("--no-special-tokens", is_flag=True, help="Add neither BOS nor EOS to TEXT.")
+@click.option("--compare", type=click.Choice(["transformers"]), help="Show the first difference.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: prompt, tokens, count.")
+@click.pass_context
+def tokenize(
+    ctx: click.Context,
+    *,
+    text: str | None,
+    tokenizer_dir: Path,
+    tokenizer_type: str,
+    tiktoken_pattern: str,
+    messages: str | None,
+    tools: str,
+    template_kwargs: str,
+    template: str,
+    no_special_tokens: bool,
+    compare: str | None,
+    as_json: bool,
+) -> None:
+    """Show what a tokenizer makes of TEXT (or of standard input), as the server would.
+
+    \b
+    Example:
+      trt-tokenizers tokenize --tokenizer-dir ./SmolLM2-135M-Instruct "Hello, world"
+      trt-tokenizers tokenize --tokenizer-dir D --messages '[{"role": "user", "content": "a"}]'
+
+    \b
+    Exit codes:
+      0  shown; with --compare: the ids are the same
+      1  the tokenizer does not load, the template refuses, or the ids differ
+      2  wrong options
+    """
+    from trt_tokenizers.prompts import PromptMaker, PromptSettings
+    from trt_tokenizers.textrequest import TextRequest
+    from trt_tokenizers.tokenization import pieces
+    from trt_tokenizers.tokenizers.registry import create
+
+    if messages is not None and text is not None:
+        raise click.UsageError("TEXT and --messages are both given; give one of them")
+    if messages is None and text is None:
+        text = sys.stdin.read()
+    settings = PromptSettings(
+        tokenizer_dir=str(tokenizer_dir),
+        tokenizer_type=tokenizer_type,
+        tiktoken_pattern=tiktoken_pattern,
+        template=template,
+        add_special_tokens=not no_special_tokens,
+    )
+    tokenizer = create(settings)
+    maker = PromptMaker(settings, tokenizer)
+    (prompt,) = prompts = maker.make(
+        TextRequest(
+            text_input=None if text is None else [text.encode(errors="surrogateescape")],
+            messages=None if messages is None else [messages.encode()],
+            tools=[tools.encode()],
+            chat_template_kwargs=[template_kwargs.encode()],
+        )
+    )
+    (ids,) = maker.encode(prompts)
+    found = pieces(tokenizer, prompt.text, ids)
+    if as_json:
+        tokens = [{"id": p.id, "piece": p.text, "start": p.start, "end": p.end,
+                   "special": p.special} for p in found]  # fmt: skip
+        click.echo(json.dumps({"prompt": prompt.text, "count": len(ids), "tokens": tokens}))
+    else:
+        _show(found)
+    if compare and not _same(str(tokenizer_dir), prompt.text, ids, special=not prompt.rendered
+                             and not no_special_tokens):  # fmt: skip
+        ctx.exit(1)
+
+
+def _show(found: Sequence[Piece]) -> None:
+    if sys.stdout.isatty():
+        for at, piece in enumerate(found):
+            colour = "magenta" if piece.special else _COLOURS[at % len(_COLOURS)]
+            shown = piece.text.replace("\n", "\u23ce\n")
+            click.secho(shown, fg="black", bg=colour, nl=False)
+        click.echo()
+    for piece in found:
+        span = "-" if piece.start is None else f"{piece.start}:{piece.end}"
+        mark = "  special" if piece.special else ""
+        click.echo(f"{piece.id:>8}  {span:<12} {piece.text!r}{mark}")
+    click.echo(f"{len(found)} tokens")
+
+
+def _same(folder: str, prompt: str, ids: list[int], *, special: bool) -> bool:
+    from trt_tokenizers.tokenization import first_difference, transformers_ids
+
+    theirs = transformers_ids(folder, prompt, add_special_tokens=special)
+    at = first_difference(ids, theirs)
+    if at is None:
+        click.echo("transformers gives the same ids", err=True)
+        return True
+    click.echo(
+        f"transformers differs at token {at}: {theirs[at : at + 5]} where this gives "
+        f"{ids[at : at + 5]}; {len(theirs)} tokens against {len(ids)}",
+        err=True,
+    )
+    return False

@@ -1,0 +1,161 @@
+"""Text or messages -> prompt -> token ids, for all requests of one execute() at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
+from trt_tokenizers.settings import setting
+from trt_tokenizers.templates.messages import (
+    parse_messages,
+    parse_template_arguments,
+    parse_tools,
+)
+from trt_tokenizers.templates.render import ChatTemplate, load
+from trt_tokenizers.textrequest import TextRequest, at_row, check_parameters, text_of
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+
+
+@dataclass(frozen=True)
+class PromptSettings(TokenizerSettings):
+    """What config.pbtxt says about prompts."""
+
+    template: str = setting(
+        "auto", "messages -> prompt: auto, none, a template's name, a Jinja file or Jinja itself"
+    )
+    allow_request_templates: bool = setting(
+        False, "let requests bring a template: chat_template in their chat_template_kwargs"
+    )
+    add_special_tokens: bool = setting(True, "let the tokenizer add BOS (and EOS) to text_input")
+    truncate_prompt_tokens: int = setting(0, "cut longer prompts to so many tokens; 0: refuse")
+    truncation_side: str = setting("", "left or right, where they are cut; empty: as files say")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.truncate_prompt_tokens < 0:
+            raise SettingsError(
+                f"truncate_prompt_tokens is {self.truncate_prompt_tokens}; it must be 0 or more"
+            )
+        if self.truncation_side not in ("", "left", "right"):
+            raise SettingsError(
+                f"truncation_side is {self.truncation_side!r}; it must be left or right"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A row's prompt before it is encoded.
+
+    Attributes:
+        text: what the model is to go on with.
+        rendered: by a template, which has written its special tokens out.
+        continues: the answer goes on with *text*, so that its first space counts.
+    """
+
+    text: str
+    rendered: bool
+    continues: bool
+
+
+class PromptMaker:
+    """Made once per model instance.
+
+    Attributes:
+        template_name: the chat template's, or "none".
+    """
+
+    def __init__(self, settings: PromptSettings, tokenizer: Tokenizer) -> None:
+        """
+        Raises:
+            TemplateError: the template is unknown or does not compile.
+        """
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._template = load(settings.template, tokenizer.chat_template)
+        self.template_name = self._template.name if self._template else "none"
+        self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
+        side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
+        self._cut_left = side == "left"
+
+    def make(self, request: TextRequest | Exception) -> list[Prompt]:
+        """The prompt of each row.
+
+        Raises:
+            RequestError: the first thing that is wrong with the request.
+            Exception: *request*, if it is one.
+        """
+        if isinstance(request, Exception):
+            raise request
+        check_parameters(request.parameters)
+        return [self._one(request, at) for at in range(request.rows)]
+
+    def _one(self, request: TextRequest, at: int) -> Prompt:
+        text = text_of(at_row(request.text_input, at, b""), "text_input")
+        messages = text_of(at_row(request.messages, at, b""), "messages")
+        tools = text_of(at_row(request.tools, at, b""), "tools")
+        arguments = text_of(at_row(request.chat_template_kwargs, at, b""), "chat_template_kwargs")
+        if text and messages:
+            raise RequestError("text_input and messages are both given; send one of them")
+        if messages:
+            return self._rendered(messages, tools, arguments)
+        if tools or arguments:
+            name = "tools" if tools else "chat_template_kwargs"
+            raise RequestError(f"{name} is given without messages; send messages, or leave it out")
+        if not text:
+            raise RequestError("the prompt is empty; send text_input or messages with some text")
+        return Prompt(text, rendered=False, continues=True)
+
+    def _rendered(self, messages: str, tools: str, arguments: str) -> Prompt:
+        chosen = parse_template_arguments(arguments) if arguments else {}
+        template = self._template
+        own = chosen.pop("chat_template", None)
+        if own is not None:
+            if not self._settings.allow_request_templates or not isinstance(own, str):
+                raise RequestError(
+                    "this server takes no templates from requests; leave chat_template out, or set "
+                    "allow_request_templates of the model preprocessing"
+                )
+            try:
+                template = self._request_template(own)
+            except TemplateError as error:
+                raise RequestError(str(error)) from None
+        if template is None:
+            raise RequestError(
+                "this server has no chat template; send text_input instead of messages, or "
+                "set the parameter 'template' of the model preprocessing"
+            )
+        text = template.render(
+            parse_messages(messages),
+            self._tokenizer.special_tokens,
+            tools=parse_tools(tools) if tools else None,
+            arguments=chosen,
+        )
+        return Prompt(text, rendered=True, continues=bool(chosen.get("continue_final_message")))
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Ids of each prompt; those of one kind at once."""
+        ids: dict[int, list[int]] = {}
+        for rendered in (False, True):
+            places = [at for at, prompt in enumerate(prompts) if prompt.rendered is rendered]
+            if places:
+                special = self._settings.add_special_tokens
+                batch = self._tokenizer.encode_prompts(
+                    [prompts[at].text for at in places],
+                    # Of a rendered one only a missing BOS may have to be added.
+                    add_special_tokens=special and not rendered,
+                    ensure_bos=special or rendered,
+                )
+                ids.update(zip(places, batch, strict=True))
+        return [self._cut(ids[at]) for at in range(len(prompts))]
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """*ids*, cut to ``truncate_prompt_tokens``; BOS stays in front."""
+        limit = self._settings.truncate_prompt_tokens
+        if not limit or len(ids) <= limit:
+            return ids
+        if not self._cut_left:
+            return ids[:limit]
+        kept = ids[:1] if ids[0] == self._tokenizer.bos_id else []
+        return kept + ids[len(ids) - limit + len(kept) :]

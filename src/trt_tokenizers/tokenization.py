@@ -1,0 +1,90 @@
+"""What a tokenizer makes of a text: ids, pieces and their places. For people, not for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.base import Tokenizer
+
+#: How far to look for a piece where a normalizer has changed the text, in bytes.
+_LOOK_AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a prompt.
+
+    Attributes:
+        id: the token's.
+        text: its own text; bytes that are no whole character as ``\\xNN``.
+        start, end: characters of the prompt that it stands for; None where it stands for none
+            (an added BOS) or where the tokenizer changed the text first.
+        special: a special token.
+    """
+
+    id: int
+    text: str
+    start: int | None
+    end: int | None
+    special: bool
+
+
+def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]:
+    """The tokens of *prompt*, in order."""
+    whole = prompt.encode()
+    # Character of each byte; a piece may end inside one.
+    characters = [at for at, c in enumerate(prompt) for _ in c.encode()] + [len(prompt)]
+    found, place = [], 0
+    for token_id in ids:
+        own = tokenizer.token_bytes(token_id)
+        start, end = _placed(whole, own, place)
+        special = bool(own) and not tokenizer.decode([token_id])
+        special = special and not _is_partial(own)
+        span: tuple[int | None, int | None] = (None, None)
+        if end > start:
+            span = (characters[start], characters[end - 1] + 1)
+            place = end
+        found.append(Piece(token_id, own.decode("utf-8", "backslashreplace"), *span, special))
+    return found
+
+
+def _is_partial(own: bytes) -> bool:
+    try:
+        own.decode()
+    except UnicodeDecodeError:
+        return True
+    return own == b" "
+
+
+def _placed(whole: bytes, own: bytes, place: int) -> tuple[int, int]:
+    """Where *own* stands in *whole* from *place* on; an empty span if it does not."""
+    for form in (own, own.removeprefix(b" ")):  # a dummy space stands for nothing
+        if form and whole.startswith(form, place):
+            return place, place + len(form)
+    at = whole.find(own, place, place + _LOOK_AHEAD + len(own)) if own.strip() else -1
+    return (at, at + len(own)) if at >= 0 else (place, place)
+
+
+def transformers_ids(tokenizer_dir: str, prompt: str, *, add_special_tokens: bool) -> list[int]:
+    """What transformers makes of *prompt*.
+
+    Raises:
+        TokenizerError: transformers is missing or cannot load the folder.
+    """
+    try:
+        from transformers import AutoTokenizer
+
+        oracle = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
+    except Exception as error:
+        raise TokenizerError(f"transformers cannot load {tokenizer_dir}: {error}") from error
+    return list(oracle.encode(prompt, add_special_tokens=add_special_tokens))
+
+
+def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
+    """Index of the first id that differs, or None."""
+    for at, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            return at
+    return None if len(ours) == len(theirs) else min(len(ours), len(theirs))

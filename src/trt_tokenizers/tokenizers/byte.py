@@ -1,0 +1,19 @@
+"""Type ``byte``: ids 0 to 255 are the bytes of UTF-8. A reference, and a double for tests."""
+
+from __future__ import annotations
+
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+
+
+class ByteTokenizer(SegmentedTokenizer):
+    """No special tokens and no BOS; answers end at ``extra_eos_ids``, if that names any."""
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        super().__init__(settings)
+        self._set_vocabulary({}, lambda i: bytes([i]) if i < 256 else None)
+        self._set_bos(None, file_adds=False, default=False)
+        self._set_eos_and_pad(None, None)
+
+    def _encode_segment(self, text: str, *, first: bool) -> list[int]:
+        return list(text.encode())

@@ -1,0 +1,74 @@
+"""The setting ``clean_up_tokenization_spaces``: transformers' rules, exact in streams too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trt_tokenizers.detokenize import StreamDecoder
+from trt_tokenizers.tokenizers.base import Tokenizer
+
+_RULES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+def clean_up(text: str) -> str:
+    """*text* without the spaces that a WordPiece decoder leaves before punctuation."""
+    for rule in _RULES:
+        text = text.replace(rule, rule.strip())
+    return text
+
+
+class CleanedUp(Tokenizer):
+    """A tokenizer whose text is cleaned up; ids are as they were."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        # Not the base class's: all was read and decided by the inner one.
+        self.__dict__.update(inner.__dict__)
+        self._inner = inner
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self._inner.encode(text, add_special_tokens=add_special_tokens)
+
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        return self._inner.encode_batch(texts, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return clean_up(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def stream(self, *, skip_special_tokens: bool = True, first: bool = True) -> StreamDecoder:
+        return _CleanedUpStream(
+            self._inner.stream(skip_special_tokens=skip_special_tokens, first=first)
+        )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._inner.token_bytes(token_id)
+
+
+class _CleanedUpStream(StreamDecoder):
+    """Holds the last word back: until the next one begins, a rule may still change it.
+
+    A rule matches nothing across a space that follows neither a space nor an apostrophe, so a
+    text may be cut there.
+    """
+
+    __slots__ = ("_held", "_inner")
+
+    def __init__(self, inner: StreamDecoder) -> None:
+        self._inner = inner
+        self._held = ""
+
+    def feed(self, ids: Sequence[int]) -> str:
+        text = self._held + self._inner.feed(ids)
+        cut = text.rfind(" ")
+        while cut > 0 and text[cut - 1] in " '":
+            cut = text.rfind(" ", 0, cut)
+        if cut <= 0:
+            self._held = text
+            return ""
+        self._held = text[cut:]
+        return clean_up(text[:cut])
+
+    def finish(self) -> str:
+        text, self._held = self._held + self._inner.finish(), ""
+        return clean_up(text)

@@ -1,0 +1,72 @@
+"""Type ``mistral``: Mistral's own files, SentencePiece (tokenizer.model.v3, …) and tekken.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+
+
+def load(settings: TokenizerSettings) -> Tokenizer:
+    """tekken.json through mistral-common, else the SentencePiece file, as mistral-common does.
+
+    BOS is added unless ``add_bos`` is false.
+
+    Raises:
+        TokenizerError: the folder has neither, or it does not load.
+    """
+    if path := tekken_file(Path(settings.tokenizer_dir)):
+        return TekkenTokenizer(settings, path)
+    from trt_tokenizers.tokenizers.sentencepiece import SentencePieceTokenizer
+
+    return SentencePieceTokenizer(settings)
+
+
+def tekken_file(directory: Path) -> Path | None:
+    """tekken.json, or the folder's one tekken_*.json."""
+    found = sorted(directory.glob("tekken*.json"))
+    preferred = directory / "tekken.json"
+    return preferred if preferred in found else found[0] if len(found) == 1 else None
+
+
+class TekkenTokenizer(SegmentedTokenizer):
+    """Ids are mistral-common's; special tokens written out in a text become their ids, which
+    mistral-common leaves to its message types."""
+
+    def __init__(self, settings: TokenizerSettings, path: Path) -> None:
+        """
+        Raises:
+            TokenizerError: *path* does not load.
+        """
+        from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
+        from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+        super().__init__(settings)
+        try:
+            tekken = Tekkenizer.from_file(path)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise TokenizerError(f"{path} does not load: {error!r}; restore the file") from error
+        self._tekken = tekken
+        special = {tekken.id_to_piece(i): i for i in tekken.special_ids}
+
+        def token_bytes(token_id: int) -> bytes | None:
+            if token_id >= tekken.n_words:
+                return None
+            return bytes(tekken.id_to_byte_piece(token_id, SpecialTokenPolicy.KEEP))
+
+        self._set_vocabulary(special, token_bytes)
+        for role, token_id in (("bos_token", tekken.bos_id), ("eos_token", tekken.eos_id),
+                               ("pad_token", tekken.pad_id)):  # fmt: skip
+            self.special_tokens.setdefault(role, tekken.id_to_piece(token_id))
+        self._set_bos(tekken.bos_id, file_adds=False, default=True)
+        self._set_eos_and_pad(tekken.eos_id, tekken.pad_id)
+
+    def _encode_segment(self, text: str, *, first: bool) -> list[int]:
+        from trt_tokenizers.tokenizers.tiktoken import bounded_runs
+
+        ids: list[int] = []
+        for piece in bounded_runs(text):
+            ids += self._tekken.encode(piece, bos=False, eos=False)
+        return ids

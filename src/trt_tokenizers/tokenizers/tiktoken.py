@@ -1,0 +1,219 @@
+"""Type ``tiktoken``: a rank file (qwen.tiktoken, Llama 3's tokenizer.model) and its pattern."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.files import added_tokens
+from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+
+#: tiktoken's regular expressions overflow their stack on longer runs of spaces, and that ends the
+#: process. Llama 3's own code cuts runs of either kind here, so its ids stay what they are.
+_LONGEST_RUN = 25_000
+_RUN = re.compile(r"\s+|\S+")
+
+_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+_CASED = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_O200K = (
+    rf"{_CASED}*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+(?i:{_CONTRACTIONS})?"
+    rf"|{_CASED}+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*(?i:{_CONTRACTIONS})?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _by_letters(digits: str) -> str:
+    return (
+        rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+class Family(NamedTuple):
+    """What a rank file does not say about itself.
+
+    Attributes:
+        pattern: cuts a text into the pieces that are encoded each by itself.
+        ranks: lines of the rank file, by which it is recognized; 0: it is not.
+        special: from the number of ranks to the special tokens and their ids.
+        bos, eos, pad: texts of special tokens; BOS is added where there is one.
+        more_eos: further tokens that end an answer.
+        nfc: texts are normalized to NFC first.
+    """
+
+    pattern: str
+    ranks: int
+    special: Callable[[int], dict[str, int]]
+    bos: str | None
+    eos: str
+    pad: str | None = None
+    more_eos: tuple[str, ...] = ()
+    nfc: bool = False
+
+
+def _numbered(*tokens: str) -> Callable[[int], dict[str, int]]:
+    return lambda first: {token: first + at for at, token in enumerate(tokens)}
+
+
+def _reserved(prefix: str, first: int, last: int) -> list[str]:
+    return [f"<|{prefix}reserved_special_token_{n}|>" for n in range(first, last + 1)]
+
+
+FAMILIES = {
+    "qwen": Family(
+        _by_letters(r"\p{N}"), 151_643,
+        _numbered("<|endoftext|>", "<|im_start|>", "<|im_end|>",
+                  *(f"<|extra_{n}|>" for n in range(205))),
+        None, "<|endoftext|>", more_eos=("<|im_end|>",), nfc=True,
+    ),
+    "llama3": Family(
+        _by_letters(r"\p{N}{1,3}"), 128_000,
+        _numbered("<|begin_of_text|>", "<|end_of_text|>", *_reserved("", 0, 1),
+                  "<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>",
+                  "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>",
+                  *_reserved("", 2, 245)),
+        "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>",
+        ("<|eom_id|>", "<|eot_id|>"),
+    ),
+    "llama4": Family(
+        _O200K, 200_000,
+        _numbered("<|begin_of_text|>", "<|end_of_text|>", "<|fim_prefix|>", "<|fim_middle|>",
+                  "<|fim_suffix|>", "<|header_start|>", "<|header_end|>", "<|eom|>", "<|eot|>",
+                  "<|step|>", *_reserved("text_post_train_", 0, 5), "<|python_start|>",
+                  "<|python_end|>", "<|finetune_right_pad|>",
+                  *_reserved("text_post_train_", 8, 68), "<|image_start|>", "<|image_end|>",
+                  *_reserved("vision_", 0, 1), "<|tile_x_separator|>", "<|tile_y_separator|>",
+                  *_reserved("vision_", 2, 5), "<|image|>", *_reserved("vision_", 6, 6),
+                  "<|patch|>", *_reserved("vision_", 7, 1047), *_reserved("reasoning_", 0, 7),
+                  "<|reasoning_thinking_start|>", "<|reasoning_thinking_end|>",
+                  *_reserved("", 0, 903)),
+        "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad|>", ("<|eom|>", "<|eot|>"),
+    ),
+    "cl100k": Family(
+        _by_letters(r"\p{N}{1,3}"), 100_256,
+        lambda _: {"<|endoftext|>": 100_257, "<|fim_prefix|>": 100_258, "<|fim_middle|>": 100_259,
+                   "<|fim_suffix|>": 100_260, "<|endofprompt|>": 100_276},
+        None, "<|endoftext|>",
+    ),
+    "o200k": Family(
+        _O200K, 199_998, lambda _: {"<|endoftext|>": 199_999, "<|endofprompt|>": 200_018},
+        None, "<|endoftext|>",
+    ),
+    "gpt2": Family(
+        rf"(?:{_CONTRACTIONS})| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+", 50_256,
+        _numbered("<|endoftext|>"), None, "<|endoftext|>",
+    ),
+}  # fmt: skip
+
+
+class TiktokenTokenizer(SegmentedTokenizer):
+    """Ids are those of the `tiktoken` library, special tokens written out included.
+
+    Pattern and special tokens are the family's (`FAMILIES`), recognized by the number of ranks,
+    named by ``tiktoken_pattern``, or, for any other file, that setting's regular expression and
+    the special tokens of tokenizer_config.json's ``added_tokens_decoder``.
+    """
+
+    def __init__(self, settings: TokenizerSettings) -> None:
+        """
+        Raises:
+            TokenizerError: no rank file, a broken one, a pattern that does not compile or none.
+        """
+        import tiktoken
+
+        super().__init__(settings)
+        path = rank_file(self.files.directory)
+        if path is None:
+            raise TokenizerError(
+                f"tokenizer type 'tiktoken' needs a rank file (*.tiktoken, *.model) in "
+                f"{self.files.directory}; set tokenizer_dir to the folder that has it"
+            )
+        ranks = _read_ranks(path)
+        family = _family(settings.tiktoken_pattern, len(ranks), path)
+        special = {**family.special(len(ranks)), **added_tokens(self.files.directory)}
+        try:
+            self._encoding = tiktoken.Encoding(
+                path.name, pat_str=family.pattern, mergeable_ranks=ranks, special_tokens={}
+            )
+        except ValueError as error:
+            raise TokenizerError(
+                f"tiktoken_pattern {family.pattern!r} does not compile: {error}; correct it"
+            ) from None
+        self._nfc = family.nfc
+        bytes_of = {rank: token for token, rank in ranks.items()}
+        bytes_of.update({i: token.encode() for token, i in special.items()})
+        self._set_vocabulary(special, bytes_of.get)
+        roles = {"bos_token": family.bos, "eos_token": family.eos, "pad_token": family.pad}
+        for role, token in roles.items():
+            if token in special:
+                self.special_tokens.setdefault(role, token)
+        bos, eos, pad = (special.get(self.special_tokens.get(role, "")) for role in roles)
+        self._set_bos(bos, file_adds=False, default=family.bos is not None)
+        self._set_eos_and_pad(eos, pad)
+        more = [special[token] for token in family.more_eos if token in special]
+        self.eos_ids = tuple(dict.fromkeys([*self.eos_ids, *more]))
+
+    def _encode_segment(self, text: str, *, first: bool) -> list[int]:
+        ids: list[int] = []
+        if self._nfc:
+            text = unicodedata.normalize("NFC", text)
+        for piece in bounded_runs(text):
+            ids += self._encoding.encode_ordinary(piece)
+        return ids
+
+
+def bounded_runs(text: str) -> Iterator[str]:
+    """*text*, cut where more than 25,000 characters stand together without or all of space."""
+    start = 0
+    if len(text) > _LONGEST_RUN:
+        for run in _RUN.finditer(text):
+            for end in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
+                yield text[start:end]
+                start = end
+    yield text[start:]
+
+
+def rank_file(directory: Path) -> Path | None:
+    """The folder's rank file, if it has exactly one that looks like one."""
+    found = [
+        path
+        for pattern in ("*.tiktoken", "*.model")
+        for path in sorted(directory.glob(pattern))
+        if _is_rank_file(path)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_rank_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        line = file.readline(1024)
+    return re.fullmatch(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n?", line) is not None
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    try:
+        lines = (line.split() for line in path.read_bytes().splitlines() if line)
+        return {base64.b64decode(token): int(rank) for token, rank in lines}
+    except (ValueError, binascii.Error) as error:
+        raise TokenizerError(f"{path} is no rank file: {error}; restore the file") from None
+
+
+def _family(named: str, ranks: int, path: Path) -> Family:
+    if named in FAMILIES:
+        return FAMILIES[named]
+    if named:
+        return Family(named, 0, lambda _: {}, None, "<|endoftext|>")
+    for family in FAMILIES.values():
+        if family.ranks == ranks:
+            return family
+    raise TokenizerError(
+        f"{path} has {ranks} ranks, as no file that this version knows; set tiktoken_pattern to "
+        f"{', '.join(FAMILIES)} or to the regular expression that its model's code has"
+    )

@@ -1,0 +1,122 @@
+"""The commands tokenize and tokenizers, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from texts import HARD_TEXTS
+from trt_tokenizers.cli import main
+from trt_tokenizers.plugins import list_plugins
+from trt_tokenizers.tokenization import first_difference, pieces
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create
+
+
+def run(*arguments: object, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments], input=stdin)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_text_as_json(bpe_dir: Path) -> None:
+    result = run("tokenize", "--tokenizer-dir", bpe_dir, "--json", "hello <|im_end|>é")
+    shown = json.loads(result.stdout)
+    ids = create(TokenizerSettings(str(bpe_dir))).encode("hello <|im_end|>é")
+    assert [t["id"] for t in shown["tokens"]] == ids
+    assert shown["count"] == len(ids)
+    special = [t for t in shown["tokens"] if t["special"]]
+    assert [(t["piece"], t["start"], t["end"]) for t in special] == [("<|im_end|>", 6, 16)]
+
+
+def test_messages_show_the_rendered_prompt(bpe_dir: Path) -> None:
+    messages = '[{"role": "user", "content": "hi"}]'
+    shown = json.loads(
+        run("tokenize", "--tokenizer-dir", bpe_dir, "--messages", messages, "--json").stdout
+    )
+    assert shown["prompt"] == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    arguments = '{"add_generation_prompt": false}'
+    shorter = run("tokenize", "--tokenizer-dir", bpe_dir, "--messages", messages, "--json",
+                  "--template-kwargs", arguments, "--template", "chatml")  # fmt: skip
+    assert json.loads(shorter.stdout)["prompt"] == "<|im_start|>user\nhi<|im_end|>\n"
+
+
+@pytest.mark.parametrize("kind", ["auto", "llama"])
+def test_pieces_cover_every_text(bpe_dir: Path, sentencepiece_dir: Path, kind: str) -> None:
+    folder = bpe_dir if kind == "auto" else sentencepiece_dir
+    tokenizer = create(TokenizerSettings(str(folder), kind))
+    for text in HARD_TEXTS:
+        found = pieces(tokenizer, text, tokenizer.encode(text))
+        spans = [(p.start, p.end) for p in found if p.start is not None and p.end is not None]
+        covered = {at for start, end in spans for at in range(start, end)}
+        assert covered == set(range(len(text)))
+        assert spans == sorted(spans)
+
+
+def test_plain_output_from_standard_input(bpe_dir: Path) -> None:
+    result = run("tokenize", "--tokenizer-dir", bpe_dir, stdin="a\nb")
+    assert result.stdout.splitlines()[-1] == "3 tokens"
+    assert "'\\n'" in result.stdout
+
+
+def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
+    same = run("tokenize", "--tokenizer-dir", bpe_dir, "--compare", "transformers", "hello world")
+    assert (same.exit_code, "the same ids" in same.stderr) == (0, True)
+    for file in bpe_dir.glob("*.json"):
+        (tmp_path / file.name).write_text(file.read_text())
+    differs = run("tokenize", "--tokenizer-dir", tmp_path, "--tokenizer-type", "byte",
+                  "--compare", "transformers", "hello")  # fmt: skip
+    assert differs.exit_code == 1
+    assert "transformers differs at token 0" in differs.stderr
+
+
+def test_first_difference() -> None:
+    assert first_difference([1, 2], [1, 2]) is None
+    assert first_difference([1, 2], [1, 3]) == 1
+    assert first_difference([1], [1, 3]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--tokenizer-dir", "/nowhere", "a"], 1, "is not a folder"),
+        (["a"], 2, "--tokenizer-dir"),
+        (["--tokenizer-dir", ".", "--messages", "[]", "a"], 2, "both given"),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], code: int, message: str) -> None:
+    result = run("tokenize", *arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+def test_types_are_listed_with_their_owner() -> None:
+    listed = json.loads(run("tokenizers", "--json").stdout)
+    own = {p["name"]: p for p in listed if p["package"] == "trt-tokenizers"}
+    assert {"auto", "byte", "gpt2", "llama", "mistral", "sentencepiece", "t5", "tiktoken",
+            "transformers"} <= set(own)  # fmt: skip
+    assert own["byte"]["version"]
+    assert "Older names: sp for sentencepiece" in run("tokenizers").stdout
+
+
+def test_a_type_that_cannot_be_used_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no licence')\n")
+    info = tmp_path / "broken_plugin-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[trt_tokenizers.tokenizers]\nbroken = broken_plugin:Tokenizer\nneedy = json:loads\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {p.name: p for p in list_plugins("trt_tokenizers.tokenizers", {"needy": "no_such"})}
+    broken = found["broken"]
+    assert (broken.package, broken.version) == ("broken-plugin", "1.2")
+    assert broken.error == "does not import: RuntimeError: no licence"
+    assert found["needy"].error == "needs the module 'no_such', which is not installed"
+    assert found["byte"].error == ""

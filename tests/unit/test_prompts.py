@@ -1,0 +1,203 @@
+"""Prompts of requests: tools, template arguments, truncation, embedding bias, whole batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from texts import HARD_TEXTS
+from trt_tokenizers.errors import RequestError
+from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor
+from trt_tokenizers.settings import parse
+from trt_tokenizers.streams import ContextStore
+from trt_tokenizers.textrequest import TextRequest, from_tensors
+from trt_tokenizers.words import embedding_bias
+
+HI = b'[{"role": "user", "content": "hi"}]'
+TOOLS = b'[{"type": "function", "function": {"name": "f", "parameters": {}}}]'
+SHOWS = "{{ x }}|{% for t in tools or [] %}{{ t.function.name }}{% endfor %}|{{ enable_thinking }}"
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> ContextStore:
+    return ContextStore(tmp_path / "streams")
+
+
+def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocessor:
+    defaults = {"tokenizer_dir": str(folder), "stream_key": "tensor"}
+    settings = parse(PreprocessingSettings, {**defaults, **parameters}, "model 'preprocessing'")
+    return Preprocessor(settings, contexts)
+
+
+def prompt(preprocessor: Preprocessor, request: TextRequest) -> str:
+    ids = preprocessor.process(request).arrays["INPUT_ID"][0].tolist()
+    return preprocessor.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_tools_and_arguments_reach_the_template(bpe_dir: Path, contexts: ContextStore) -> None:
+    preprocessor = make(bpe_dir, contexts, template=SHOWS)
+    arguments = json.dumps({"x": "é", "enable_thinking": False}).encode()
+    request = TextRequest(messages=[HI], tools=[TOOLS], chat_template_kwargs=[arguments])
+    assert prompt(preprocessor, request) == "é|f|False"
+    assert prompt(preprocessor, TextRequest(messages=[HI])) == "||"
+    empty = TextRequest(messages=[HI], tools=[b""], chat_template_kwargs=[b""])
+    assert prompt(preprocessor, empty) == "||", "old clients send empty strings for none"
+
+
+def test_an_answer_that_goes_on_with_the_prompt_keeps_its_first_space(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    preprocessor = make(bpe_dir, contexts)
+    going_on = b'{"continue_final_message": true}'
+    for request, continues in (
+        (TextRequest(messages=[HI]), False),
+        (TextRequest(messages=[HI], chat_template_kwargs=[going_on]), True),
+        (TextRequest(text_input=[b"hi"]), True),
+    ):
+        key = int(preprocessor.process(request).arrays["STREAM_KEY"][0, 0])
+        context = contexts.take(key)
+        assert context is not None
+        assert context.continues is continues
+
+
+def test_a_requests_own_template_only_where_the_server_allows_it(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    own = json.dumps({"chat_template": "own {{ messages[0].content }}"}).encode()
+    request = TextRequest(messages=[HI], chat_template_kwargs=[own])
+    with pytest.raises(RequestError, match="takes no templates from requests"):
+        make(bpe_dir, contexts).process(request)
+    allowing = make(bpe_dir, contexts, allow_request_templates="true")
+    assert prompt(allowing, request) == "own hi"
+    broken = TextRequest(messages=[HI], chat_template_kwargs=[b'{"chat_template": "{% x"}'])
+    with pytest.raises(RequestError, match="template 'chat_template', line 1"):
+        allowing.process(broken)
+
+
+def test_templates_from_files_and_inline(bpe_dir: Path, contexts: ContextStore) -> None:
+    path = bpe_dir / "mine.jinja"
+    path.write_text("file {{ messages[0].content }}")
+    assert (
+        prompt(make(bpe_dir, contexts, template=str(path)), TextRequest(messages=[HI])) == "file hi"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (TextRequest(messages=[HI], tools=[b"{"]), "tools is not JSON"),
+        (TextRequest(messages=[HI], tools=[b"{}"]), "tools must be a JSON list"),
+        (TextRequest(messages=[HI], tools=[b"[{}]"]), r"tools\[0\] must be"),
+        (TextRequest(messages=[HI], tools=[b"\xff"]), "tools is not valid UTF-8"),
+        (TextRequest(messages=[HI], chat_template_kwargs=[b"[]"]), "must be a JSON object"),
+        (TextRequest(messages=[HI], chat_template_kwargs=[b'{"a": "\\ud800"}']), "surrogate"),
+        (TextRequest(text_input=[b"a"], tools=[TOOLS]), "tools is given without messages"),
+        (TextRequest(text_input=[b"a"], chat_template_kwargs=[b"{}"]), "given without messages"),
+        (TextRequest(text_input=[b"a"], embedding_bias_words=[[b"a"]]), "send one weight for each"),
+        (TextRequest(text_input=[b"a"], embedding_bias_words=[[b"a"]],
+                     embedding_bias_weights=[[float("nan")]]), "send finite numbers"),
+        (TextRequest(text_input=[b"a"], embedding_bias_words=[[b"a"]],
+                     embedding_bias_weights=[[1.0]]), "set vocab_size of the model preprocessing"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_named(
+    bpe_dir: Path, contexts: ContextStore, request_: TextRequest, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        make(bpe_dir, contexts).process(request_)
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [("left", [1, -3, -2, -1]), ("right", [1, 0, 1, 2]), ("", [1, 0, 1, 2])]
+)
+def test_truncation_keeps_bos(
+    sentencepiece_dir: Path, contexts: ContextStore, side: str, expected: list[int]
+) -> None:
+    preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama",
+                        truncate_prompt_tokens="4", truncation_side=side)  # fmt: skip
+    words = preprocessor.tokenizer.encode("one two three four", add_special_tokens=False)
+    made = preprocessor.process(TextRequest(text_input=[b"one two three four"]))
+    assert made.arrays["INPUT_ID"][0].tolist() == [1, *(words[at] for at in expected[1:])]
+
+
+def test_embedding_bias_is_one_weight_for_each_token_of_a_word(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    preprocessor = make(bpe_dir, contexts, vocab_size="700")
+    made = preprocessor.process(
+        TextRequest(
+            rows=2, text_input=[b"a", b"b"], embedding_bias_words=[[b"hello", b"l"], [b"", b""]],
+            embedding_bias_weights=[[2.0, -0.5], [0.0, 0.0]],
+        )
+    )  # fmt: skip
+    bias = made.arrays["EMBEDDING_BIAS"]
+    assert (bias.shape, bias.dtype) == ((2, 700), np.float32)
+    expected = np.zeros(700, dtype=np.float32)
+    encode = preprocessor.tokenizer.encode
+    for token in encode("hello", add_special_tokens=False):
+        expected[token] += 2
+    for token in encode("l", add_special_tokens=False):
+        expected[token] -= 0.5
+    assert bias.tolist() == [expected.tolist(), [0.0] * 700]
+    assert "EMBEDDING_BIAS" not in preprocessor.process(TextRequest(text_input=[b"a"])).arrays
+
+
+def test_embedding_bias_names_a_word_without_tokens(sentencepiece_dir: Path) -> None:
+    from trt_tokenizers.tokenizers.base import TokenizerSettings
+    from trt_tokenizers.tokenizers.registry import create
+
+    class Mute:
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return []
+
+    with pytest.raises(RequestError, match="embedding_bias_words: 'a' has no tokens"):
+        embedding_bias(Mute(), ["a"], [1.0], 10)  # type: ignore[arg-type]
+    tokenizer = create(TokenizerSettings(str(sentencepiece_dir), "llama"))
+    assert embedding_bias(tokenizer, [], [], 0) is None
+
+
+def test_a_batch_is_what_its_requests_are_alone(bpe_dir: Path, contexts: ContextStore) -> None:
+    preprocessor = make(bpe_dir, contexts)
+    requests: list[TextRequest | Exception] = [
+        *(TextRequest(text_input=[text.encode()]) for text in HARD_TEXTS),
+        TextRequest(messages=[HI]),
+        TextRequest(text_input=[b""]),
+        TextRequest(rows=2, text_input=[b"a", b"b"]),
+        RequestError("wrong from the start"),
+        TextRequest(rows=2, messages=[HI, b"["]),
+        TextRequest(messages=[HI], text_input=[b""]),
+    ]
+    batch = preprocessor.process_batch(requests)
+    assert len(batch) == len(requests)
+    for request, made in zip(requests, batch, strict=True):
+        if isinstance(made, Exception):
+            with pytest.raises(RequestError, match=str(made)[:20].replace("[", r"\[")):
+                preprocessor.process_batch([request])[0] and preprocessor.process(request)  # type: ignore[arg-type]
+            continue
+        assert isinstance(request, TextRequest)
+        alone = preprocessor.process(request).arrays["INPUT_ID"]
+        assert made.arrays["INPUT_ID"].tolist() == alone.tolist()
+    errors = [at for at, made in enumerate(batch) if isinstance(made, Exception)]
+    n = len(HARD_TEXTS)
+    assert errors == [n + 1, n + 3, n + 4]
+
+
+def test_tensors_become_fields() -> None:
+    request = from_tensors(
+        {
+            "QUERY": np.array([[b"a"], [b"b"]], dtype=object),
+            "MIN_LENGTH": np.array([[1], [2]], dtype=np.int32),
+            "MIN_TOKENS": np.array([[3], [4]], dtype=np.int32),
+            "STOP_WORDS_DICT": np.array([[b"x", b"y"], [b"z", b""]], dtype=object),
+        },
+        "id",
+        {},
+    )
+    assert (request.rows, request.text_input, request.request_id) == (2, [b"a", b"b"], "id")
+    assert request.min_tokens == [3, 4], "the newer name wins"
+    assert request.stop_words == [[b"x", b"y"], [b"z", b""]]
+    with pytest.raises(RequestError, match="QUERY has the shape"):
+        from_tensors({"QUERY": np.array([[b"a", b"b"]], dtype=object)}, "", {})

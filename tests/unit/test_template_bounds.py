@@ -1,0 +1,130 @@
+# ruff: noqa: E501 - one attack, one line
+"""Hostile templates and hostile messages end within a second, and nothing leads out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import pytest
+
+from trt_tokenizers.errors import RequestError, TemplateError
+from trt_tokenizers.templates.messages import parse_messages
+from trt_tokenizers.templates.render import ChatTemplate, load, named_templates
+
+HI = [{"role": "user", "content": "hi"}]
+
+HOSTILE = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(50) }}",
+    "{% for x in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
+    "{{ 'x' * 10000000000 }}",
+    "{{ 10000000000 * 'x' }}",
+    "{{ [0] * 10000000000 }}",
+    "{{ 9 ** 9999999 }}",
+    "{% set ns = namespace(x=7) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+    "{{ ns.x }}",
+    "{% set ns = namespace(x={}) %}{% for i in range(99) %}{% set ns.x = {'a': ns.x, 'b': ns.x} %}"
+    "{% endfor %}{{ ns.x | tojson }}",
+    "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}"
+    "{% endfor %}{{ ns.x | string }}",
+    "{{ 'x'.ljust(10000000000) }}",
+    "{{ 'x' | center(10000000000) }}",
+    "{{ 'x\n\n' | indent(10000000000) }}",
+    "{{ '%10000000000d' % 1 }}",
+    "{{ '%*d' % (10000000000, 1) }}",
+    "{{ '{:10000000000}'.format(1) }}",
+    "{{ '{:{}}'.format(1, 10000000000) }}",
+    "{{ '%10000000000d' | format(1) }}",
+    "{% set a = 'x' * 100000 %}{{ a.replace('x', a).replace('x', a) }}",
+    "{% set a = 'x' * 100000 %}{{ a | replace('x', a) | replace('x', a) }}",
+    "{% set a = 'x' * 1000000 %}{{ a.join(range(99999)) }}",
+    "{% set a = 'x' * 1000000 %}{{ range(99999) | join(a) }}",
+    "{% set a = 'x' * 1000000 %}{{ ('{0}' * 99999).format(a) }}",
+    "{% set a = 'x' * 1000000 %}{{ ('%s' * 99999) % (a,) }}",
+    "{% set a = 'x' * 16000000 %}{% for i in range(99999) %}{{ a }}{% endfor %}",
+    "{% set a = 'x' * 16000000 %}{% macro f() %}{% for i in range(99999) %}{{ a }}{% endfor %}"
+    "{% endmacro %}{{ f() | length }}",
+    "{{ range(99999) | map('center', 9999999) | list | length }}",
+    "{{ 'x\t'.expandtabs(10000000000) }}",
+    "{{ ('x' * 99999).translate({120: 'x' * 9999999}) }}",
+    "{{ [] | batch(10000000000, 'x') | list }}",
+    "{{ {'a': [1]} | tojson(indent=1000000000) }}",
+    "{% set ns = namespace(x=[]) %}{{ range(99999) | sum(start=[]) }}",
+    "{{ lipsum(n=10000000) }}",
+    "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+    "{{ ''.__class__.__base__.__subclasses__() }}",
+    "{{ raise_exception.__globals__['__builtins__'] }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ self._TemplateReference__context.environment.call }}",
+    "{{ ''|attr('__class__')|attr('__base__')|attr('__subclasses__')() }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}",
+    "{% extends '/etc/passwd' %}",
+    "{{ '{0.__class__.__base__}'.format('').__x__.y }}",
+]
+
+
+@pytest.mark.parametrize("source", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_templates_are_refused_within_a_second(source: str) -> None:
+    template = ChatTemplate("x", source)
+    started = time.thread_time()
+    with pytest.raises(RequestError, match="template 'x'"):
+        template.render(HI, {})
+    assert time.thread_time() - started < 1
+    assert ChatTemplate("y", "{{ messages[0].content }}").render(HI, {}) == "hi"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ " + "(" * 10_000 + "1" + ")" * 10_000 + " }}", "x" * 300_000,
+     "{% if x %}" * 200 + "{% endif %}" * 200, "{{ 1 | nonesuch }}"],
+    ids=range(4),
+)  # fmt: skip
+def test_templates_that_cannot_be_compiled_are_named(source: str) -> None:
+    with pytest.raises(TemplateError, match="template 'x'"):
+        ChatTemplate("x", source)
+
+
+def test_no_text_of_a_message_is_run() -> None:
+    for name in named_templates():
+        template = load(name, None)
+        assert template is not None
+        hostile = "{{ 1 + 1 }}{% raw %}{{ messages.__class__ }}"
+        assert hostile in template.render([{"role": "user", "content": hostile}], {})
+
+
+def test_hostile_messages_are_bounded() -> None:
+    """Many, long, deep and odd: each named template answers or refuses within a second."""
+    many = [{"role": ("user", "assistant")[n % 2], "content": "x"} for n in range(2001)]
+    odd = [{"role": "user", "content": "hi", "tool_calls": {"a": [1]}, "x": "y" * 10_000}]
+    deep = json.loads("[" * 500 + "]" * 500)
+    for name in named_templates():
+        template = load(name, None)
+        assert template is not None
+        for messages in (many, odd, [{"role": "user", "content": "z" * 300_000, "deep": deep}]):
+            started = time.thread_time()
+            with contextlib.suppress(RequestError):
+                template.render(messages, {})
+            assert time.thread_time() - started < 1, name
+    with pytest.raises(RequestError, match="messages is nested too deeply"):
+        parse_messages("[" * 100_000)
+
+
+def test_ordinary_work_is_within_the_bounds() -> None:
+    source = (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+        "{% set content = '[' ~ m.role ~ '] ' ~ m.content | trim %}{{ content + '\\n' }}"
+        "{% endfor %}{{ ns.n }}"
+    )
+    messages = [{"role": "user", "content": "word " * 100} for _ in range(2000)]
+    prompt = ChatTemplate("x", source).render(messages, {})
+    assert prompt.endswith("\n2000")
+    assert len(prompt) > 1_000_000

@@ -1,0 +1,289 @@
+# ruff: noqa: E501 - prompts stand as they are published
+"""Named templates against the forms that the models' makers publish, written out here by hand.
+
+Each form names its source. `PUBLISHED` are whole prompts as recorded there; `FORMS` say the same
+piece by piece, so that ten conversations can be held against them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import pytest
+
+from trt_tokenizers.errors import RequestError
+from trt_tokenizers.templates.render import load, named_templates
+
+Messages = list[dict[str, str]]
+
+ASKED = ("You are a helpful assistant", "Hello", "Hi there", "Who are you",
+         "   I am an assistant   ", "Another question")  # fmt: skip
+ROLES = ("system", "user", "assistant", "user", "assistant", "user")
+
+#: What the models' own templates make of `ASKED`, as recorded in ggml-org/llama.cpp,
+#: tests/test-chat-template.cpp (BOS, which is empty there, put in front).
+PUBLISHED = {
+    "chatml": "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n<|im_start|>user\nHello"
+    "<|im_end|>\n<|im_start|>assistant\nHi there<|im_end|>\n<|im_start|>user\nWho are you<|im_end|>"
+    "\n<|im_start|>assistant\n   I am an assistant   <|im_end|>\n<|im_start|>user\nAnother question"
+    "<|im_end|>\n<|im_start|>assistant\n",
+    "gemma": "<bos><start_of_turn>user\nYou are a helpful assistant\n\nHello<end_of_turn>\n"
+    "<start_of_turn>model\nHi there<end_of_turn>\n<start_of_turn>user\nWho are you<end_of_turn>\n"
+    "<start_of_turn>model\nI am an assistant<end_of_turn>\n<start_of_turn>user\nAnother question"
+    "<end_of_turn>\n<start_of_turn>model\n",
+    "llama3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are a helpful "
+    "assistant<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nHi there<|eot_id|><|start_header_id|>user"
+    "<|end_header_id|>\n\nWho are you<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nI "
+    "am an assistant<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnother question<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "phi3": "<|system|>\nYou are a helpful assistant<|end|>\n<|user|>\nHello<|end|>\n<|assistant|>\n"
+    "Hi there<|end|>\n<|user|>\nWho are you<|end|>\n<|assistant|>\n   I am an assistant   <|end|>\n"
+    "<|user|>\nAnother question<|end|>\n<|assistant|>\n",
+    "command-r": "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>You are a helpful assistant"
+    "<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hello<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Hi there<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|>"
+    "<|USER_TOKEN|>Who are you<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>I am an "
+    "assistant<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Another question"
+    "<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+    "granite": "<|start_of_role|>system<|end_of_role|>You are a helpful assistant<|end_of_text|>\n"
+    "<|start_of_role|>user<|end_of_role|>Hello<|end_of_text|>\n<|start_of_role|>assistant"
+    "<|end_of_role|>Hi there<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Who are you"
+    "<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>   I am an assistant   "
+    "<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Another question<|end_of_text|>\n"
+    "<|start_of_role|>assistant<|end_of_role|>",
+    "mistral-v1": "<s> [INST] You are a helpful assistant\n\nHello [/INST] Hi there</s> [INST] Who "
+    "are you [/INST]    I am an assistant   </s> [INST] Another question [/INST]",
+    "mistral-v7": "<s>[SYSTEM_PROMPT] You are a helpful assistant[/SYSTEM_PROMPT][INST] Hello[/INST]"
+    " Hi there</s>[INST] Who are you[/INST]    I am an assistant   </s>[INST] Another question"
+    "[/INST]",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_conversation(name: str) -> None:
+    messages = [{"role": r, "content": c} for r, c in zip(ROLES, ASKED, strict=True)]
+    expected = PUBLISHED[name]
+    if name == "mistral-v7":  # mistral-common, the maker's own, drops spaces at an answer's end
+        expected = expected.replace("assistant   </s>", "assistant</s>")
+    assert render(name, messages) == expected
+
+
+@dataclass(frozen=True)
+class Form:
+    """What stands around a content, "{}", by role; and where a system message goes.
+
+    Attributes:
+        source: who publishes it.
+        system: None: in front of the first user's content, with a blank line between.
+        default: the system message where there is none.
+        trims: contents lose the space around them.
+    """
+
+    source: str
+    begin: str
+    system: str | None
+    user: str
+    assistant: str
+    generation: str
+    default: str = ""
+    trims: bool = False
+
+
+TODAY = datetime.now().strftime("%Y-%m-%d")
+HARMONY = (
+    "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
+    f"Knowledge cutoff: 2024-06\nCurrent date: {TODAY}\n\nReasoning: medium\n\n# Valid channels: "
+    "analysis, commentary, final. Channel must be included for every message.<|end|>"
+)
+
+FORMS = {
+    "chatml": Form(
+        "openai/openai-python, chatml.md", "", "<|im_start|>system\n{}<|im_end|>\n",
+        "<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n{}<|im_end|>\n",
+        "<|im_start|>assistant\n"),
+    "llama3": Form(
+        "meta-llama/llama3, README: Instruction-tuned Models", "<|begin_of_text|>",
+        "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
+        "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n", trims=True),
+    "gemma": Form(
+        "ai.google.dev/gemma/docs/formatting", "<bos>", None,
+        "<start_of_turn>user\n{}<end_of_turn>\n", "<start_of_turn>model\n{}<end_of_turn>\n",
+        "<start_of_turn>model\n", trims=True),
+    "phi3": Form(
+        "microsoft/Phi-3-mini-4k-instruct, card: Chat Format", "", "<|system|>\n{}<|end|>\n",
+        "<|user|>\n{}<|end|>\n", "<|assistant|>\n{}<|end|>\n", "<|assistant|>\n"),
+    "qwen": Form(
+        "qwen.readthedocs.io: Key Concepts, Control Tokens & Chat Template", "",
+        "<|im_start|>system\n{}<|im_end|>\n", "<|im_start|>user\n{}<|im_end|>\n",
+        "<|im_start|>assistant\n{}<|im_end|>\n", "<|im_start|>assistant\n"),
+    "deepseek": Form(
+        "deepseek-ai/DeepSeek-V3, card: tokenizer_config.json", "<｜begin▁of▁sentence｜>", "{}",
+        "<｜User｜>{}", "<｜Assistant｜>{}<｜end▁of▁sentence｜>", "<｜Assistant｜>"),
+    "zephyr": Form(
+        "HuggingFaceH4/zephyr-7b-beta, card: Intended uses", "", "<|system|>\n{}</s>\n",
+        "<|user|>\n{}</s>\n", "<|assistant|>\n{}</s>\n", "<|assistant|>\n"),
+    "vicuna": Form(
+        "lm-sys/FastChat, conversation.py: vicuna_v1.1", "", "{} ", "USER: {} ", "ASSISTANT: {}</s>",
+        "ASSISTANT:", default="A chat between a curious user and an artificial intelligence "
+        "assistant. The assistant gives helpful, detailed, and polite answers to the user's "
+        "questions."),
+    "alpaca": Form(
+        "tatsu-lab/stanford_alpaca, README: Data Release", "", "{}", "\n\n### Instruction:\n{}",
+        "\n\n### Response:{}", "\n\n### Response:", default="Below is an instruction that describes "
+        "a task. Write a response that appropriately completes the request."),
+    "command-r": Form(
+        "CohereForAI/c4ai-command-r-v01, card: Usage", "<BOS_TOKEN>",
+        "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>{}<|END_OF_TURN_TOKEN|>",
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>{}<|END_OF_TURN_TOKEN|>",
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{}<|END_OF_TURN_TOKEN|>",
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", trims=True),
+    "granite": Form(
+        "ibm-granite/granite-3.0-8b-instruct, card: tokenizer_config.json", "",
+        "<|start_of_role|>system<|end_of_role|>{}<|end_of_text|>\n",
+        "<|start_of_role|>user<|end_of_role|>{}<|end_of_text|>\n",
+        "<|start_of_role|>assistant<|end_of_role|>{}<|end_of_text|>\n",
+        "<|start_of_role|>assistant<|end_of_role|>"),
+    "gpt-oss": Form(
+        "openai/harmony, docs/format.md", HARMONY,
+        "<|start|>developer<|message|># Instructions\n\n{}\n\n<|end|>",
+        "<|start|>user<|message|>{}<|end|>",
+        "<|start|>assistant<|channel|>final<|message|>{}<|end|>", "<|start|>assistant"),
+}  # fmt: skip
+
+
+def by_form(form: Form, messages: Messages) -> str:
+    prompt, folded = form.begin, ""
+    if messages[0]["role"] != "system" and form.default:
+        messages = [{"role": "system", "content": form.default}, *messages]
+    for message in messages:
+        content = message["content"].strip() if form.trims else message["content"]
+        if message["role"] == "system" and form.system is None:
+            folded = f"{content}\n\n"
+            continue
+        if message["role"] == "user":
+            content, folded = folded + content, ""
+        around = {"system": form.system, "user": form.user, "assistant": form.assistant}
+        before, after = str(around[message["role"]]).split("{}")
+        prompt += before + content + after
+    return prompt + form.generation
+
+
+def talk(*contents: str, system: str | None = None) -> Messages:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for at, content in enumerate(contents):
+        messages.append({"role": ("user", "assistant")[at % 2], "content": content})
+    return messages
+
+
+CONVERSATIONS = [
+    talk("Hi"),
+    talk("Hi", system="Be terse."),
+    talk("Hi", "Hello!", "And now?"),
+    talk("Hi", "Hello!", "And now?", "Well.", "Go on", system="Be terse."),
+    talk("two\nlines\n\n- and\n- more"),
+    talk("Hi", "", "an empty answer"),
+    talk("<b>&amp;</b> {{ x }} {% y %} 'q' \"d\" \\n"),
+    talk("안녕하세요", "😀 네", "中文？", system="한국어로"),
+    talk("def f(x):\n    return x", "```python\nf(1)\n```", "thanks"),
+    talk("x" * 500, "y" * 500, "z", system="s\ns"),
+    talk(" spaces around ", " and here ", "\tand a tab\n"),
+]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_ten_conversations(name: str) -> None:
+    assert len(CONVERSATIONS) >= 10
+    for messages in CONVERSATIONS:
+        assert render(name, messages) == by_form(FORMS[name], messages), messages
+
+
+def test_every_named_template_has_a_reference() -> None:
+    """Mistral's is mistral-common (tests/oracle), llama2's is in test_templates."""
+    own = {name for name in named_templates() if not name.startswith("mistral-")} - {"llama2"}
+    assert own == set(FORMS)
+
+
+def render(name: str, messages: Messages, **arguments: object) -> str:
+    template = load(name, None)
+    assert template is not None
+    tools = arguments.pop("tools", None)
+    return template.render(messages, {}, tools=tools, arguments=arguments)  # type: ignore[arg-type]
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Tells the weather",
+                 "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}  # fmt: skip
+
+
+def test_qwen_tools_and_thinking() -> None:
+    """As in Qwen/Qwen3-8B, tokenizer_config.json."""
+    called = {"role": "assistant", "content": "", "tool_calls": [
+        {"function": {"name": "weather", "arguments": {"city": "Łódź"}}}]}  # fmt: skip
+    messages = [*talk("Hi"), called, {"role": "tool", "content": "sun"},
+                {"role": "tool", "content": "wind"}]  # fmt: skip
+    prompt = render("qwen", messages, tools=[TOOL], enable_thinking=False)
+    head, rest = prompt.split("<tools>\n", 1)
+    assert head.startswith("<|im_start|>system\n# Tools\n\nYou may call one or more functions")
+    assert rest.startswith('{"type": "function", "function": {"name": "weather", ')
+    assert prompt.endswith(
+        '<|im_start|>assistant\n<tool_call>\n{"name": "weather", "arguments": {"city": "Łódź"}}\n'
+        "</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\nsun\n</tool_response>\n"
+        "<tool_response>\nwind\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+        "<think>\n\n</think>\n\n"
+    )
+    thought = talk("a", "<think>\nhm\n</think>\n\nb", "c")
+    assert "hm" not in render("qwen", thought), "earlier thoughts are left out"
+
+
+def test_granite_tools() -> None:
+    """As in ibm-granite/granite-3.0-8b-instruct, tokenizer_config.json."""
+    prompt = render("granite", talk("Hi"), tools=[TOOL])
+    assert prompt.startswith(
+        '<|start_of_role|>available_tools<|end_of_role|>\n{\n    "type": "function",\n'
+    )
+    assert "\n}<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Hi<|end_of_text|>\n" in prompt
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma", "phi3", "vicuna", "gpt-oss", "mistral-v1"])
+def test_tools_where_there_is_no_form_for_them_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"'{name}' refuses .* no form for tools"):
+        render(name, talk("Hi"), tools=[TOOL])
+
+
+def test_continue_final_message_as_transformers(bpe_dir: object) -> None:
+    from transformers import AutoTokenizer
+
+    oracle = AutoTokenizer.from_pretrained(bpe_dir)
+    template = load("auto", oracle.chat_template)
+    assert template is not None
+    for last in ("The sky", " is ", "so\n"):
+        messages = talk("What colour?", last)
+        expected = oracle.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+        got = template.render(messages, {}, arguments={"continue_final_message": True})
+        assert got == expected
+        plain = oracle.apply_chat_template(messages, tokenize=False)
+        assert template.render(messages, {}, arguments={"add_generation_prompt": False}) == plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"messages": []}, "chat_template_kwargs has 'messages'"),
+     ({"tools": []}, "chat_template_kwargs has 'tools'"),
+     ({"continue_final_message": True, "add_generation_prompt": True}, "send one of them"),
+     ({"continue_final_message": True}, "changes the last message, or it is empty")],
+)  # fmt: skip
+def test_arguments_that_will_not_do(arguments: dict[str, object], message: str) -> None:
+    template = load("chatml", None)
+    assert template is not None
+    with pytest.raises(RequestError, match=message):
+        template.render(talk("a", ""), {}, arguments=arguments)
+
+
+def test_reasoning_effort_reaches_gpt_oss() -> None:
+    assert "Reasoning: high" in render("gpt-oss", talk("a"), reasoning_effort="high")

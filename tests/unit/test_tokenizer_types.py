@@ -1,0 +1,223 @@
+"""The types beside llama and gpt2, the settings of all, and what auto chooses."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from texts import HARD_TEXTS
+from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers.auto import choose
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.cleanup import CleanedUp, clean_up
+from trt_tokenizers.tokenizers.registry import create
+from trt_tokenizers.tokenizers.tiktoken import bounded_runs
+
+
+def load(folder: Path, kind: str = "auto", **more: object) -> Tokenizer:
+    return create(TokenizerSettings(str(folder), kind, **more))
+
+
+@pytest.fixture
+def ranks_dir(tmp_path: Path) -> Path:
+    """A rank file of 256 bytes and two merges, with the special tokens of its config."""
+    ranks = [*(bytes([b]) for b in range(256)), b"he", b"ll"]
+    lines = [f"{base64.b64encode(token).decode()} {at}" for at, token in enumerate(ranks)]
+    (tmp_path / "mini.tiktoken").write_text("\n".join(lines))
+    config = {
+        "eos_token": "<|end|>",
+        "added_tokens_decoder": {"258": {"content": "<|end|>"}, "259": {"content": "<|more|>"}},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_tiktoken_with_a_pattern_of_its_own(ranks_dir: Path) -> None:
+    tokenizer = load(ranks_dir, tiktoken_pattern=r"\s+|\S+")
+    assert tokenizer.encode("hell<|end|>o") == [256, 257, 258, 111]
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.pad_id) == (None, (258,), 258)
+    for text in HARD_TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode([256, 258, -1, 10**6]) == "he"
+    assert tokenizer.decode([256, 258], skip_special_tokens=False) == "he<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("", "has 258 ranks, as no file that this version knows; set tiktoken_pattern to qwen"),
+     ("(", "tiktoken_pattern '\\('.* does not compile")],
+)  # fmt: skip
+def test_a_pattern_that_will_not_do(ranks_dir: Path, pattern: str, message: str) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        load(ranks_dir, "tiktoken", tiktoken_pattern=pattern)
+
+
+def test_a_broken_rank_file_is_named(ranks_dir: Path) -> None:
+    path = ranks_dir / "mini.tiktoken"
+    path.write_text(path.read_text() + "\n???")
+    with pytest.raises(TokenizerError, match=r"mini\.tiktoken is no rank file"):
+        load(ranks_dir, "tiktoken", tiktoken_pattern="gpt2")
+    path.unlink()
+    with pytest.raises(TokenizerError, match="needs a rank file"):
+        load(ranks_dir, "tiktoken")
+
+
+@pytest.mark.parametrize("character", [" ", "a", "\n"])
+def test_long_runs_do_not_end_the_process(ranks_dir: Path, character: str) -> None:
+    """tiktoken's regular expressions overflow their stack on a million spaces."""
+    tokenizer = load(ranks_dir, tiktoken_pattern="llama3")
+    text = f"x{character * 300_000}x"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_runs_are_cut_as_llama_3_cuts_them() -> None:
+    text = "a" * 60_000 + " " * 25_000 + "b"
+    assert [len(piece) for piece in bounded_runs(text)] == [25_000, 25_000, 35_001]
+    assert list(bounded_runs("a b")) == ["a b"]
+
+
+def test_byte_is_utf8(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, "byte", extra_eos_ids=(0,))
+    assert tokenizer.encode("é\0") == [0xC3, 0xA9, 0]
+    assert tokenizer.decode([0xC3, 0xA9, 256, 65]) == "éA"
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.pad_id) == (None, (0,), 0)
+
+
+@pytest.mark.parametrize(("older", "name"), [("sp", "sentencepiece"), ("gpt", "gpt2")])
+def test_older_names_work_and_say_so(
+    sentencepiece_dir: Path, gpt2_dir: Path, caplog: pytest.LogCaptureFixture, older: str, name: str
+) -> None:
+    folder = sentencepiece_dir if older == "sp" else gpt2_dir
+    with caplog.at_level(logging.INFO, "trt_tokenizers"):
+        tokenizer = load(folder, older)
+    assert type(tokenizer) is type(load(folder, name))
+    assert f"tokenizer type {older} is the older name of {name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "name"),
+    [
+        (["tokenizer.json", "tekken.json"], {}, "tokenizers"),
+        (["tekken.json", "tokenizer.model"], {}, "mistral"),
+        (["qwen.tiktoken"], {"tokenizer_class": "QWenTokenizer"}, "tiktoken"),
+        (["tokenizer.model"], {"tokenizer_class": "LlamaTokenizerFast"}, "llama"),
+        (["spiece.model"], {"tokenizer_class": "T5Tokenizer"}, "t5"),
+        (["tokenizer.model.v3"], {}, "mistral"),
+        (["tokenizer.model"], {}, "sentencepiece"),
+        (["tokenizer.model"], {"tokenizer_class": "GemmaTokenizer"}, "transformers"),
+        ([], {}, "transformers"),
+    ],
+)
+def test_auto_chooses(tmp_path: Path, files: list[str], config: dict, name: str) -> None:
+    for file in files:
+        (tmp_path / file).write_text("AA== 0\n" if file.endswith("tiktoken") else "")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert choose(tmp_path)[0] == name
+
+
+def test_auto_says_what_it_chose_and_why(bpe_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "trt_tokenizers"):
+        load(bpe_dir)
+    assert f"tokenizer type auto: tokenizers, since {bpe_dir} has tokenizer.json" in caplog.text
+
+
+def test_settings_of_ends_and_padding(bpe_dir: Path, sentencepiece_dir: Path) -> None:
+    tokenizer = load(bpe_dir, add_eos=True, extra_eos_ids=(7, 0), pad_id=9, padding_side="left")
+    assert tokenizer.encode("a")[-1] == 2
+    assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.padding_side) == ((2, 0, 7), 9, "left")
+    assert load(sentencepiece_dir, "llama", add_eos=True).encode("a")[-1] == 2
+    with pytest.raises(TokenizerError, match="padding_side is 'up'"):
+        load(bpe_dir, padding_side="up")
+    with pytest.raises(TokenizerError, match=r"add_eos is true but .* names no EOS"):
+        load(bpe_dir, "byte", add_eos=True)
+
+
+def test_add_eos_takes_away_what_the_file_adds(bpe_dir: Path, tmp_path: Path) -> None:
+    import tokenizers
+    from tokenizers.processors import TemplateProcessing
+
+    backend = tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))
+    backend.post_processor = TemplateProcessing(
+        single="$A <|im_end|>", special_tokens=[("<|im_end|>", 2)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    assert load(tmp_path).encode("a")[-1] == 2
+    assert load(tmp_path, add_eos=False).encode("a") == load(bpe_dir).encode("a")
+
+
+def test_legacy_puts_a_space_after_special_tokens(sentencepiece_dir: Path) -> None:
+    plain, legacy = (load(sentencepiece_dir, "llama", legacy=says) for says in (False, True))
+    assert plain.encode("</s>a") != legacy.encode("</s>a")
+    assert legacy.encode("</s>a") == plain.encode("</s> a")
+
+
+CLEANABLE = st.lists(st.sampled_from(["a", "don", " ", "  ", "'", " '", "n't", "s", ".", ",", "é"]))
+
+
+@given(words=CLEANABLE, cuts=st.lists(st.integers(1, 3), min_size=1))
+def test_cleaned_up_streams_keep_the_law(
+    tmp_path_factory: pytest.TempPathFactory, words: list[str], cuts: list[int]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    tokenizer = load(folder, "byte", clean_up_tokenization_spaces=True)
+    assert isinstance(tokenizer, CleanedUp)
+    text = "".join(words)
+    ids = tokenizer.encode(text)
+    stream, feed, parts = tokenizer.stream(), iter(ids), []
+    for cut in itertools.cycle(cuts):
+        part = list(itertools.islice(feed, cut))
+        if not part:
+            break
+        parts.append(stream.feed(part))
+    assert "".join(parts) + stream.finish() == tokenizer.decode(ids) == clean_up(text)
+
+
+def test_clean_up_is_transformers(bpe_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    oracle = AutoTokenizer.from_pretrained(bpe_dir)
+    for text in ("a . b ? c ! d , e ' f do n't I 'm it 's we 've you 're", "  .", "x  ' s"):
+        assert clean_up(text) == oracle.clean_up_tokenization(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [("tiktoken", "tiktoken", "tiktoken"), ("mistral", "mistral_common", "mistral")],
+)
+def test_a_missing_extra_is_named(ranks_dir: Path, kind: str, module: str, extra: str) -> None:
+    (ranks_dir / "tekken.json").write_text("{}")
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
+        "from trt_tokenizers.tokenizers.registry import create\n"
+        f"create(TokenizerSettings({str(ranks_dir)!r}, {kind!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert f"pip install 'trt-tokenizers[{extra}]'" in done.stderr
+
+
+def test_fast_types_import_no_extra_and_no_transformers(
+    bpe_dir: Path, sentencepiece_dir: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
+        "from trt_tokenizers.tokenizers.registry import create\n"
+        f"create(TokenizerSettings({str(bpe_dir)!r}))\n"
+        f"create(TokenizerSettings({str(sentencepiece_dir)!r}))\n"
+        f"create(TokenizerSettings({str(sentencepiece_dir)!r}, 't5'))\n"
+        f"create(TokenizerSettings({str(sentencepiece_dir)!r}, 'byte'))\n"
+        "heavy = {'torch', 'transformers', 'tiktoken', 'mistral_common'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
