@@ -1,9 +1,9 @@
 """What `trt-tokenizers plan --engine transformers` says, beside what a real load takes of a GPU.
 
 The model is one in Hugging Face's layout, or one of random weights in bf16, made here. The engine
-itself loads it; then as many requests as it generates at once fill its KV cache, so that prompts
-and generation both meet a full one. Attention costs the square of the tokens: a small model wants a
-small fraction.
+itself loads it; then as many requests as it generates at once fill its KV cache as far as it lets
+requests in, 85 %, so that prompts and generation both meet a full one. Attention costs the square
+of the tokens: a small model wants a small fraction.
 
     python benchmarks/plan.py --shape 7b
     python benchmarks/plan.py --shape 8b --fraction 0.3
@@ -33,6 +33,8 @@ from trt_tokenizers.engines.transformers import TransformersEngine
 from trt_tokenizers.model_sizes import read_model
 
 VOCABULARY = 32000
+#: transformers starts no request while less than 15 % of the KV cache is free.
+FILLED = 0.85
 
 
 class Measured(TransformersEngine):
@@ -60,9 +62,13 @@ def allocated() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
-def fill(engine: Measured, requests: int, new_tokens: int) -> int:
-    """As many tokens as the KV cache holds, shared out among *requests*; how many that were."""
-    longest = min(engine.cached_tokens // requests, engine.max_seq_len)
+def fill(engine: Measured, s: _settings.Settings, device: str) -> int:
+    """Have the KV cache filled as far as the engine lets requests in; with how many tokens."""
+    requests = s.batch_size(device)
+    longest = min(int(engine.cached_tokens * FILLED) // requests, engine.max_seq_len)
+    longest -= longest % s.page_size
+    # Prompts come one after another, and whoever is generating must not end before the last one.
+    new_tokens = min(2 * (requests * longest // s.batch_tokens(device)) + 16, longest // 2)
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     for key in range(1, requests + 1):
         # All different from the start, so that no page is shared.
@@ -89,10 +95,7 @@ def table(rows: list[tuple[str, int, int]]) -> str:
 @click.option("--fraction", default=0.9, show_default=True, help="kv_cache_free_gpu_mem_fraction.")
 @click.option("--max-batch-size", default=0, help="0: the engine's own.")
 @click.option("--attn", default="sdpa", show_default=True, help="attn_implementation.")
-@click.option("--new-tokens", default=16, show_default=True, help="Of each request.")
-def main(
-    model: Path | None, shape: str, fraction: float, max_batch_size: int, attn: str, new_tokens: int
-) -> None:
+def main(model: Path | None, shape: str, fraction: float, max_batch_size: int, attn: str) -> None:
     """Load a model and compare."""
     import torch
 
@@ -110,6 +113,7 @@ def main(
             "kv_cache_free_gpu_mem_fraction": str(fraction),
             "max_batch_size": str(max_batch_size),
             "attn_implementation": attn,
+            "max_seq_len": "0" if cuda else "128",
         }
         started = time.monotonic()
         engine = Measured(settings)
@@ -117,7 +121,7 @@ def main(
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         s = _settings.checked(settings)
-        tokens = fill(engine, s.batch_size("cuda" if cuda else "cpu"), new_tokens)
+        tokens = fill(engine, s, "cuda" if cuda else "cpu")
         if not cuda:
             engine.stop()
             click.echo(f"{tokens} tokens generated on the CPU; figures need CUDA", err=True)
