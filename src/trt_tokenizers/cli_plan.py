@@ -45,7 +45,11 @@ from trt_tokenizers.errors import SettingsError
 @click.option(
     "--max-seq-len", type=click.IntRange(1), help="Of a sequence.  [default: the model's]"
 )
-@click.option("--svg", type=click.Path(path_type=Path), help="Draw the bar into this file too.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw the bar into this file too: .svg, or .png with Pillow.",
+)
 @click.option("--json", "as_json", is_flag=True, help="An object; sizes in bytes.")
 @click.pass_context
 def plan(
@@ -60,7 +64,7 @@ def plan(
     dtype: str,
     max_num_tokens: int | None,
     max_seq_len: int | None,
-    svg: Path | None,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Say what takes the memory of each GPU, and how many tokens and sequences fit.
@@ -71,7 +75,7 @@ def plan(
     \b
     Example:
       trt-tokenizers plan ./Llama-2-13b-hf --gpu-memory 80 --tp 2
-      trt-tokenizers plan ./engine --fraction 0.5 --svg memory.svg
+      trt-tokenizers plan ./engine --fraction 0.5 --picture memory.svg
       trt-tokenizers plan ./SmolLM2-135M-Instruct --engine transformers --gpu-memory 24
 
     \b
@@ -108,8 +112,8 @@ def plan(
         max_seq_len=max_seq_len or model.max_seq_len,
     )
     made = memory.plan(model, size, fraction, tp, pp, engine=engine)
-    if svg is not None:
-        svg.write_text(memory_picture.svg(made), encoding="utf-8")
+    if picture is not None:
+        memory_picture.draw(made, picture)
     if as_json:
         click.echo(json.dumps(memory_picture.as_dict(made), indent=1))
     else:

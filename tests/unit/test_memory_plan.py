@@ -139,7 +139,7 @@ def test_what_does_not_fit_says_what_would(seven: Path) -> None:
 
 
 def test_the_picture(seven: Path, tmp_path: Path) -> None:
-    done = run(seven, "--gpu-memory", 80, "--svg", tmp_path / "m.svg")
+    done = run(seven, "--gpu-memory", 80, "--picture", tmp_path / "m.svg")
     assert done.exit_code == 0, done.output
     bar = done.stdout.splitlines()[1]
     assert len(bar) == 64 + 2
@@ -151,6 +151,20 @@ def test_the_picture(seven: Path, tmp_path: Path) -> None:
     found = json.loads(run(seven, "--gpu-memory", 80, "--json").stdout)
     assert found["fits"] is True
     assert found["weights"] == 2 * 6_738_415_616 + 8
+
+
+def test_the_picture_in_pixels(seven: Path, tmp_path: Path) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    done = run(seven, "--gpu-memory", 80, "--picture", tmp_path / "m.png")
+    assert done.exit_code == 0, done.output
+    with image_module.open(tmp_path / "m.png") as image:
+        row = [image.getpixel((x, 80)) for x in range(image.width)]
+    assert row[0] == row[-1] == (255, 255, 255)
+    found = json.loads(run(seven, "--gpu-memory", 80, "--json").stdout)
+    for colour, part in (((0x42, 0x69, 0xD0), "weights"), ((0x3C, 0xA9, 0x51), "kv_cache")):
+        assert row.count(colour) == pytest.approx(1240 * found[part] / found["gpu"], abs=2)
+    done = run(seven, "--gpu-memory", 80, "--picture", tmp_path / "m.gif")
+    assert "the name must end in .svg or .png" in done.stderr
 
 
 def test_folders_that_cannot_be_planned_with(tmp_path: Path, seven: Path) -> None:
