@@ -66,6 +66,8 @@ class Tokenizer(ABC):
             on the right whatever this says: TensorRT-LLM reads them by ``input_lengths``.
         chat_template: Jinja source that came with the tokenizer, if any.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
+        vocabulary_files: names of the files that it was made of, beside the small ones that every
+            type reads (`files.SMALL_FILES`); empty: not known.
     """
 
     bos_id: int | None
@@ -73,6 +75,7 @@ class Tokenizer(ABC):
     pad_id: int
     adds_bos: bool
     padding_side: str = "right"
+    vocabulary_files: tuple[str, ...] = ()
 
     def __init__(self, settings: TokenizerSettings) -> None:
         """Reads the small JSON files that every folder may hold; subclasses load the rest.

@@ -36,6 +36,7 @@ class SentencePieceTokenizer(Tokenizer):
         """
         super().__init__(settings)
         path = _model_file(self.files.directory)
+        self.vocabulary_files = (path.name,)
         try:
             sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
