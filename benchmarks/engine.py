@@ -23,20 +23,25 @@ import click
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-#: hidden size, intermediate size, layers, heads.
-SHAPES = {"tiny": (64, 160, 2, 4), "1b": (2048, 5632, 22, 32), "7b": (4096, 11008, 32, 32)}
+#: hidden size, intermediate size, layers, heads, key-value heads.
+SHAPES = {
+    "tiny": (64, 160, 2, 4, 2),
+    "1b": (2048, 5632, 22, 32, 4),
+    "7b": (4096, 11008, 32, 32, 32),
+    "8b": (4096, 14336, 32, 32, 8),
+}
 
 
-def make_model(folder: Path, shape: str, tokenizer: Path) -> None:
-    """A Llama of *shape* with random weights and the files of *tokenizer*."""
+def make_model(folder: Path, shape: str, vocabulary: int) -> None:
+    """A Llama of *shape* with random weights."""
     import torch
     import transformers
 
-    hidden, intermediate, layers, heads = SHAPES[shape]
-    vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
+    hidden, intermediate, layers, heads, kv_heads = SHAPES[shape]
     config = transformers.LlamaConfig(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=intermediate,
-        num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=4096,
+        num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, max_position_embeddings=4096,
         tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -44,6 +49,15 @@ def make_model(folder: Path, shape: str, tokenizer: Path) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = transformers.LlamaForCausalLM(config)
     model.save_pretrained(folder)
+
+
+def make_model_elsewhere(folder: Path, shape: str, vocabulary: int) -> None:
+    """`make_model` in a process of its own: what it takes of the GPU is given back."""
+    make = [sys.executable, __file__, "make", str(folder), shape, str(vocabulary)]
+    subprocess.run(make, check=True)
+
+
+def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
     for file in tokenizer.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and file.name != "config.json":
             shutil.copy(file, folder)
@@ -118,9 +132,9 @@ def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path
         tokenizer = Path(done.stdout.strip())
     with tempfile.TemporaryDirectory(prefix="engine-") as name:
         folder = Path(name)
-        # In a process of its own: what it takes of the GPU is given back.
-        arguments = [str(folder / "model"), shape, str(tokenizer)]
-        subprocess.run([sys.executable, __file__, "make", *arguments], check=True)
+        vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
+        make_model_elsewhere(folder / "model", shape, vocabulary)
+        copy_tokenizer(tokenizer, folder / "model")
         generate = [str(BIN / "trt-tokenizers"), "generate", "--engine", "transformers"]
         generate += ["--model", str(folder / "model"), "--output", str(folder / "repo")]
         subprocess.run(generate, check=True, stderr=subprocess.DEVNULL)
@@ -153,6 +167,6 @@ def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
-        make_model(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+        make_model(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     else:
         main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -92,6 +93,20 @@ def gpt2_dir(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpt2")
     tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json")).model.save(str(folder))
     return folder
+
+
+@pytest.fixture
+def ranks_dir(tmp_path: Path) -> Path:
+    """A rank file of 256 bytes and two merges, with the special tokens of its config."""
+    ranks = [*(bytes([b]) for b in range(256)), b"he", b"ll"]
+    lines = [f"{base64.b64encode(token).decode()} {at}" for at, token in enumerate(ranks)]
+    (tmp_path / "mini.tiktoken").write_text("\n".join(lines))
+    config = {
+        "eos_token": "<|end|>",
+        "added_tokens_decoder": {"258": {"content": "<|end|>"}, "259": {"content": "<|more|>"}},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))
 
 from trt_tokenizers import guard
-from trt_tokenizers.drain import Drain, folder_name
+from trt_tokenizers.drain import Drain, stream_folder
 from trt_tokenizers.protocol import Ranks, Report
 from trt_tokenizers.watch import LogReader, StubWatch, copy_output, write_all
 
@@ -74,7 +74,7 @@ class _Agent:
         self._drain: Drain | None = None
         self._kill_at = math.inf
         self._sent: set[int] = set()
-        self._folders: set[str] = set()
+        self._folders: set[Path] = set()
 
     def run(self) -> int:
         """The exit code of the agent."""
@@ -161,7 +161,7 @@ class _Agent:
         if number in (signal.SIGUSR1, signal.SIGINT):
             self._asked += 1
             if self._asked == 1 and self._rank == 0:
-                folder = guard.SHM / folder_name(self._serving_pid())
+                folder = stream_folder(self._serving_pid())
                 self._drain = Drain(folder, time.monotonic(), self._ranks.drain)
             elif self._asked > 1:
                 self._drain = None

@@ -16,6 +16,14 @@ from trt_tokenizers.errors import SettingsError
 @click.command("plan", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
+    "--engine",
+    "engine_name",
+    default="tensorrtllm",
+    show_default=True,
+    type=click.Choice(["tensorrtllm", "transformers"]),
+    help="Which one runs it.",
+)
+@click.option(
     "--gpu-memory",
     type=click.FloatRange(0, min_open=True),
     help="Of one GPU, GiB.  [default: of this machine's smallest]",
@@ -32,18 +40,23 @@ from trt_tokenizers.errors import SettingsError
 @click.option(
     "--max-num-tokens",
     type=click.IntRange(1),
-    help="Of one iteration.  [default: the engine's, else 8192]",
+    help="Of one iteration, for tensorrtllm.  [default: the engine's, else 8192]",
 )
 @click.option(
     "--max-seq-len", type=click.IntRange(1), help="Of a sequence.  [default: the model's]"
 )
-@click.option("--svg", type=click.Path(path_type=Path), help="Draw the bar into this file too.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw the bar into this file too: .svg, or .png with Pillow.",
+)
 @click.option("--json", "as_json", is_flag=True, help="An object; sizes in bytes.")
 @click.pass_context
 def plan(
     ctx: click.Context,
     *,
     folder: Path,
+    engine_name: str,
     gpu_memory: float | None,
     fraction: float,
     tp: int,
@@ -51,7 +64,7 @@ def plan(
     dtype: str,
     max_num_tokens: int | None,
     max_seq_len: int | None,
-    svg: Path | None,
+    picture: Path | None,
     as_json: bool,
 ) -> None:
     """Say what takes the memory of each GPU, and how many tokens and sequences fit.
@@ -62,7 +75,8 @@ def plan(
     \b
     Example:
       trt-tokenizers plan ./Llama-2-13b-hf --gpu-memory 80 --tp 2
-      trt-tokenizers plan ./engine --fraction 0.5 --svg memory.svg
+      trt-tokenizers plan ./engine --fraction 0.5 --picture memory.svg
+      trt-tokenizers plan ./SmolLM2-135M-Instruct --engine transformers --gpu-memory 24
 
     \b
     Exit codes:
@@ -72,6 +86,7 @@ def plan(
     """
     from trt_tokenizers import memory, memory_picture
     from trt_tokenizers.gpus import host_gpus
+    from trt_tokenizers.model_sizes import read_model
 
     size = None if gpu_memory is None else int(gpu_memory * memory.GIB)
     if size is None:
@@ -79,15 +94,26 @@ def plan(
         if not sizes:
             raise SettingsError("no GPU tells its memory here; say it: --gpu-memory 80")
         size = min(sizes)
-    model = memory.read_model(folder, dtype)
+    model = read_model(folder, dtype)
+    engine: memory.EngineWorkspace = memory.tensorrt_llm
+    if engine_name == "transformers":
+        if max_num_tokens or pp > 1:
+            raise SettingsError(
+                "the engine 'transformers' has neither pipeline parallelism nor max_num_tokens; "
+                "leave --pp and --max-num-tokens out"
+            )
+        from trt_tokenizers.engines import _memory, _settings
+
+        settings = _settings.Settings(model_dir=str(folder))
+        engine, max_num_tokens = _memory.workspace(settings), settings.batch_tokens("cuda")
     model = replace(
         model,
         max_num_tokens=max_num_tokens or model.max_num_tokens,
         max_seq_len=max_seq_len or model.max_seq_len,
     )
-    made = memory.plan(model, size, fraction, tp, pp)
-    if svg is not None:
-        svg.write_text(memory_picture.svg(made), encoding="utf-8")
+    made = memory.plan(model, size, fraction, tp, pp, engine=engine)
+    if picture is not None:
+        memory_picture.draw(made, picture)
     if as_json:
         click.echo(json.dumps(memory_picture.as_dict(made), indent=1))
     else:

@@ -9,9 +9,12 @@ requests with 503, and waits there for the end of the running ones. Standard lib
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
+#: Shared memory, where Triton and its Python models meet.
+SHM = Path("/dev/shm")
 #: The mark.
 MARK = "draining"
 #: File names in the stream folder: a context that waits, and one whose stream runs.
@@ -25,18 +28,20 @@ SILENT_S = 10.0
 _QUIET_S = 0.5
 
 
-def folder_name(server_pid: int) -> str:
-    """The stream folder of a tritonserver that lives, or is a zombie.
+def stream_folder(server_pid: int) -> Path:
+    """The stream folder of a tritonserver that lives, or is a zombie: in shared memory, or where
+    that cannot be written among the temporary files.
 
-    It has the process' start time as well: ids are used again, and containers that share /dev/shm
-    may have the same.
+    Its name has the process' start time as well: ids are used again, and containers that share
+    /dev/shm may have the same.
     """
+    root = SHM if os.access(SHM, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
     try:
         # Field 22 of proc(5), counted behind the name, which may hold spaces.
         started = Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         started = "0"
-    return f"trt-tokenizers-{server_pid}-{started}"
+    return root / f"trt-tokenizers-{server_pid}-{started}"
 
 
 class Drain:

@@ -38,9 +38,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))
 
-from trt_tokenizers.drain import folder_name
+from trt_tokenizers.drain import SHM, stream_folder
 
-SHM = Path("/dev/shm")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -110,31 +109,31 @@ def running_with(text: str) -> set[int]:
     return found
 
 
-def sweep(shm_prefix: str, folders: set[str], remove: tuple[str, ...] = ()) -> None:
+def sweep(shm_prefix: str, folders: set[Path], remove: tuple[str, ...] = ()) -> None:
     """Remove what dead servers left: shared memory by prefix, the *folders* of their streams
-    (`trt_tokenizers.drain.folder_name`) and the files *remove*. What is gone is no error."""
+    (`trt_tokenizers.drain.stream_folder`) and the files *remove*. What is gone is no error."""
     if shm_prefix:
         for path in SHM.glob(shm_prefix + "*"):
             path.unlink(missing_ok=True)
     for folder in folders:
-        shutil.rmtree(SHM / folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     for name in remove:
         with contextlib.suppress(OSError):
             Path(name).unlink(missing_ok=True)
 
 
-def kill_all_beneath(pid: int) -> set[str]:
+def kill_all_beneath(pid: int) -> set[Path]:
     """Kill every descendant of *pid*, which is this process, and wait until they are gone.
 
     Returns:
         The stream folders that those killed would have had as tritonservers.
     """
-    folders: set[str] = set()
+    folders: set[Path] = set()
     deadline = time.monotonic() + _KILL_WAIT
     while time.monotonic() < deadline:
         victims = descendants(pid)
         # All names first: whoever is killed may be collected, and its name lost, by one beneath.
-        folders.update(map(folder_name, victims))
+        folders.update(map(stream_folder, victims))
         for victim in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
@@ -158,7 +157,7 @@ def die_with_parent(parent: int) -> Callable[[], None]:
     return before_exec
 
 
-def reap(folders: set[str]) -> dict[int, int]:
+def reap(folders: set[Path]) -> dict[int, int]:
     """Collect the dead children, adopted ones too: process id -> return code.
 
     Args:
@@ -167,9 +166,9 @@ def reap(folders: set[str]) -> dict[int, int]:
     dead = {}
     with contextlib.suppress(ChildProcessError):
         while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            name = folder_name(found.si_pid)  # while it is a zombie
-            if (SHM / name).exists():
-                folders.add(name)
+            folder = stream_folder(found.si_pid)  # while it is a zombie
+            if folder.exists():
+                folders.add(folder)
             dead[found.si_pid] = os.waitstatus_to_exitcode(os.waitpid(found.si_pid, 0)[1])
     return dead
 
@@ -203,7 +202,7 @@ class _Guardian:
         self._status = status
         self._orders = b""
         self._command: subprocess.Popen[bytes] | None = None
-        self._folders: set[str] = set()
+        self._folders: set[Path] = set()
 
     def run(self) -> None:
         adopt_orphans()

@@ -1,60 +1,51 @@
 """Memory of one GPU: weights, activations, KV cache, what is free. Nothing is loaded.
 
 Exact: the weights (of the files' headers) and the KV cache's bytes per token. Estimated: the
-activations, as tokens of one iteration × (4 × hidden_size + 2 × intermediate_size / tensor
-parallel) × 2 bytes, and 0.5 GiB for CUDA itself.
+activations, which each engine makes its own way (`Workspace`), and 0.5 GiB for CUDA itself.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from trt_tokenizers.engine_folder import read_config, read_engine
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.model_sizes import Model
 from trt_tokenizers.ranks import splittable
 
 GIB = 2**30
 _CUDA = GIB // 2
-_BYTES = {
-    "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "fp8": 1, "int8": 1,
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4,
-    "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class Model:
-    """What counts of a model.
+class Workspace:
+    """What an engine keeps for its iterations, beside weights and KV cache, in bytes.
 
     Attributes:
-        weights: bytes of all ranks together; of an engine: of its largest rank times the ranks.
-        kv_bytes: of one number in the KV cache.
-        max_num_tokens: of one iteration, which activations are made for.
-        max_seq_len: tokens of the longest sequence.
-        tensor_parallel, pipeline_parallel: that it is built for; 1 for a checkpoint.
-        config: config.json, for a checkpoint.
+        fixed: whatever the size of the KV cache.
+        per_cached_token: more for each token of the KV cache.
+        within_fraction: kv_cache_free_gpu_mem_fraction is the share for KV cache and workspace;
+            otherwise for the KV cache, of what the workspace leaves.
+        page_size: tokens; the KV cache holds whole pages.
     """
 
-    folder: Path
-    weights: int
-    layers: int
-    kv_heads: int
-    head_size: int
-    hidden_size: int
-    intermediate_size: int
-    kv_bytes: int
-    max_num_tokens: int
-    max_seq_len: int
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    config: Mapping[str, Any] | None = None
+    fixed: int
+    per_cached_token: int = 0
+    within_fraction: bool = False
+    page_size: int = 1
+
+
+#: A model and its tensor parallel size -> what an engine needs for it.
+EngineWorkspace = Callable[[Model, int], Workspace]
+
+
+def tensorrt_llm(model: Model, tensor: int) -> Workspace:
+    """TensorRT-LLM's: tokens of one iteration × (4 × hidden_size + 2 × intermediate_size / tensor
+    parallel) × 2 bytes."""
+    per_token = 4 * model.hidden_size + 2 * model.intermediate_size // tensor
+    return Workspace(2 * model.max_num_tokens * per_token)
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,7 @@ class Plan:
     """One GPU's memory, in bytes; `tokens` and `sequences` are those of the KV cache."""
 
     model: Model
+    engine: EngineWorkspace
     gpu: int
     fraction: float
     weights: int
@@ -99,129 +91,22 @@ class Plan:
         )
 
 
-def read_model(folder: Path, dtype: str = "") -> Model:
-    """A model in Hugging Face's layout, or an engine's folder.
-
-    Args:
-        dtype: of a checkpoint's weights once loaded; empty: the checkpoint's own.
-
-    Raises:
-        RepositoryError: it is neither, or says too little.
-    """
-    config = read_config(folder / "config.json", "a model's folder or an engine's")
-    try:
-        if "pretrained_config" in config or "builder_config" in config:
-            return _engine(folder, config)
-        return _checkpoint(folder, config, dtype)
-    except (KeyError, TypeError, ValueError, struct.error) as error:
-        raise RepositoryError(
-            f"{folder / 'config.json'}: says too little to plan with ({type(error).__name__}: "
-            f"{error}); give the folder of a decoder-only model or its engine"
-        ) from None
-
-
-def _checkpoint(folder: Path, config: Mapping[str, Any], dtype: str) -> Model:
-    text = config.get("text_config")
-    config = {**config, **text} if isinstance(text, Mapping) else config
-    hidden, heads, layers = _hidden_heads_layers(config)
-    own = str(config.get("dtype") or config.get("torch_dtype") or "float16")
-    length = int(config.get("max_position_embeddings") or config.get("n_positions") or 4096)
-    return Model(
-        folder=folder,
-        weights=_weights(folder, dtype),
-        layers=layers,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_size=int(config.get("head_dim") or hidden // heads),
-        hidden_size=hidden,
-        intermediate_size=int(config.get("intermediate_size") or 4 * hidden),
-        kv_bytes=_BYTES[dtype or own],
-        max_num_tokens=8192,  # TensorRT-LLM's default
-        max_seq_len=length,
-        config=config,
-    )
-
-
-def _hidden_heads_layers(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (
-        _first(config, "hidden_size", "n_embd"),
-        _first(config, "num_attention_heads", "num_heads", "n_head"),
-        _first(config, "num_hidden_layers", "num_layers", "n_layer"),
-    )
-
-
-def _first(config: Mapping[str, Any], *names: str) -> int:
-    """The number under the first of these names.
-
-    Raises:
-        KeyError: none is there.
-    """
-    for name in names:
-        if name in config:
-            return int(config[name])
-    raise KeyError(names[0])
-
-
-def _weights(folder: Path, dtype: str) -> int:
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        for kind, count in _tensors(file):
-            size = _BYTES[dtype] if dtype and kind in _FLOATS else _BYTES[kind]
-            total += count * size
-    if not total:
-        raise RepositoryError(
-            f"{folder} holds no *.safetensors, whose sizes count; give the folder with the weights"
-        )
-    return total
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, int]]:
-    """dtype and number of elements of each tensor, from the file's header."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            yield str(tensor["dtype"]), math.prod(tensor["shape"])
-
-
-def _engine(folder: Path, config: Mapping[str, Any]) -> Model:
-    engine = read_engine(folder)
-    sizes = [(folder / file).stat().st_size for file in engine.files if (folder / file).is_file()]
-    if not sizes:
-        raise RepositoryError(
-            f"{folder} holds none of {', '.join(engine.files)}; give the whole folder of the build"
-        )
-    # Before 0.8 everything is in builder_config.
-    built = config.get("build_config") or config["builder_config"]
-    model = config.get("pretrained_config") or built
-    hidden, heads, layers = _hidden_heads_layers(model)
-    quantized = str((model.get("quantization") or {}).get("kv_cache_quant_algo") or "").lower()
-    kind = quantized or str(model.get("dtype") or model.get("precision") or "float16")
-    inputs = int(built.get("max_input_len") or 1024)
-    batch = int(built.get("max_batch_size") or 1)
-    return Model(
-        folder=folder,
-        weights=max(sizes) * len(engine.files),
-        layers=layers,
-        kv_heads=int(model.get("num_key_value_heads") or model.get("num_kv_heads") or heads),
-        head_size=int(model.get("head_size") or hidden // heads),
-        hidden_size=hidden,
-        intermediate_size=int(model.get("intermediate_size") or 4 * hidden),
-        kv_bytes=_BYTES[kind],
-        max_num_tokens=int(built.get("max_num_tokens") or batch * inputs),
-        max_seq_len=int(built.get("max_seq_len") or inputs + int(built.get("max_output_len") or 0)),
-        tensor_parallel=engine.parallel["tensor"],
-        pipeline_parallel=engine.parallel["pipeline"],
-    )
-
-
-def plan(model: Model, gpu: int, fraction: float, tensor: int = 0, pipeline: int = 0) -> Plan:
+def plan(
+    model: Model,
+    gpu: int,
+    fraction: float,
+    tensor: int = 0,
+    pipeline: int = 0,
+    *,
+    engine: EngineWorkspace = tensorrt_llm,
+) -> Plan:
     """One GPU of tensor × pipeline.
 
     Args:
         gpu: its memory, bytes.
         fraction: kv_cache_free_gpu_mem_fraction: of what is free after loading.
         tensor, pipeline: parallel sizes; 0: those of the engine.
+        engine: how it uses memory.
 
     Raises:
         RepositoryError: the model cannot be split so.
@@ -240,20 +125,25 @@ def plan(model: Model, gpu: int, fraction: float, tensor: int = 0, pipeline: int
     if model.config is not None and (why := splittable(model.config, tensor)):
         raise RepositoryError(f"{model.folder / 'config.json'}: {why}")
     weights = model.weights // (tensor * pipeline)
-    per_token = 4 * model.hidden_size + 2 * model.intermediate_size // tensor
-    activations = 2 * model.max_num_tokens * per_token
-    left = max(0, gpu - weights - activations - _CUDA)
     heads = math.ceil(model.kv_heads / tensor)
     layers = math.ceil(model.layers / pipeline)
     each = 2 * layers * heads * model.head_size * model.kv_bytes
+    space, left = engine(model, tensor), gpu - weights - _CUDA
+    if space.within_fraction:
+        share = int(left * fraction) - space.fixed
+    else:
+        share = int((left - space.fixed) * fraction)
+    pages = max(0, share) // ((each + space.per_cached_token) * space.page_size)
+    tokens = pages * space.page_size
     return Plan(
         model=replace(model, tensor_parallel=tensor, pipeline_parallel=pipeline),
+        engine=engine,
         gpu=gpu,
         fraction=fraction,
         weights=weights,
-        activations=activations,
+        activations=space.fixed + tokens * space.per_cached_token,
         cuda=_CUDA,
-        kv_cache=int(left * fraction) // each * each,
+        kv_cache=tokens * each,
         kv_bytes_per_token=each,
     )
 
@@ -268,24 +158,23 @@ def advice(made: Plan) -> Iterator[str]:
     model = made.model
     if fits(made):
         return
+    again = partial(plan, gpu=made.gpu, fraction=made.fraction, engine=made.engine)
     if made.fraction < 0.9:
-        yield from _would("kv_cache_free_gpu_mem_fraction 0.9", plan(model, made.gpu, 0.9))
+        yield from _would("kv_cache_free_gpu_mem_fraction 0.9", again(model, fraction=0.9))
     if model.max_num_tokens > 2048:
         smaller = replace(model, max_num_tokens=2048)
-        yield from _would("max_num_tokens 2048", plan(smaller, made.gpu, made.fraction))
+        yield from _would("max_num_tokens 2048", again(smaller))
     if model.max_seq_len > 4096:
         shorter = replace(model, max_seq_len=4096)
-        yield from _would("max_seq_len 4096", plan(shorter, made.gpu, made.fraction))
+        yield from _would("max_seq_len 4096", again(shorter))
     if model.config is not None:
         for size in (2, 4, 8):
             tensor = model.tensor_parallel * size
             if splittable(model.config, tensor) is None:
-                split = plan(model, made.gpu, made.fraction, tensor, model.pipeline_parallel)
+                split = again(model, tensor=tensor, pipeline=model.pipeline_parallel)
                 yield from _would(f"tensor parallel {tensor}", split)
     lighter = replace(model, weights=model.weights // 2)
-    yield from _would(
-        "weights of half the size (quantized)", plan(lighter, made.gpu, made.fraction)
-    )
+    yield from _would("weights of half the size (quantized)", again(lighter))
 
 
 def _would(change: str, made: Plan) -> Iterator[str]:

@@ -1,9 +1,14 @@
-"""A plan of memory, drawn: a bar of text, a table, a bar in SVG."""
+"""A plan of memory, drawn: a bar of text, a table, a bar in SVG or PNG."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from xml.sax.saxutils import escape
 
+from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.memory import GIB, Plan, advice, fits
 
 _LETTERS = {"weights": "W", "activations": "A", "CUDA": "C", "KV cache": "K", "free": "."}
@@ -44,28 +49,81 @@ def text(made: Plan) -> str:
     return "\n".join(lines)
 
 
-def svg(made: Plan) -> str:
-    """The same bar, 640 × 96."""
-    whole = max(made.gpu, made.used)
-    parts, at = [], 0.0
-    for name, size in made.parts:
-        width = size / whole * 620
-        parts.append(
-            f'<rect x="{10 + at:.1f}" y="30" width="{width:.1f}" height="28" '
-            f'fill="{_COLOURS[name]}"><title>{name} {_gib(size)}</title></rect>'
-        )
-        at += width
+@dataclass(frozen=True)
+class _Shape:
+    """A rectangle, or a line of text whose baseline begins at (x, y) and whose height is `height`;
+    in units of a picture of `_SIZE`."""
+
+    x: float
+    y: float
+    height: float
+    width: float = 0
+    colour: str = "#000000"
+    text: str = ""
+
+
+_SIZE = 640, 96
+
+
+def _shapes(made: Plan) -> Iterator[_Shape]:
+    yield _Shape(10, 20, 13, text=f"{made.model.folder.name}: one GPU of {_gib(made.gpu)}")
+    whole, at = max(made.gpu, made.used), 10.0
     for number, (name, size) in enumerate(made.parts):
-        x = 10 + number * 124
-        parts.append(
-            f'<rect x="{x}" y="72" width="10" height="10" fill="{_COLOURS[name]}"/>'
-            f'<text x="{x + 14}" y="81">{name} {_gib(size)}</text>'
-        )
-    title = escape(f"{made.model.folder.name}: one GPU of {_gib(made.gpu)}")
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 96" font-family="sans-serif" '
-        f'font-size="11"><text x="10" y="20" font-size="13">{title}</text>{"".join(parts)}</svg>\n'
+        width, x = size / whole * 620, 10 + number * 124
+        yield _Shape(at, 30, 28, width, _COLOURS[name])
+        yield _Shape(x, 72, 10, 10, _COLOURS[name])
+        yield _Shape(x + 14, 81, 11, text=f"{name} {_gib(size)}")
+        at += width
+
+
+def draw(made: Plan, file: Path) -> None:
+    """
+    Raises:
+        SettingsError: it ends in neither .svg nor .png, or Pillow is missing.
+    """
+    if file.suffix not in (".svg", ".png"):
+        raise SettingsError(f"picture {file}: the name must end in .svg or .png")
+    file.write_bytes(_svg(made).encode() if file.suffix == ".svg" else _png(made))
+
+
+def _svg(made: Plan) -> str:
+    """640 × 96."""
+    drawn = "".join(
+        f'<text x="{s.x}" y="{s.y}" font-size="{s.height}">{escape(s.text)}</text>'
+        if s.text
+        else f'<rect x="{s.x:.1f}" y="{s.y}" width="{s.width:.1f}" height="{s.height}" '
+        f'fill="{s.colour}"/>'
+        for s in _shapes(made)
     )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" '
+        f'font-family="sans-serif">{drawn}</svg>\n'
+    )
+
+
+def _png(made: Plan) -> bytes:
+    """1280 × 192 pixels."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise SettingsError(
+            "a PNG is drawn with Pillow; pip install 'trt-tokenizers[png]', or name an .svg"
+        ) from None
+    scale = 2
+    image = Image.new("RGB", (_SIZE[0] * scale, _SIZE[1] * scale), "white")
+    draw = ImageDraw.Draw(image)
+    for s in _shapes(made):
+        x, y = s.x * scale, s.y * scale
+        if s.text:
+            font = ImageFont.load_default(s.height * scale)
+            draw.text((x, y), s.text, "black", font, anchor="ls")
+        elif s.width * scale >= 1:
+            # Pillow's rectangles have their last pixel in them.
+            corner = x + s.width * scale - 1, y + s.height * scale - 1
+            draw.rectangle((x, y, *corner), s.colour)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def as_dict(made: Plan) -> dict[str, float | int | bool]:

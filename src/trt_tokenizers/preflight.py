@@ -13,10 +13,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from trt_tokenizers.drain import SHM
 from trt_tokenizers.launch import Deployment
 from trt_tokenizers.mpi import first_host, place
 
-_SHM = Path("/dev/shm")
 #: Bytes that a Python model's process takes of /dev/shm to begin with.
 _SHM_OF_A_MODEL = 2**20
 
@@ -64,11 +64,11 @@ def _shm_problems(repository: Path) -> Iterator[str]:
         'backend: "python"' in config.read_text(errors="replace")
         for config in repository.glob("*/config.pbtxt")
     )
-    space = os.statvfs(_SHM)
+    space = os.statvfs(SHM)
     free = space.f_bavail * space.f_frsize
     if free < models * _SHM_OF_A_MODEL:
         yield (
-            f"{_SHM} has {free / 2**20:.1f} MB free, and {models} Python models take 1 MB each to "
+            f"{SHM} has {free / 2**20:.1f} MB free, and {models} Python models take 1 MB each to "
             "begin with; remove what is left in it, or give the container more (--shm-size)"
         )
 

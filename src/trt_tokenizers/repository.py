@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from trt_tokenizers.cpp import CPP_BACKEND, render_cpp
@@ -16,17 +16,19 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.fill import PLACEHOLDER, fill
 from trt_tokenizers.pbtxt import format_config, parse_config, quoted
 from trt_tokenizers.replacing import copy_tree, put_in_place, staging
-from trt_tokenizers.settings import MODEL_DIRECTORY, nearest
+from trt_tokenizers.settings import MODEL_DIRECTORY, nearest, parse
 from trt_tokenizers.skeleton import skeleton
-from trt_tokenizers.tokenizers.files import read_json
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.files import SMALL_FILES, read_json
+from trt_tokenizers.tokenizers.registry import create
 
 #: Lists the files that `write` made, and tells its repository from anybody else's.
 _MARK = ".trt-tokenizers"
 _COPIED_TOKENIZER = "preprocessing/1/tokenizer"
-_TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.json",
-    "encoder.json", "vocab.bpe", "*.model", "*.tiktoken", "tekken*.json", "chat_template*",
-    "additional_chat_templates/*", "generation_config.json", "config.json",
+#: What a tokenizer may be made of that does not say it.
+_VOCABULARY_FILES = (
+    "tokenizer*", "merges.txt", "vocab.json", "encoder.json", "vocab.bpe", "*.model", "*.tiktoken",
+    "tekken*.json", "tokenization_*.py",
 )  # fmt: skip
 
 
@@ -124,23 +126,28 @@ def _tokenizer_value(deployment: Deployment) -> str:
 
 
 def tokenizer_files(deployment: Deployment) -> dict[str, Path]:
-    """Relative path in the repository -> file to copy there; empty if none were asked for.
+    """Relative path in the repository -> file to copy there; empty if none were asked for. They
+    are those that a tokenizer of this type reads.
 
     Raises:
-        RepositoryError: the folder has no tokenizer's files.
+        TokenizerError: it does not load.
+        SettingsError: a value for it is of another type.
     """
     if not deployment.copy_tokenizer:
         return {}
     folder = _tokenizer_dir(deployment)
-    found = {
+    own = {setting.name for setting in fields(TokenizerSettings)}
+    values = {name: value for name, value in deployment.values.items() if name in own and value}
+    values |= {"tokenizer_dir": str(folder), "tokenizer_type": deployment.tokenizer_type}
+    vocabulary = (
+        create(parse(TokenizerSettings, values, "--set")).vocabulary_files or _VOCABULARY_FILES
+    )
+    return {
         f"{_COPIED_TOKENIZER}/{path.relative_to(folder)}": path
-        for pattern in _TOKENIZER_FILES
+        for pattern in (*vocabulary, *SMALL_FILES)
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
-    if not found:
-        raise RepositoryError(f"{folder} holds no file of a tokenizer; set --tokenizer-dir")
-    return found
 
 
 #: Outputs that the ensemble may have beside the skeleton's: step, its output, dims; all int32.

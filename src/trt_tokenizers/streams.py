@@ -24,7 +24,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.drain import MARK, RUNNING, WAITING, folder_name
+from trt_tokenizers.drain import MARK, RUNNING, WAITING, stream_folder
 from trt_tokenizers.errors import RequestError, SettingsError
 
 #: Keys are below 2**53: a JSON number holds no more without rounding.
@@ -162,7 +162,7 @@ class ContextStore:
         Raises:
             SettingsError: the folder is not ours alone.
         """
-        self._directory = directory or default_directory(os.getppid())
+        self._directory = directory or stream_folder(os.getppid())
         self._mark_of_drain = f"{self._directory}/{MARK}"
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
@@ -311,11 +311,3 @@ class ContextStore:
 def _tuples(value: Any) -> Any:
     """JSON has no tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def default_directory(server_pid: int) -> Path:
-    """The stream folder of the tritonserver with this process id."""
-    root = Path("/dev/shm")
-    if not os.access(root, os.W_OK):
-        root = Path(os.environ.get("TMPDIR", "/tmp"))
-    return root / folder_name(server_pid)

@@ -23,12 +23,12 @@ import threading
 import time
 from pathlib import Path
 
-from trt_tokenizers.drain import folder_name
+from trt_tokenizers.drain import stream_folder
 
 FLAGS = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.count("="))
 PREFIX = FLAGS["backend-config"].partition("shm-region-prefix-name=")[2]
 LAUNCH, _, RANK = PREFIX.rstrip("-").rpartition("-r")
-STREAMS = Path("/dev/shm") / folder_name(os.getpid())
+STREAMS = stream_folder(os.getpid())
 signals: list[int] = []
 
 

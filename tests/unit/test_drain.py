@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from trt_tokenizers.drain import SILENT_S, Drain, folder_name
+from trt_tokenizers.drain import SILENT_S, Drain, stream_folder
 from trt_tokenizers.errors import StoppingError
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
-from trt_tokenizers.streams import ContextStore, StreamContext, default_directory
+from trt_tokenizers.streams import ContextStore, StreamContext
 
 
 @pytest.fixture
@@ -69,10 +71,39 @@ def test_a_stream_that_has_fallen_silent_is_not_waited_for(store: ContextStore) 
 
 
 def test_the_folder_is_of_one_process_and_not_of_its_number() -> None:
-    own = folder_name(os.getpid())
-    assert own.startswith(f"trt-tokenizers-{os.getpid()}-")
-    assert own != f"trt-tokenizers-{os.getpid()}-0"
-    assert default_directory(os.getpid()).name == own
+    own = stream_folder(os.getpid())
+    assert own.parent == Path("/dev/shm")
+    assert own.name.startswith(f"trt-tokenizers-{os.getpid()}-")
+    assert own.name != f"trt-tokenizers-{os.getpid()}-0"
+
+
+#: Without shared memory: a server (its Python model here) has two streams and is killed.
+NO_SHM = """
+import os, subprocess, sys
+from pathlib import Path
+from trt_tokenizers import drain, guard
+drain.SHM = Path("/nowhere")
+model = "import os, time; from pathlib import Path; from trt_tokenizers import drain, streams; "
+model += "drain.SHM = Path('/nowhere'); store = streams.ContextStore(); "
+model += "store.put(streams.StreamContext(1)); print(store.directory, flush=True); time.sleep(60)"
+server = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+command = [sys.executable, "-c", server, model]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    folder = Path(process.stdout.readline().strip())
+    print(folder.parent, drain.stream_folder(process.pid) == folder)
+    print(drain.Drain(folder, 0.0, 20.0).done(1.0), (folder / drain.MARK).exists())
+    folders = guard.kill_all_beneath(os.getpid())
+    print(folder in folders, folder.exists())
+    guard.sweep("", folders)
+    print(folder.exists())
+"""
+
+
+def test_server_drain_and_guardian_agree_without_shared_memory(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", NO_SHM]
+    out = subprocess.check_output(command, env=environment, text=True, timeout=60)
+    assert out.splitlines() == [f"{tmp_path} True", "False True", "True True", "False"]
 
 
 def test_new_requests_are_refused(store: ContextStore, bpe_dir: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from trt_tokenizers.engines import transformers as engine_module  # noqa: E402
+from trt_tokenizers.engines import _settings  # noqa: E402
 from trt_tokenizers.engines._sampling import (  # noqa: E402
     Job,
     Nucleus,
@@ -401,7 +401,7 @@ def test_a_stop_word_ends_the_work(make_engine: Any) -> None:
 def test_long_prompts_go_in_pieces(
     make_engine: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engine_module._MAX_BATCH_TOKENS, "cpu", 48)
+    monkeypatch.setitem(_settings._MAX_BATCH_TOKENS, "cpu", 48)
     engine = make_engine()
     more = {"repetition_penalty": 1.3, "return_log_probs": True}
     streams = [start(engine, p, 20, **more) for p in PROMPTS]

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from texts import HARD_TEXTS
 from trt_tokenizers.adopt import adopt, plan_adoption
 from trt_tokenizers.check import check
 from trt_tokenizers.cli import main
@@ -23,6 +24,8 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.layouts import layout
 from trt_tokenizers.pbtxt import parse_config
 from trt_tokenizers.repository import Deployment, render, write
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create
 from trt_tokenizers.upstream import SURVEYED
 from upstream import tensor, upstream_repository
 
@@ -218,6 +221,55 @@ def test_a_copied_tokenizer_makes_the_repository_whole(model: Path, tmp_path: Pa
         (model / name).rename(model / f"{name}.gone")
     problems = [str(p) for p in check(moved) if "tensorrt_llm" not in str(p.path)]
     assert problems == [], "the tokenizer is its own"
+
+
+#: Of every type: the fixtures whose files lie in the folder, and which of them it needs.
+COPIED = {
+    "auto": (("bpe_dir", "gpt2_dir"), {"tokenizer.json"}),
+    "llama": (("sentencepiece_dir", "bpe_dir"), {"tokenizer.model"}),
+    "gpt2": (("bpe_dir", "gpt2_dir"), {"vocab.json", "merges.txt"}),
+    "sentencepiece": (("bpe_dir", "sentencepiece_dir"), {"tokenizer.model"}),
+    "t5": (("sentencepiece_dir", "gpt2_dir"), {"tokenizer.model"}),
+    "mistral": (("bpe_dir", "sentencepiece_dir"), {"tokenizer.model"}),
+    "tiktoken": (("bpe_dir", "ranks_dir"), {"mini.tiktoken"}),
+    "transformers": (("gpt2_dir", "bpe_dir"), {"tokenizer.json", "vocab.json", "merges.txt"}),
+}
+SMALL = {
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "generation_config.json", "config.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COPIED)
+def test_only_what_the_type_needs_is_copied(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder, (fixtures, wanted) = tmp_path / "model", COPIED[kind]
+    for fixture in fixtures:
+        shutil.copytree(request.getfixturevalue(fixture), folder, dirs_exist_ok=True)
+    weights = {"model.safetensors", "pytorch_model.bin", "model.gguf", "training_args.bin"}
+    for name in (*weights, *SMALL):
+        if not (folder / name).exists():
+            (folder / name).write_text("{}")
+    (folder / "config.json").write_text('{"max_position_embeddings": 64}')
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    pattern = r"\s+|\S+" if kind == "tiktoken" else ""  # nobody knows this rank file's
+    whole = create(TokenizerSettings(str(folder), kind, tiktoken_pattern=pattern))
+    done = run(
+        *("--model", folder, "--output", tmp_path / "repo"),
+        *("--tokenizer-type", kind, "--copy-tokenizer", "--set", f"tiktoken_pattern={pattern}"),
+    )
+    assert done.exit_code == 0, done.output
+    copy = tmp_path / "repo/preprocessing/1/tokenizer"
+    assert {path.name for path in copy.iterdir()} == wanted | SMALL
+    shutil.rmtree(folder)
+    copied = create(TokenizerSettings(str(copy), kind, tiktoken_pattern=pattern))
+    for text in HARD_TEXTS:
+        assert copied.encode(text) == whole.encode(text)
+    assert copied.chat_template == whole.chat_template
+    assert copied.eos_ids == whole.eos_ids
 
 
 @pytest.fixture(scope="module")

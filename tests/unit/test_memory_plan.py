@@ -12,8 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trt_tokenizers.cli import main
+from trt_tokenizers.engines._memory import workspace
+from trt_tokenizers.engines._settings import Settings
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.memory import GIB, Model, fits, plan, read_model
+from trt_tokenizers.memory import GIB, fits, plan
+from trt_tokenizers.model_sizes import Model, read_model
 
 LLAMA_7B = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -136,7 +139,7 @@ def test_what_does_not_fit_says_what_would(seven: Path) -> None:
 
 
 def test_the_picture(seven: Path, tmp_path: Path) -> None:
-    done = run(seven, "--gpu-memory", 80, "--svg", tmp_path / "m.svg")
+    done = run(seven, "--gpu-memory", 80, "--picture", tmp_path / "m.svg")
     assert done.exit_code == 0, done.output
     bar = done.stdout.splitlines()[1]
     assert len(bar) == 64 + 2
@@ -150,6 +153,20 @@ def test_the_picture(seven: Path, tmp_path: Path) -> None:
     assert found["weights"] == 2 * 6_738_415_616 + 8
 
 
+def test_the_picture_in_pixels(seven: Path, tmp_path: Path) -> None:
+    image_module = pytest.importorskip("PIL.Image")
+    done = run(seven, "--gpu-memory", 80, "--picture", tmp_path / "m.png")
+    assert done.exit_code == 0, done.output
+    with image_module.open(tmp_path / "m.png") as image:
+        row = [image.getpixel((x, 80)) for x in range(image.width)]
+    assert row[0] == row[-1] == (255, 255, 255)
+    found = json.loads(run(seven, "--gpu-memory", 80, "--json").stdout)
+    for colour, part in (((0x42, 0x69, 0xD0), "weights"), ((0x3C, 0xA9, 0x51), "kv_cache")):
+        assert row.count(colour) == pytest.approx(1240 * found[part] / found["gpu"], abs=2)
+    done = run(seven, "--gpu-memory", 80, "--picture", tmp_path / "m.gif")
+    assert "the name must end in .svg or .png" in done.stderr
+
+
 def test_folders_that_cannot_be_planned_with(tmp_path: Path, seven: Path) -> None:
     assert "config.json cannot be read" in run(tmp_path, "--gpu-memory", 1).stderr
     (seven / "config.json").write_text("{}")
@@ -158,3 +175,65 @@ def test_folders_that_cannot_be_planned_with(tmp_path: Path, seven: Path) -> Non
     for file in seven.glob("*.safetensors"):
         file.unlink()
     assert "holds no *.safetensors" in run(seven, "--gpu-memory", 1).stderr
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "attention", "fraction"),
+    [(32, "sdpa", 0.9), (8, "sdpa", 0.5), (8, "flash_attention_2", 0.9)],
+)
+def test_the_transformers_engine_as_its_library_shares_memory_out(
+    kv_heads: int, attention: str, fraction: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its own sizing is the oracle, told of an 80 GB card that the weights and CUDA lie on."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from transformers.generation.continuous_batching import cache
+
+    config = {**LLAMA_7B, "num_key_value_heads": kv_heads}
+    folder = checkpoint(tmp_path / "m", config, 6_738_415_616)
+    s = Settings(model_dir=str(folder), attn_implementation=attention)
+    made = plan(read_model(folder), 80 * GIB, fraction, engine=workspace(s))
+    taken = made.weights + made.cuda
+    breakdown = ("cuda", 80 * GIB, 0, taken)
+    monkeypatch.setattr(cache, "get_device_and_memory_breakdown", lambda: breakdown)
+    page = s.page_size * made.kv_bytes_per_token
+    llama = transformers.LlamaConfig(**config)
+    llama._attn_implementation = attention
+    handler = cache.PagedAttentionMemoryHandler(
+        config=llama,
+        cb_config=transformers.ContinuousBatchingConfig(
+            page_size=s.page_size,
+            max_batch_tokens=s.batch_tokens("cuda"),
+            max_requests_per_batch=s.batch_size("cuda"),
+            max_memory_percent=fraction,
+            max_blocks_per_request=0,
+        ),
+        dtype=torch.bfloat16,
+        bytes_per_sector=page,
+        tokens_per_sector=s.page_size,
+        bytes_per_block=page,
+        attn_types=["full_attention"],
+        model_supports_logits_to_keep=True,
+    )
+    _, pages = handler.infer_max_batch_tokens_and_num_sectors()
+    assert made.tokens == pytest.approx(pages * s.page_size, rel=1e-3)
+    footprint = handler.compute_memory_footprint(s.batch_tokens("cuda"), pages)
+    assert made.activations + made.kv_cache == pytest.approx(footprint, rel=1e-3)
+
+
+def test_the_transformers_engine_on_the_command_line(seven: Path, tmp_path: Path) -> None:
+    done = run(seven, "--engine", "transformers", "--gpu-memory", 80)
+    assert done.exit_code == 0, done.output
+    assert "for 2048 tokens an iteration" in done.stdout
+    done = run(seven, "--engine", "transformers", "--gpu-memory", 15)
+    assert done.exit_code == 1
+    split = plan(read_model(seven), 15 * GIB, 0.9, 2, engine=workspace(Settings(str(seven))))
+    assert f"would fit: tensor parallel 2: {split.tokens} tokens" in done.stdout
+    done = run(seven, "--engine", "transformers", "--gpu-memory", 80, "--pp", 2)
+    assert "leave --pp and --max-num-tokens out" in done.stderr
+    built = engine(tmp_path / "e", {"builder_config": {
+        "name": "llama", "precision": "float16", "tensor_parallel": 1, "num_layers": 32,
+        "num_heads": 32, "hidden_size": 4096,
+    }}, ["llama_float16_tp1_rank0.engine"])  # fmt: skip
+    done = run(built, "--engine", "transformers", "--gpu-memory", 80)
+    assert "give the folder of a Hugging Face model" in done.stderr

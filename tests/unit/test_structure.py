@@ -17,7 +17,7 @@ LEVELS = {
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
     "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "layouts": 3, "wiring": 4,
     "skeleton": 4, "cpp": 5, "catalogue": 7, "adopt": 9, "cli_generate": 10, "cli_repository": 10,
-    "memory": 2, "memory_picture": 3, "cli_plan": 10,
+    "model_sizes": 2, "memory": 3, "memory_picture": 4, "cli_plan": 10,
     "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4, "textrequest": 4,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import logging
@@ -25,20 +24,6 @@ from trt_tokenizers.tokenizers.tiktoken import bounded_runs
 
 def load(folder: Path, kind: str = "auto", **more: object) -> Tokenizer:
     return create(TokenizerSettings(str(folder), kind, **more))
-
-
-@pytest.fixture
-def ranks_dir(tmp_path: Path) -> Path:
-    """A rank file of 256 bytes and two merges, with the special tokens of its config."""
-    ranks = [*(bytes([b]) for b in range(256)), b"he", b"ll"]
-    lines = [f"{base64.b64encode(token).decode()} {at}" for at, token in enumerate(ranks)]
-    (tmp_path / "mini.tiktoken").write_text("\n".join(lines))
-    config = {
-        "eos_token": "<|end|>",
-        "added_tokens_decoder": {"258": {"content": "<|end|>"}, "259": {"content": "<|more|>"}},
-    }
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    return tmp_path
 
 
 def test_tiktoken_with_a_pattern_of_its_own(ranks_dir: Path) -> None:

@@ -10,6 +10,7 @@ from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.settings import parse, setting
 
 WHERE = "engine 'transformers'"
+_MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,26 @@ class Settings:
     attn_implementation: str = setting(
         "sdpa", "as transformers names it: sdpa, eager, flash_attention_2, flash_attention_3"
     )
+
+    def batch_size(self, device: str) -> int:
+        """Sequences generated at once. Without flash attention each attends to the whole batch,
+        masked, so more of them only make each other slower."""
+        return self.max_batch_size or {"cpu": 32, "cuda": 128}[device]
+
+    def batch_tokens(self, device: str) -> int:
+        """Tokens of one forward pass. Longer prompts go in pieces, and others get their tokens
+        between."""
+        return max(_MAX_BATCH_TOKENS[device], self.batch_size(device))
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention needs neither a mask nor each key-value head once for each head."""
+        return "flash" in self.attn_implementation
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page of the KV cache, as the attention's kernels need it."""
+        return 256 if self.flash else 32
 
     def check(self) -> None:
         """Raises SettingsError, naming the setting, its value and what it may be."""

@@ -24,11 +24,6 @@ logger = logging.getLogger(__name__)
 
 #: The KV cache's share of a CPU's memory, at the most, unless kv_cache_tokens says otherwise.
 _CPU_CACHE_BYTES = 1 << 30
-#: Tokens of one forward pass. Longer prompts go in pieces, and others get their tokens between.
-_MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
-#: Without flash attention each sequence attends to the whole batch, masked, so more of them only
-#: make each other slower.
-_MAX_BATCH_SIZE = {"cpu": 32, "cuda": 128}
 _STOP_SECONDS = 60.0
 #: After an error of this rank, for the news that it was another rank's end that has caused it.
 _NEWS_SECONDS = 2.0
@@ -108,10 +103,8 @@ class TransformersEngine(Engine):
         import transformers
 
         inside, device = self._inside, model.device.type
-        batch_size = s.max_batch_size or _MAX_BATCH_SIZE[device]
-        batch_tokens = max(_MAX_BATCH_TOKENS[device], batch_size)
+        batch_size, batch_tokens = s.batch_size(device), s.batch_tokens(device)
         gpu_fraction = s.kv_cache_free_gpu_mem_fraction if device == "cuda" else None
-        page_size = 256 if "flash" in s.attn_implementation else 32  # tokens; what its kernels need
         tokens = s.kv_cache_tokens
         if not tokens and device == "cpu":
             fitting = inside.cached_tokens(model, _CPU_CACHE_BYTES, batch_tokens)
@@ -120,8 +113,8 @@ class TransformersEngine(Engine):
             manager = model.init_continuous_batching(
                 generation_config=transformers.GenerationConfig(do_sample=False, eos_token_id=-1),
                 continuous_batching_config=transformers.ContinuousBatchingConfig(
-                    page_size=page_size,
-                    num_blocks=-(-tokens // page_size) or None,
+                    page_size=s.page_size,
+                    num_blocks=-(-tokens // s.page_size) or None,
                     max_batch_tokens=batch_tokens,
                     max_requests_per_batch=batch_size,
                     max_memory_percent=gpu_fraction,

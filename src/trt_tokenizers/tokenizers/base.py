@@ -89,6 +89,8 @@ class Tokenizer(ABC):
             on the right whatever this says: TensorRT-LLM reads them by ``input_lengths``.
         chat_template: Jinja source that came with the tokenizer, if any.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
+        vocabulary_files: names of the files that it was made of, beside the small ones that every
+            type reads (`files.SMALL_FILES`); empty: not known.
     """
 
     bos_id: int | None
@@ -97,6 +99,7 @@ class Tokenizer(ABC):
     adds_bos: bool
     adds_eos: bool = False
     padding_side: str
+    vocabulary_files: tuple[str, ...] = ()
 
     def __init__(self, settings: TokenizerSettings) -> None:
         """Reads the small JSON files that every folder may hold; subclasses load the rest.

@@ -29,6 +29,8 @@ class FastTokenizer(Tokenizer):
     BOS is added where the file's own post-processor adds it, unless ``add_bos`` says otherwise.
     """
 
+    vocabulary_files: tuple[str, ...] = ("tokenizer.json",)
+
     def __init__(
         self,
         settings: TokenizerSettings,

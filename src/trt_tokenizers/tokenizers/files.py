@@ -9,6 +9,11 @@ from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
 
+#: By pattern: what every type of tokenizer reads, if it is there.
+SMALL_FILES = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template*", "additional_chat_templates/*", "generation_config.json", "config.json",
+)  # fmt: skip
 _ROLES = (
     "bos_token",
     "eos_token",

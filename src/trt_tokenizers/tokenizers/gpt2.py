@@ -29,7 +29,8 @@ class Gpt2Tokenizer(FastTokenizer):
         Raises:
             TokenizerError: the folder has neither, or it does not load.
         """
-        super().__init__(settings, _backend(Path(settings.tokenizer_dir)), always_bos=True)
+        backend, self.vocabulary_files = _backend(Path(settings.tokenizer_dir))
+        super().__init__(settings, backend, always_bos=True)
         self.padding_side = settings.padding_side or "left"
 
     def _token_id(self, role: str) -> int | None:
@@ -38,12 +39,13 @@ class Gpt2Tokenizer(FastTokenizer):
         return super()._token_id(role)
 
 
-def _backend(directory: Path) -> tokenizers.Tokenizer:
+def _backend(directory: Path) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
+    """With the names of its files."""
     for vocabulary, merges in _VOCABULARIES:
         if (directory / vocabulary).is_file() and (directory / merges).is_file():
-            return _from_merges(directory, vocabulary, merges)
+            return _from_merges(directory, vocabulary, merges), (vocabulary, merges)
     if (directory / "tokenizer.json").is_file():
-        return load_backend(directory / "tokenizer.json")
+        return load_backend(directory / "tokenizer.json"), FastTokenizer.vocabulary_files
     raise TokenizerError(
         f"tokenizer type 'gpt2' needs vocab.json and merges.txt, or tokenizer.json, in "
         f"{directory}; set tokenizer_dir to the folder that has them"

@@ -44,6 +44,7 @@ class TekkenTokenizer(SegmentedTokenizer):
         from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
         super().__init__(settings)
+        self.vocabulary_files = (path.name,)
         try:
             tekken = Tekkenizer.from_file(path)
         except (AssertionError, KeyError, ValueError) as error:

@@ -50,6 +50,7 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         """
         super().__init__(settings)
         path = _model_file(self.files.directory)
+        self.vocabulary_files = (path.name,)
         try:
             sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:

@@ -135,6 +135,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
                 f"tokenizer type 'tiktoken' needs a rank file (*.tiktoken, *.model) in "
                 f"{self.files.directory}; set tokenizer_dir to the folder that has it"
             )
+        self.vocabulary_files = (path.name,)
         ranks = _read_ranks(path)
         family = _family(settings.tiktoken_pattern, len(ranks), path)
         special = {**family.special(len(ranks)), **added_tokens(self.files.directory)}
