@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.engines._settings import WHERE, Settings
-from trt_tokenizers.errors import EngineError, SettingsError
+from trt_tokenizers.errors import EngineError, SettingsError, one_line
 from trt_tokenizers.ranks import Rank, splittable
 
 
@@ -76,8 +76,6 @@ def load(s: Settings, rank: Rank, device: str) -> Any:
     """
     import torch
     import transformers
-
-    from trt_tokenizers.engines._sampling import one_line
 
     if s.num_threads:
         torch.set_num_threads(s.num_threads)
