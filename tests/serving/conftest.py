@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Server, generate, launched
-
-#: The double of TensorRT-LLM, as a server finds it.
-FAKES = str(Path(__file__).parents[1] / "fakes")
+from harness import Server, generate, launched, with_double
 
 
 @pytest.fixture(scope="session", params=["transformers", "llmapi"])
@@ -20,7 +17,7 @@ def server(
     """Of each engine; that of TensorRT-LLM 1.x runs on its double."""
     folder = tmp_path_factory.mktemp("smollm2")
     repository = generate(folder / "repo", "--engine", request.param, "--model", str(smollm2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", FAKES)
-        with launched(repository, folder) as server:
-            yield server
+    if request.param == "llmapi":
+        with_double(repository)
+    with launched(repository, folder) as server:
+        yield server
