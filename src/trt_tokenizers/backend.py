@@ -267,13 +267,13 @@ class EngineModel:
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
-        own = {name: parameters.pop(name, "") for name in ("engine", "max_tokens_per_chunk")}
-        settings = parse(ServingSettings, own, where)
+        settings = ServingSettings.take(parameters, where)
+        settings.choose_gpus(args["model_instance_name"], where)  # before anything looks for them
         self._contexts = ContextStore()
         self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
         self._closing = contextlib.ExitStack()
-        self._closing.callback(self._contexts.close)
-        self._closing.callback(self._metrics.close)
+        for closed in (self._contexts, self._metrics):
+            self._closing.callback(closed.close)
         factory = find_plugin(ENGINES, settings.engine, "engine", EngineError)
         engine: Engine = factory(parameters)
         if not engine.leads:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from trt_tokenizers.engines._llmapi_settings import Settings as LlmApiSettings
 from trt_tokenizers.engines._settings import Settings as TransformersSettings
 from trt_tokenizers.engines.serving import ServingSettings
 from trt_tokenizers.errors import SettingsError
@@ -21,7 +22,9 @@ _OURS: tuple[tuple[str, Any, str], ...] = (
     ("postprocessing", PostprocessingSettings, ""),
     ("tensorrt_llm", ServingSettings, "Python engines"),
     ("tensorrt_llm", TransformersSettings, "transformers"),
+    ("tensorrt_llm", LlmApiSettings, "llmapi"),
 )
+_ENGINES = ("transformers", "llmapi")
 #: Placeholders of the skeleton that are called otherwise than their parameter.
 _PLACEHOLDERS = {("tensorrt_llm", "max_batch_size"): "engine_max_batch_size"}
 
@@ -118,7 +121,7 @@ def _versions(setting: Setting) -> str:
 
 _GROUPS = (
     ("Text: preprocessing and postprocessing", lambda s: not s.engine),
-    ("Engines in Python", lambda s: s.engine in ("Python engines", "transformers")),
+    ("Engines in Python", lambda s: s.engine in ("Python engines", *_ENGINES)),
     ("TensorRT-LLM's C++ backend", lambda s: s.engine == "tensorrtllm"),
 )
 
@@ -137,8 +140,8 @@ def markdown() -> str:
             where = ", ".join(s.models)
             if s.parameter and s.parameter != s.name:
                 where += f" (parameter `{s.parameter}`)"
-            if s.engine == "transformers":
-                where += " (engine transformers)"
+            if s.engine in _ENGINES:
+                where += f" (engine {s.engine})"
             kind, meaning = (cell.replace("|", "\\|") for cell in (s.type, s.meaning))
             default = f"`{s.default}`" if s.default else ""
             text.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from trt_tokenizers.check_wiring import Wiring
 from trt_tokenizers.cpp import CPP_BACKEND
 from trt_tokenizers.engines.base import ENGINES
+from trt_tokenizers.engines.serving import ServingSettings
 from trt_tokenizers.errors import EngineError, TemplateError, TokenizerError, TrtTokenizersError
 from trt_tokenizers.fill import PLACEHOLDER
 from trt_tokenizers.pbtxt import parse_config
@@ -278,8 +280,7 @@ def _check_engine(path: Path, config: Any, configs: Mapping[str, Any]) -> Iterat
             elif key in _BY_PARAMETER and (wrong := _BY_PARAMETER[key].problem(raw.get(key, ""))):
                 yield Problem(path, line_of(path, f'"{key}"'), wrong)
         return
-    name = raw.pop("engine", "")
-    raw.pop("max_tokens_per_chunk", None)
+    name, *_ = [raw.pop(own.name, "") for own in dataclasses.fields(ServingSettings)]
     if config.backend != "python" or ":" in name or "gpt_model_type" in raw:
         return  # somebody else's engine, which may be importable in the server only
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.settings import nearest
 
 #: Options that a deployment file gives as a mapping.
-_MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters"}
+_MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters", "llm-arg": "llm_args"}
 
 
 class _FromFile(Command):
@@ -48,7 +49,9 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
             )
             ctx.exit(2)
         if name in _MAPPINGS and isinstance(value, dict):
-            mappings[_MAPPINGS[name]] = tuple(f"{k}={_text(v)}" for k, v in value.items())
+            mappings[_MAPPINGS[name]] = tuple(
+                f"{k}={json.dumps(v) if name == 'llm-arg' else _text(v)}" for k, v in value.items()
+            )
         elif isinstance(value, (dict, list)) and name != "outputs":
             click.echo(f"error: {path}: {key} must be one value", err=True)
             ctx.exit(2)
@@ -102,10 +105,13 @@ def _text(value: Any) -> str:
 @click.option(
     "--engine",
     default="transformers",
-    help="In the tensorrt_llm slot: tensorrtllm (the C++ backend), transformers, or your own.",
+    help="In the tensorrt_llm slot: transformers, llmapi (TensorRT-LLM 1.x), tensorrtllm (its C++ "
+    "backend), or your own.",
 )
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="The model's folder; Python engines need it."
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model's folder; Python engines need it. Of llmapi, a name on the hub too.",
 )
 @click.option(
     "--engine-dir", type=click.Path(path_type=Path), help="Of tensorrtllm: the engine's folder."
@@ -138,6 +144,13 @@ def _text(value: Any) -> str:
     metavar="NAME=VALUE",
     help="Of an engine of your own: what it takes.",
 )
+@click.option(
+    "--llm-arg",
+    "llm_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Of llmapi: an argument of LLM(), as JSON or plain text; a.b=VALUE sets b inside a.",
+)
 @click.option("--print", "print_only", is_flag=True, help="Print the files, write none.")
 @click.option("--force", is_flag=True, help="Replace what this command made; nothing else.")
 def generate(
@@ -154,6 +167,7 @@ def generate(
     values: tuple[str, ...],
     outputs: str,
     engine_parameters: tuple[str, ...],
+    llm_args: tuple[str, ...],
     print_only: bool,
     force: bool,
 ) -> None:
@@ -167,6 +181,7 @@ def generate(
     Example:
       trt-tokenizers generate --model ./SmolLM2-135M-Instruct --output model_repo
       trt-tokenizers generate --model M --output R --template llama2 --set dtype=bfloat16
+      trt-tokenizers generate --engine llmapi --model M --output R --llm-arg tensor_parallel_size=2
       trt-tokenizers generate --engine tensorrtllm --engine-dir E --tokenizer-dir T --output R
       trt-tokenizers generate --config deployment.yaml --set max_seq_len=4096 --print
 
@@ -191,6 +206,7 @@ def generate(
         copy_tokenizer=copy_tokenizer,
         values=_pairs(values),
         engine_parameters=_pairs(engine_parameters),
+        llm_args=_llm_args(llm_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
     )
     rendered, copies = render(deployment), tokenizer_files(deployment)
@@ -217,3 +233,20 @@ def _pairs(options: tuple[str, ...]) -> dict[str, str]:
         if "=" not in option:
             raise SettingsError(f"{option!r} is no NAME=VALUE")
     return dict(option.split("=", 1) for option in options)
+
+
+def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE, A.B=VALUE, … -> nested values."""
+    made: dict[str, Any] = {}
+    for path, text in _pairs(options).items():
+        value: Any = text
+        with contextlib.suppress(ValueError):  # plain text
+            value = json.loads(text)
+        *groups, name = path.split(".")
+        inner = made
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise SettingsError(f"--llm-arg {path}={text}: {group} has a value already")
+        inner[name] = value
+    return made

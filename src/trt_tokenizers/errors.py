@@ -17,6 +17,11 @@ Every message is one line and says what is wrong, where, and what mends it.
 from __future__ import annotations
 
 
+def one_line(error: BaseException) -> str:
+    """Type and first line of another library's error; CUDA's messages go on for many."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
+
+
 class TrtTokenizersError(Exception):
     """Root of all errors raised on purpose by this package."""
 

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from trt_tokenizers.cpp import CPP_BACKEND, render_cpp
+from trt_tokenizers.engines.tensors import PERF
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.fill import PLACEHOLDER, fill
 from trt_tokenizers.pbtxt import format_config, parse_config, quoted
@@ -22,6 +27,8 @@ from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.files import SMALL_FILES, read_json
 from trt_tokenizers.tokenizers.registry import create
 
+#: The engine whose model may be on the hub, and that takes arguments of its own.
+LLM_API = "llmapi"
 #: Lists the files that `write` made, and tells its repository from anybody else's.
 _MARK = ".trt-tokenizers"
 _COPIED_TOKENIZER = "preprocessing/1/tokenizer"
@@ -46,6 +53,7 @@ class Deployment:
         values: placeholder -> value, over the defaults.
         outputs: of the ensemble, by name; empty: the skeleton's.
         engine_parameters: what the engine takes beside the skeleton's own parameters.
+        llm_args: for the engine llmapi: arguments of TensorRT-LLM's LLM().
     """
 
     engine: str
@@ -58,6 +66,7 @@ class Deployment:
     template: str = "auto"
     values: Mapping[str, str] = field(default_factory=dict)
     engine_parameters: Mapping[str, str] = field(default_factory=dict)
+    llm_args: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
 
 
@@ -93,10 +102,10 @@ def _render_cpp(deployment: Deployment) -> dict[str, str]:
         raise RepositoryError(
             f"the engine {CPP_BACKEND} has no folder; set --engine-dir to what its build made"
         )
-    if deployment.engine_parameters or deployment.outputs:
+    if deployment.engine_parameters or deployment.llm_args or deployment.outputs:
         raise RepositoryError(
-            f"--engine-parameter and --outputs are for Python engines; {CPP_BACKEND} has all "
-            "outputs of its version, and its parameters by --set"
+            f"--engine-parameter, --llm-arg and --outputs are for Python engines; {CPP_BACKEND} "
+            "has all outputs of its version, and its parameters by --set"
         )
     values = {
         "tokenizer_dir": _tokenizer_value(deployment),
@@ -150,11 +159,13 @@ def tokenizer_files(deployment: Deployment) -> dict[str, Path]:
     }
 
 
-#: Outputs that the ensemble may have beside the skeleton's: step, its output, dims; all int32.
+_TYPES = {np.int32: "TYPE_INT32", np.int64: "TYPE_INT64", np.float32: "TYPE_FP32"}
+#: Outputs that the ensemble may have beside the skeleton's: step, its output, type, dims.
 _MORE_OUTPUTS = {
-    "output_ids": ("postprocessing", "OUT_IDS", (-1, -1)),
-    "batch_index": ("tensorrt_llm", "batch_index", (1,)),
-    "sequence_index": ("tensorrt_llm", "sequence_index", (1,)),
+    "output_ids": ("postprocessing", "OUT_IDS", "TYPE_INT32", (-1, -1)),
+    "batch_index": ("tensorrt_llm", "batch_index", "TYPE_INT32", (1,)),
+    "sequence_index": ("tensorrt_llm", "sequence_index", "TYPE_INT32", (1,)),
+    **{name: ("tensorrt_llm", name, _TYPES[dtype], (1,)) for name, dtype in PERF.items()},
 }
 
 
@@ -176,9 +187,9 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
                 f"the ensemble has no output {name!r}{nearest(name, known)}; known are: "
                 + ", ".join(sorted(known))
             )
-        step, tensor, dims = _MORE_OUTPUTS[name]
+        step, tensor, data_type, dims = _MORE_OUTPUTS[name]
         steps[step].output_map[tensor] = name
-        config.output.add(name=name, data_type="TYPE_INT32", dims=dims)
+        config.output.add(name=name, data_type=data_type, dims=dims)
     for name, output in present.items():
         if name not in wanted:
             config.output.remove(output)
@@ -197,13 +208,26 @@ def _parameter(key: str, value: str) -> str:
 def _values(deployment: Deployment) -> dict[str, str]:
     if deployment.model_dir is None:
         raise RepositoryError("the engine has no model; set --model to its folder")
-    model_dir = deployment.model_dir.resolve()
+    if deployment.llm_args and deployment.engine != LLM_API:
+        raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; leave it out")
+    model_dir = deployment.model_dir
+    if deployment.engine != LLM_API or model_dir.exists():
+        model_dir = model_dir.resolve()
     config = read_json(model_dir / "config.json")
-    if not config:
+    on_hub = deployment.engine == LLM_API and not model_dir.exists()
+    if not (config or on_hub):
         raise RepositoryError(
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
         )
-    max_seq_len = config.get("max_position_embeddings", config.get("n_positions", 0))
+    llm_args = dict(deployment.llm_args)
+    max_seq_len = llm_args.pop("max_seq_len", 0) or config.get(
+        "max_position_embeddings", config.get("n_positions", 0)
+    )
+    if on_hub and not (max_seq_len or deployment.values.get("max_seq_len")):
+        raise RepositoryError(
+            f"there is no folder {model_dir} to tell how many tokens a sequence may have; if it "
+            "is a model on the hub, set max_seq_len, and --tokenizer-dir to its tokenizer's folder"
+        )
     return {
         "triton_max_batch_size": "64",
         "preprocessing_instance_count": "1",
@@ -214,6 +238,8 @@ def _values(deployment: Deployment) -> dict[str, str]:
         "tokenizer_type": deployment.tokenizer_type,
         "template": deployment.template,
         "max_seq_len": str(max_seq_len or ""),
+        "llm_args": json.dumps(llm_args) if llm_args else "",
+        "engine_instance_count": "1",
         **deployment.values,
     }
 

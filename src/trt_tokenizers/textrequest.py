@@ -118,6 +118,7 @@ _KNOWN_INPUTS = [
     "temperature", "top_k", "top_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "min_length", "seed", "random_seed",
     "return_log_probs", "beam_width", "num_return_sequences", "length_penalty",
+    "return_perf_metrics", "guided_decoding_guide_type", "guided_decoding_guide", "lora_name",
 ]  # fmt: skip
 
 

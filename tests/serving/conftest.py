@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from harness import Server, generate, launched
+from harness import Server, generate, launched, with_double
 
 
-@pytest.fixture(scope="session")
-def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="session", params=["transformers", "llmapi"])
+def server(
+    request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Of each engine; that of TensorRT-LLM 1.x runs on its double."""
     folder = tmp_path_factory.mktemp("smollm2")
-    repository = generate(folder / "repo", "--engine", "transformers", "--model", str(smollm2))
+    repository = generate(folder / "repo", "--engine", request.param, "--model", str(smollm2))
+    if request.param == "llmapi":
+        with_double(repository)
     with launched(repository, folder) as server:
         yield server

@@ -220,6 +220,14 @@ def generate(output: Path, *arguments: str) -> Path:
     return output
 
 
+def with_double(repository: Path) -> Path:
+    """Let the engine of *repository* find the double of TensorRT-LLM."""
+    # The stub of the pip wheel's server sees no PYTHONPATH, but the folder of a model's model.py.
+    double = Path(__file__).parents[1] / "fakes" / "tensorrt_llm"
+    (repository / "tensorrt_llm" / "1" / "tensorrt_llm").symlink_to(double)
+    return repository
+
+
 def generate_replay(output: Path, tokenizer_dir: Path, *arguments: str) -> Path:
     """A repository whose engine is tests/support/replay.py: the answer is the prompt."""
     model = output.with_name(f"{output.name}-model")

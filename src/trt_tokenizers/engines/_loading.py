@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.engines._settings import WHERE, Settings
-from trt_tokenizers.errors import EngineError, SettingsError
+from trt_tokenizers.errors import EngineError, SettingsError, one_line
 from trt_tokenizers.ranks import Rank, splittable
 
 #: What torch frees on a GPU can be used again for tensors of any size. Without it the masks of a
@@ -86,8 +86,6 @@ def load(s: Settings, rank: Rank, device: str) -> Any:
     """
     import torch
     import transformers
-
-    from trt_tokenizers.engines._sampling import one_line
 
     if s.num_threads:
         torch.set_num_threads(s.num_threads)

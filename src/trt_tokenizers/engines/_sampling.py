@@ -36,16 +36,12 @@ from transformers.generation.continuous_batching.utils import (
 )
 
 from trt_tokenizers.engines._bias import EmbeddingBias
-from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
+from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest, StopWords
+from trt_tokenizers.errors import one_line
 
 logger = logging.getLogger(__name__)
 
 Output = tuple[str, Chunk]  # a request's id in the manager, and what is new of it
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line; CUDA's messages go on for many."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
 
 
 def longest_sequence(manager: Any) -> int:
@@ -140,9 +136,7 @@ class Job:
         self.error: str | None = None
         self._log_probs: list[float] = []
         self._sent = 0
-        self._stop_words: dict[int, list[list[int]]] = {}  # by their last id
-        for word in request.stop_words:
-            self._stop_words.setdefault(word[-1], []).append(list(word))
+        self._stops = StopWords(request.stop_words, request.min_tokens)
         self._seed = secrets.randbits(63) if request.seed is None else request.seed
         self._generator = None if request.greedy else torch.Generator(device)
         self._processors = _processors(request)
@@ -201,10 +195,7 @@ class Job:
             self._log_probs.append(float(self._scores[token] - self._scores.logsumexp(0)))
             self._scores = None
         count = len(self.generated)
-        if token in r.end_ids or (
-            count >= r.min_tokens
-            and any(self.generated[-len(w) :] == w for w in self._stop_words.get(token, ()))
-        ):
+        if token in r.end_ids or self._stops.at(self.generated, count):
             self.finish_reason = FinishReason.STOP
         elif count == r.max_tokens:
             self.finish_reason = FinishReason.LENGTH

@@ -26,7 +26,7 @@ registered in its package's pyproject.toml::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -37,7 +37,17 @@ from trt_tokenizers.errors import RequestError
 from trt_tokenizers.limits import check_length
 from trt_tokenizers.streams import FinishReason
 
-__all__ = ["ENGINES", "Chunk", "Emit", "Engine", "FinishReason", "GenerationRequest", "validate"]
+__all__ = [
+    "ENGINES",
+    "Chunk",
+    "Emit",
+    "Engine",
+    "FinishReason",
+    "GenerationRequest",
+    "StopWords",
+    "check_ids",
+    "validate",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,9 @@ class GenerationRequest:
             answer has one token at least unless the client says 0, as in TensorRT-LLM.
         seed: same seed, same prompt, same parameters: same ids. None draws one.
         return_log_probs: emit the log-probability of each token, after processing.
+        return_perf_metrics: the last chunk has `Chunk.perf`.
+        guide: what the answer must follow, and its kind: ``("regex", "[0-9]+")``.
+        lora: name of the adapter to use.
         given: the names of the parameters that the client sent, as in the ensemble.
     """
 
@@ -82,6 +95,9 @@ class GenerationRequest:
     min_tokens: int = 1
     seed: int | None = None
     return_log_probs: bool = False
+    return_perf_metrics: bool = False
+    guide: tuple[str, str] | None = None
+    lora: str | None = None
     given: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -101,12 +117,16 @@ class Chunk:
         log_probs: one per token id if the request asked for them, else empty.
         finish_reason: anything but NOT_FINISHED marks the last chunk of the sequence.
         error: the engine failed this sequence; also the last chunk. One clear line.
+        refused: the error is the client's fault, found after `Engine.submit`.
+        perf: figures of the whole sequence, in its last chunk, by their names in the ensemble.
     """
 
     token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     finish_reason: FinishReason = FinishReason.NOT_FINISHED
     error: str | None = None
+    refused: bool = False
+    perf: Mapping[str, float] | None = None
 
     @property
     def last(self) -> bool:
@@ -210,6 +230,50 @@ def validate(request: GenerationRequest, engine: Engine) -> None:
     if not 0 <= r.min_tokens <= r.max_tokens:
         raise RequestError(
             f"min_tokens is {r.min_tokens}; it must be between 0 and max_tokens ({r.max_tokens})"
+        )
+
+
+def check_ids(request: GenerationRequest, vocab_size: int) -> None:
+    """Refuse what is no token of the model, which would fail inside an engine and may take others
+    along.
+
+    Args:
+        vocab_size: 0 if not known.
+
+    Raises:
+        RequestError: an id outside the vocabulary, or an empty word.
+    """
+    r = request
+    for name, ids in (
+        ("the prompt", r.prompt_ids),
+        *(("end_id", (end_id,)) for end_id in r.end_ids),
+        *(("stop_words", word) for word in r.stop_words),
+        *(("bad_words", word) for word in r.bad_words),
+    ):
+        if not ids:
+            raise RequestError(f"{name} holds nothing where token ids should be; leave it out")
+        for extreme in (min(ids), max(ids)):
+            if vocab_size and not 0 <= extreme < vocab_size:
+                raise RequestError(
+                    f"{name} holds the token id {extreme}; the model's ids are 0 to "
+                    f"{vocab_size - 1}"
+                )
+
+
+class StopWords:
+    """Finds where stop words end in generated ids."""
+
+    def __init__(self, words: Sequence[Sequence[int]], min_tokens: int) -> None:
+        self._min_tokens = min_tokens
+        self._words: dict[int, list[list[int]]] = {}  # by their last id
+        for word in words:
+            self._words.setdefault(word[-1], []).append(list(word))
+
+    def at(self, ids: list[int], count: int) -> bool:
+        """Whether one ends with the token number *count*, at least 1, of *ids*."""
+        return count >= self._min_tokens and any(
+            ids[max(0, count - len(word)) : count] == word
+            for word in self._words.get(ids[count - 1], ())
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import queue
 import threading
 import time
@@ -18,9 +19,9 @@ from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
-from trt_tokenizers.engines.tensors import OUTPUTS, Array, merge, output_arrays
-from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
-from trt_tokenizers.settings import setting
+from trt_tokenizers.engines.tensors import OUTPUTS, PERF, Array, merge, output_arrays
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
+from trt_tokenizers.settings import parse, setting
 from trt_tokenizers.streams import ASK_S
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,41 @@ class ServingSettings:
         0,
         "tokens of one response at the most, of those that gathered; 0: no limit, 1: no gathering",
     )
+    gpu_device_ids: str = setting(
+        "",
+        "GPUs of each instance of the model: 0,1;2,3 gives two of them two each; empty: all GPUs "
+        "for the one",
+    )
+
+    @classmethod
+    def take(cls, parameters: dict[str, str], where: str) -> ServingSettings:
+        """Parse those of *parameters* that are its own, and remove them.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        own = {field.name: parameters.pop(field.name, "") for field in dataclasses.fields(cls)}
+        return parse(cls, own, where)
+
+    def choose_gpus(self, instance: str, where: str) -> None:
+        """Let this process, that of an instance, see its GPUs only.
+
+        Args:
+            instance: Triton's name of it: the model's with the instance's number at its end.
+
+        Raises:
+            SettingsError: there are more instances than lists of GPUs.
+        """
+        if not self.gpu_device_ids:
+            return
+        lists = self.gpu_device_ids.split(";")
+        number = int(instance.rpartition("_")[2])
+        if number >= len(lists):
+            raise SettingsError(
+                f"{where}: gpu_device_ids is {self.gpu_device_ids!r}, which has nothing for "
+                f"instance {number + 1}; write one list for each, separated by ;"
+            )
+        os.environ["CUDA_VISIBLE_DEVICES"] = lists[number].strip()
 
 
 class Reply(Protocol):
@@ -66,6 +102,8 @@ class _Request:
         self.wanted = frozenset(name for name in OUTPUTS if name in reply.wanted)
         if not rows[0].return_log_probs:
             self.wanted -= {"output_log_probs", "cum_log_probs"}
+        if not rows[0].return_perf_metrics:
+            self.wanted -= PERF.keys()
         self.keys = [row.key for row in rows]
         self.open_rows = len(rows)
         self.whole: list[Chunk] = [Chunk()] * len(rows)  # filled unless streaming
@@ -228,7 +266,8 @@ class Server:
     def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
             request.over = True
-            request.reply.fail(EngineError(chunk.error))
+            kind = RequestError if chunk.refused else EngineError
+            request.reply.fail(kind(chunk.error))
             return
         if chunk.last:
             request.open_rows -= 1

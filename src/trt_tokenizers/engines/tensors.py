@@ -30,8 +30,11 @@ _SAMPLING = {
     "random_seed": ("random_seed", "seed"),
     "seed": ("seed", "seed"),
     "return_log_probs": ("return_log_probs", "return_log_probs"),
+    "return_perf_metrics": ("return_perf_metrics", "return_perf_metrics"),
+    "lora_name": ("lora_name", "lora"),
     "streaming": ("stream", "stream"),
 }
+_GUIDE = ("guided_decoding_guide_type", "guided_decoding_guide")
 #: Inputs that are accepted with the one value that asks for nothing.
 _ONLY = {
     "beam_width": ("beam_width", 1),
@@ -55,6 +58,7 @@ INPUTS = (
     "len_penalty",
     "stream_key",
     *_SAMPLING,
+    *_GUIDE,
     *_ONLY,
 )
 
@@ -87,20 +91,7 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
                 f"{client_name} is {arrays[name][row].item()}; this engine serves {only} only, "
                 "leave it out"
             )
-    values: dict[str, Any] = {}
-    given: dict[str, str] = {}
-    for name, (client_name, field) in _SAMPLING.items():
-        if name not in arrays:
-            continue
-        value = arrays[name][row].item()
-        if name in _NOT_SET and value == _NOT_SET[name]:
-            continue
-        if field in values and values[field] != value:
-            raise RequestError(
-                f"{given[field]} is {values[field]} and {client_name} is {value}, but both mean "
-                "the same; send one of them"
-            )
-        values[field], given[field] = value, client_name
+    values, given = _asked(arrays, row)
     ids = arrays["input_ids"][row]
     if "input_lengths" in arrays:
         length = arrays["input_lengths"][row].item()
@@ -113,9 +104,6 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
     elif not 0 <= key < 1 << KEY_BITS:
         raise RequestError(f"stream_key is {key}; it must be below 2**{KEY_BITS}, leave it out")
     end_id = _scalar(arrays, "end_id", row, -1)
-    if "embedding_bias" in arrays:
-        values["embedding_bias"] = arrays["embedding_bias"][row]
-        given["embedding_bias"] = "embedding_bias_words"
     return GenerationRequest(
         key=key,
         prompt_ids=tuple(ids.tolist()),
@@ -124,19 +112,66 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
         pad_id=_scalar(arrays, "pad_id", row, None),
         stop_words=_words(arrays, "stop_words_list", row),
         bad_words=_words(arrays, "bad_words_list", row),
-        given=frozenset(given.values()),
+        given=given,
         **values,
     )
 
 
+def _asked(arrays: Mapping[str, Array], row: int) -> tuple[dict[str, Any], frozenset[str]]:
+    """Fields of `GenerationRequest` that the client gave, and the client's names for them."""
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    for name, (client_name, field) in _SAMPLING.items():
+        if name not in arrays:
+            continue
+        value = _scalar(arrays, name, row, None)
+        if name in _NOT_SET and value == _NOT_SET[name]:
+            continue
+        if field in values and values[field] != value:
+            raise RequestError(
+                f"{given[field]} is {values[field]} and {client_name} is {value}, but both mean "
+                "the same; send one of them"
+            )
+        values[field], given[field] = value, client_name
+    if guide := [_scalar(arrays, name, row, None) for name in _GUIDE if name in arrays]:
+        if len(guide) < len(_GUIDE):
+            raise RequestError(f"one of {' and '.join(_GUIDE)} is missing; send both")
+        values["guide"], given["guide"] = tuple(guide), _GUIDE[0]
+    if "embedding_bias" in arrays:
+        values["embedding_bias"] = arrays["embedding_bias"][row]
+        given["embedding_bias"] = "embedding_bias_words"
+    return values, frozenset(given.values())
+
+
 def _scalar(arrays: Mapping[str, Array], name: str, row: int, default: Any) -> Any:
-    return arrays[name][row].item() if name in arrays else default
+    if name not in arrays:
+        return default
+    value = arrays[name][row].item()
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise RequestError(f"{name} is not valid UTF-8; send it encoded so") from None
 
 
 def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int, ...], ...]:
     return from_array(arrays[name][row]) if name in arrays else ()
 
 
+#: Outputs that a request may ask for with return_perf_metrics, of those that the engine knows.
+PERF = {
+    "kv_cache_alloc_new_blocks": np.int32,
+    "kv_cache_reused_blocks": np.int32,
+    "kv_cache_alloc_total_blocks": np.int32,
+    "arrival_time_ns": np.int64,
+    "first_scheduled_time_ns": np.int64,
+    "first_token_time_ns": np.int64,
+    "last_token_time_ns": np.int64,
+    "acceptance_rate": np.float32,
+    "total_accepted_draft_tokens": np.int32,
+    "total_draft_tokens": np.int32,
+}
 #: Outputs in the order of `output_arrays`; a response carries those that its request asked for.
 OUTPUTS = (
     "output_ids",
@@ -146,6 +181,7 @@ OUTPUTS = (
     "sequence_index",
     "output_log_probs",
     "cum_log_probs",
+    *PERF,
 )
 
 
@@ -171,7 +207,7 @@ def output_arrays(
         output_ids int32 [rows, 1, n], padded with -1, n at least 1; sequence_length int32
         [rows, 1]; stream_key int64 [rows, 1], see `streams.pack`; batch_index and sequence_index
         int32 [rows, 1]; output_log_probs float32 [rows, 1, n]; cum_log_probs float32 [rows, 1],
-        the sum over this response.
+        the sum over this response; those of `PERF` [rows, 1] that all chunks have.
     """
     lengths = [len(chunk.token_ids) for chunk in chunks]
     shape = (len(chunks), 1, max(1, *lengths))
@@ -198,10 +234,14 @@ def output_arrays(
             arrays["output_log_probs"] = values
         if "cum_log_probs" in wanted:
             arrays["cum_log_probs"] = values.sum(axis=2)
+    for name, dtype in PERF.items():
+        if name in wanted and all(chunk.perf and name in chunk.perf for chunk in chunks):
+            figures = [chunk.perf[name] for chunk in chunks if chunk.perf]
+            arrays[name] = _column(figures, dtype)
     return arrays
 
 
-def _column(values: Sequence[int], dtype: Any) -> Array:
+def _column(values: Sequence[float], dtype: Any) -> Array:
     return np.array(values, dtype=dtype).reshape(-1, 1)
 
 
@@ -214,4 +254,6 @@ def merge(chunks: Sequence[Chunk]) -> Chunk:
         log_probs=tuple(p for chunk in chunks for p in chunk.log_probs),
         finish_reason=chunks[-1].finish_reason if chunks else FinishReason.NOT_FINISHED,
         error=chunks[-1].error,
+        refused=chunks[-1].refused,
+        perf=chunks[-1].perf,
     )

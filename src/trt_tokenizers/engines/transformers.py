@@ -15,8 +15,15 @@ from typing import Any
 
 from trt_tokenizers.engines import _loading
 from trt_tokenizers.engines._settings import WHERE, Settings, checked
-from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
-from trt_tokenizers.errors import EngineError, RequestError
+from trt_tokenizers.engines.base import (
+    Chunk,
+    Emit,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    check_ids,
+)
+from trt_tokenizers.errors import EngineError, RequestError, one_line
 from trt_tokenizers.ranks import meeting_point, read_rank
 
 logger = logging.getLogger(__name__)
@@ -135,7 +142,7 @@ class TransformersEngine(Engine):
         except Exception as error:
             raise EngineError(
                 f"{WHERE}: continuous batching does not start for {s.model_dir}: "
-                f"{inside.one_line(error)}; if memory is short, set a smaller kv_cache_tokens"
+                f"{one_line(error)}; if memory is short, set a smaller kv_cache_tokens"
             ) from error
         manager.batch_processor.scheduler.deliver = self._deliver
         if self._group is not None:
@@ -162,7 +169,7 @@ class TransformersEngine(Engine):
             self._manager._run_generation_loop()
         finally:
             error = self._manager.background_thread_status.fatal_error
-            cause = self._inside.one_line(error) if error else "its thread ended"
+            cause = one_line(error) if error else "its thread ended"
             if self._group is not None and error is not None:
                 self._group.peers.settled.wait(_NEWS_SECONDS)
             with self._lock:
@@ -214,7 +221,7 @@ class TransformersEngine(Engine):
     def _fail(self, request_id: str, error: BaseException) -> None:
         # When the loop ends it fails all of them; `_generate` tells them, once none can be added.
         if self._manager.background_thread_status.can_accept_new_requests() is None:
-            self._deliver((request_id, Chunk(error=self._inside.one_line(error))))
+            self._deliver((request_id, Chunk(error=one_line(error))))
 
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
         self._check(request)
@@ -232,20 +239,7 @@ class TransformersEngine(Engine):
         Raises:
             RequestError: an id outside the vocabulary, an empty word, too long for the KV cache.
         """
-        for name, ids in (
-            ("the prompt", r.prompt_ids),
-            *(("end_id", (end_id,)) for end_id in r.end_ids),
-            *(("stop_words", word) for word in r.stop_words),
-            *(("bad_words", word) for word in r.bad_words),
-        ):
-            if not ids:
-                raise RequestError(f"{name} holds nothing where token ids should be; leave it out")
-            for extreme in (min(ids), max(ids)):
-                if not 0 <= extreme < self._vocab_size:
-                    raise RequestError(
-                        f"{name} holds the token id {extreme}; the model's ids are 0 to "
-                        f"{self._vocab_size - 1}"
-                    )
+        check_ids(r, self._vocab_size)
         if len(r.prompt_ids) + r.max_tokens > self._capacity:
             raise RequestError(
                 f"max_tokens is {r.max_tokens} and the prompt has {len(r.prompt_ids)} tokens, but "

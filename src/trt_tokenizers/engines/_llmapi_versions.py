@@ -1,0 +1,168 @@
+"""TensorRT-LLM 1.0 to 1.3: the names of its LLM API that the engine uses, and where they moved.
+
+What differs between these versions, by their public sources:
+
+* ``LoRARequest``: exported by ``tensorrt_llm.llmapi`` only later; by ``tensorrt_llm.executor``
+  in all of them.
+* ``MpiCommSession`` on COMM_WORLD: at first its shutdown() ended the other ranks' executors. Later
+  it leaves them to the next session (``MPINodeState._global_comm_executor``), so that they would
+  wait until this process has ended.
+* ``logprobs`` of an answer: numbers, or for each token a mapping from ids to ``Logprob``.
+* Bad words of several ids: there is no public field for ids, only for strings, which a tokenizer of
+  its own would split; their place, ``_bad_word_ids``, is the same in all of them.
+* A dead executor: ``LLM._executor`` is None, or its ``is_shutdown()`` says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from trt_tokenizers.errors import EngineError, one_line
+
+WHERE = "engine 'llmapi'"
+
+#: Arguments of LLM() that 1.0 or a later 1.x has, for checks where it is not installed.
+LLM_ARGUMENTS = frozenset({
+    "model", "tokenizer", "tokenizer_mode", "skip_tokenizer_init", "trust_remote_code",
+    "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size",
+    "moe_tensor_parallel_size", "moe_expert_parallel_size", "moe_cluster_parallel_size",
+    "dtype", "revision", "tokenizer_revision", "gpus_per_node", "enable_attention_dp", "cp_config",
+    "enable_lora", "lora_config", "peft_cache_config", "batched_logits_processor",
+    "guided_decoding_backend", "speculative_config", "max_batch_size", "max_input_len",
+    "max_seq_len", "max_beam_width", "max_num_tokens", "load_format", "enable_chunked_prefill",
+    "kv_cache_config", "stream_interval", "scheduler_config", "cache_transceiver_config",
+    "batching_type", "normalize_log_probs", "gather_generation_logits", "num_postprocess_workers",
+    "postprocess_tokenizer_dir", "reasoning_parser", "garbage_collection_gen0_threshold",
+    "backend", "build_config", "cuda_graph_config", "checkpoint_loader", "checkpoint_format",
+    "disable_overlap_scheduler", "moe_config", "attn_backend", "enable_mixed_sampler",
+    "enable_trtllm_sampler", "sampler_type", "kv_cache_dtype", "enable_iter_perf_stats",
+    "enable_iter_req_stats", "print_iter_log", "torch_compile_config", "enable_autotuner",
+    "enable_layerwise_nvtx_marker", "enable_min_latency", "force_dynamic_quantization",
+    "allreduce_strategy", "iter_stats_max_iterations", "request_stats_max_iterations",
+    "return_perf_metrics", "orchestrator_type", "quant_config", "attention_dp_config",
+    "sparse_attention_config", "generation_config",
+})  # fmt: skip
+
+#: Set by mpirun or srun for one process of theirs. A process that starts ranks of its own must not
+#: hand them on; what configures an MPI (OMPI_MCA_…, PMIX_MCA_…) stays.
+_JOB = re.compile(
+    r"OMPI_(COMM_WORLD_|UNIVERSE_|FIRST_RANKS|APP_CTX_|MCA_orte_)|ORTE_|PMIX_(?!MCA_)|PMI_"
+    r"|SLURM_(?!CONF$)"
+)
+
+
+class Api:
+    """The installed TensorRT-LLM.
+
+    Attributes:
+        version: of it.
+        double: whether it is the tests' double.
+    """
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            EngineError: it is missing, too old, or does not import.
+        """
+        try:
+            package = importlib.import_module("tensorrt_llm")
+            self.version = str(package.__version__)
+            self.double = bool(getattr(package, "TEST_DOUBLE", False))
+            if int(self.version.split(".")[0]) < 1:
+                raise EngineError(
+                    f"{WHERE} needs TensorRT-LLM 1.0 or newer, and {self.version} is installed; "
+                    "take --engine tensorrtllm, or a newer container"
+                )
+            self.llm = package.LLM
+            self.sampling_params = package.SamplingParams
+            llmapi = importlib.import_module("tensorrt_llm.llmapi")
+            self.guided_decoding_params = llmapi.GuidedDecodingParams
+            executor = importlib.import_module("tensorrt_llm.executor")
+            self.request_error: type[Exception] = executor.RequestError
+            self.lora_request = executor.LoRARequest
+        except ModuleNotFoundError as error:
+            raise EngineError(
+                f"{WHERE} needs TensorRT-LLM 1.x: there is no module {error.name!r}; run it in "
+                "NVIDIA's container tritonserver:…-trtllm-python-py3"
+            ) from error
+        except (ImportError, AttributeError, OSError) as error:
+            raise EngineError(
+                f"{WHERE}: TensorRT-LLM does not import: {one_line(error)}; run it in NVIDIA's "
+                "container, with a GPU"
+            ) from error
+
+    def llm_arguments(self, backend: str | None) -> frozenset[str]:
+        """Names that LLM() takes; all known ones where the installed version does not tell."""
+        args = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+        wanted = "TrtLlmArgs" if backend == "tensorrt" else "TorchLlmArgs"
+        fields = getattr(getattr(args, wanted, None), "model_fields", None)
+        return frozenset(fields) | {"backend"} if fields else LLM_ARGUMENTS
+
+    def typed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """*arguments* with nested mappings as the classes that LLM() takes, by its own helper."""
+        utilities = importlib.import_module("tensorrt_llm.llmapi.llm_utils")
+        made: dict[str, Any] = utilities.update_llm_args_with_extra_dict({}, dict(arguments))
+        return made
+
+    def comm_session(self, size: int) -> Any:
+        """For the leader of *size* MPI ranks."""
+        from mpi4py.MPI import COMM_WORLD
+
+        llmapi = importlib.import_module("tensorrt_llm.llmapi")
+        return llmapi.MpiCommSession(comm=COMM_WORLD, n_workers=size)
+
+
+def release_ranks() -> None:
+    """After the leader's last session: let the other ranks leave their executors."""
+    session = importlib.import_module("tensorrt_llm.llmapi.mpi_session")
+    state = getattr(session, "MPINodeState", None)
+    executor = getattr(state, "_global_comm_executor", None)
+    if executor is not None:
+        state._global_comm_executor = state._global_mpi_pool = None  # type: ignore[union-attr]
+        executor.__exit__(None, None, None)
+
+
+def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
+    """Bad words of several ids each, past the tokenizer that LLM() need not have."""
+    if not hasattr(params, "_bad_word_ids"):
+        raise EngineError(
+            f"{WHERE}: this TensorRT-LLM takes no bad words of several token ids; send bad_words "
+            "that are one token each"
+        )
+    params.bad = ["" for _ in words]
+    params._bad_word_ids = [list(word) for word in words]
+
+
+def dead(llm: Any) -> bool:
+    """Whether it serves nothing any more."""
+    executor = getattr(llm, "_executor", None)
+    return executor is None or bool(getattr(executor, "is_shutdown", bool)())
+
+
+def log_probs(found: Iterable[Any], token_ids: Sequence[int]) -> tuple[float, ...]:
+    """One number per token.
+
+    Raises:
+        EngineError: that of a chosen token is not among them.
+    """
+    values = []
+    for entry, token in zip(found, token_ids, strict=True):
+        if isinstance(entry, Mapping):
+            if token not in entry:
+                raise EngineError(
+                    f"{WHERE}: TensorRT-LLM gave no log-probability of the token {token} that it "
+                    "chose; leave return_log_probs out"
+                )
+            entry = entry[token].logprob  # noqa: PLW2901
+        values.append(float(entry))
+    return tuple(values)
+
+
+def clear_job(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Forget that an mpirun or srun has started this process, which starts ranks of its own."""
+    for name in [name for name in environ if _JOB.match(name)]:
+        del environ[name]

@@ -1,0 +1,11 @@
+"""Ranks, by the variables of an MPI; as the real one, without initializing it."""
+
+import os
+
+
+def global_mpi_rank() -> int:
+    return int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+
+
+def global_mpi_size() -> int:
+    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
