@@ -14,7 +14,7 @@ from trt_tokenizers.check import check
 from trt_tokenizers.cli import main
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.layouts import layout
-from trt_tokenizers.pbtxt import parse_config
+from trt_tokenizers.pbtxt import format_config, parse_config
 from upstream import VERSIONS, tensor, upstream_repository
 
 
@@ -248,3 +248,38 @@ def test_an_input_that_only_their_preprocessing_read_is_refused(
     done = run(old)
     assert done.exit_code == 1
     assert "no step reads the input 'persona'" in done.stderr
+
+
+#: Between 0.5 and 0.11: what configurations of 0.6 and 0.8 in public reports have, by which they
+#: differ from both. A base, and what of it the engine has not yet.
+BETWEEN = {
+    "0.6": ("0.5", {"draft_input_ids": "TYPE_INT32"}, set()),
+    "0.8": ("0.11", {}, {"decoder_input_ids", "decoder_input_lengths"}),
+}
+
+
+@pytest.mark.parametrize("version", BETWEEN)
+def test_versions_between_go_by_their_tensors(version: str, bpe_dir: Path, tmp_path: Path) -> None:
+    base, more, less = BETWEEN[version]
+    repository = upstream_repository(tmp_path / "repo", base, bpe_dir)
+    engine = config(repository, "tensorrt_llm")
+    for name in less:
+        engine.input.remove(next(tensor for tensor in engine.input if tensor.name == name))
+    for name, kind in more.items():
+        engine.input.add(name=name, data_type=kind, dims=[-1], optional=True)
+    path = repository / "tensorrt_llm/config.pbtxt"
+    path.write_text(format_config(engine))
+    ensemble = config(repository, "ensemble")
+    (step,) = (s for s in ensemble.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+    for name in less:
+        del step.input_map[name]
+    (repository / "ensemble/config.pbtxt").write_text(format_config(ensemble))
+    before, inputs = path.read_text(), {(t.name, t.data_type) for t in ensemble.input}
+    done = run(repository)
+    assert done.exit_code == 0, done.output
+    assert path.read_text() == before
+    assert check_text(repository) == []
+    adopted = config(repository, "ensemble")
+    assert inputs <= {(t.name, t.data_type) for t in adopted.input}
+    (step,) = (s for s in adopted.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+    assert set(step.input_map) <= {t.name for t in engine.input}

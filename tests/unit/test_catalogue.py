@@ -75,3 +75,24 @@ def test_the_command_lists_finds_and_refuses() -> None:
 def test_the_documentation_is_current() -> None:
     made = CliRunner().invoke(main, ["settings", "--markdown"]).output
     assert (ROOT / "docs/configuration.md").read_text() == made, "run the command in its preface"
+
+
+def engine_tensors(version: str) -> dict[str, list[str]]:
+    """Name -> type and dims."""
+    its = CONTRACTS[version]["tensorrt_llm"]
+    return {line.split()[0]: line.split()[1:3] for line in (*its["inputs"], *its["outputs"])}
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "differ"),
+    [
+        ("0.5", "0.11", {"request_output_len", "end_id", "pad_id", "beam_width", "runtime_top_k",
+                         "min_length"}),
+        ("0.11", "0.17", set()),
+        ("0.17", "1.2", {"min_length", "random_seed", "return_kv_cache_reuse_stats"}),
+    ],
+)  # fmt: skip
+def test_what_a_version_between_can_be_given(older: str, newer: str, differ: set[str]) -> None:
+    """docs/migration.md says it: what both neighbours have alike, those between had too."""
+    before, after = engine_tensors(older), engine_tensors(newer)
+    assert {name for name in before if before[name] != after.get(name)} == differ

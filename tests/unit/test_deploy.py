@@ -61,7 +61,9 @@ def container(pod: str) -> Any:
 def shell_commands(text: str) -> Iterator[list[str]]:
     """Arguments of each launch_server in shell text; variables stand for the number 2."""
     for line in text.replace("\\\n", " ").splitlines():
-        match = re.search(r"(?<![\w/.-])(?:/[\w/.-]+/)?launch_server (.*)", line)
+        match = re.search(
+            r"(?<![\w/.-])(?:(?:/[\w/.-]+/)?launch_server|trt-tokenizers:latest(?= +--)) (.*)", line
+        )
         if match and not line.lstrip().startswith("#"):
             words = re.sub(r"\$\(\([^)]*\)\)|\$\{\w+[^}]*\}|\$\w+", "2", match[1])
             yield shlex.split(words, comments=True)
@@ -73,10 +75,10 @@ def fenced(markdown: str) -> str:
 
 COMMANDS = {
     "Dockerfile.triton": [
-        json.loads(re.findall(r"^CMD (.*)", read("Dockerfile.triton"), re.MULTILINE)[0])[1:]
+        json.loads(re.findall(r"^CMD (.*)", read("Dockerfile.triton"), re.MULTILINE)[0])
     ],
-    "deploy/compose.yaml": [COMPOSE["command"][1:]],
-    "deploy/kubernetes.yaml": [container("kubernetes")["args"][1:]],
+    "deploy/compose.yaml": [COMPOSE["command"]],
+    "deploy/kubernetes.yaml": [container("kubernetes")["args"]],
     "deploy/leaderworkerset.yaml": list(shell_commands(SCRIPTS["leader.sh"])),
     "deploy/slurm.sbatch": list(shell_commands(read("deploy/slurm.sbatch"))),
     "deploy/trt-tokenizers.service": list(shell_commands(UNIT["Service"]["ExecStart"])),
@@ -138,7 +140,22 @@ def test_compose_follows_its_schema() -> None:
 
 def test_compose_gives_time_to_drain() -> None:
     assert int(COMPOSE["stop_grace_period"].removesuffix("s")) > drain("deploy/compose.yaml")
-    assert "launch_server" in COMPOSE["command"]
+
+
+def test_the_dockerfile_is_sound() -> None:
+    subprocess.run([str(BIN / "hadolint"), str(ROOT / "Dockerfile.triton")], check=True)
+
+
+def test_the_container_is_launch_server_and_not_root() -> None:
+    text = read("Dockerfile.triton")
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)", text, re.MULTILINE)
+    assert json.loads(entry)[-1] == "launch_server", "no shell between it and a signal"
+    assert re.findall(r"^USER (.*)", text, re.MULTILINE)[-1] != "0"
+    (check,) = re.findall(r"^HEALTHCHECK .*\\\n *CMD (.*)", text, re.MULTILINE)
+    assert "/v2/health/ready" in json.loads(check)[-1]
+    assert container("kubernetes")["securityContext"]["runAsNonRoot"] is True
+    for pod in ("leader", "worker"):
+        assert container(pod)["command"][:-2] == json.loads(entry)[:-1]
 
 
 def test_the_dockerfile_copies_what_the_package_is_built_of() -> None:

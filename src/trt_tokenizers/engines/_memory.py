@@ -19,13 +19,15 @@ def workspace(s: Settings) -> EngineWorkspace:
     def needs(model: Model, tensor: int) -> Workspace:
         """
         Raises:
-            SettingsError: the model is an engine of TensorRT-LLM.
+            SettingsError: it is an engine of TensorRT-LLM, or its config.json has no vocab_size.
         """
         if model.config is None:
             raise SettingsError(
                 f"{model.folder} is an engine of TensorRT-LLM, which the engine 'transformers' "
                 "does not run; give the folder of a Hugging Face model"
             )
+        if "vocab_size" not in model.config:
+            raise SettingsError(f"{model.folder / 'config.json'} has no vocab_size; restore it")
         size, rows = model.kv_bytes, s.batch_tokens("cuda")
         # The library does not divide these by the tensor parallel size. Keys and values read from
         # the cache are there once for each head, but flash attention takes them as they are.
