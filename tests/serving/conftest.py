@@ -19,5 +19,6 @@ def server(
     repository = generate(folder / "repo", "--engine", request.param, "--model", str(smollm2))
     if request.param == "llmapi":
         with_double(repository)
-    with launched(repository, folder) as server:
+    # A test leaves a context behind, which nobody takes and a longer stop would wait for.
+    with launched(repository, folder, "--drain-timeout", "1") as server:
         yield server

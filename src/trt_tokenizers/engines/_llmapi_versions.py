@@ -126,6 +126,15 @@ def release_ranks() -> None:
         executor.__exit__(None, None, None)
 
 
+def leave_mpi() -> None:
+    """The last of a rank's part. Python would do it at the end of the process, but Triton's stub
+    (24.10) crashes before that, and mpirun takes the rank for one that has failed."""
+    from mpi4py import MPI
+
+    if not MPI.Is_finalized():
+        MPI.Finalize()
+
+
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
     """Bad words of several ids each, past the tokenizer that LLM() need not have."""
     if not hasattr(params, "_bad_word_ids"):

@@ -248,6 +248,7 @@ class LlmApiEngine(Engine):
 
         with MPICommExecutor(COMM_WORLD):
             pass
+        versions.leave_mpi()
 
     def stop(self) -> None:
         with self._lock:
@@ -259,6 +260,7 @@ class LlmApiEngine(Engine):
             self._llm.shutdown()
             if self._parallel:
                 versions.release_ranks()
+                versions.leave_mpi()
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=_STOP_S)
