@@ -8,6 +8,7 @@ versions are in `_llmapi_versions`, the parameters of a request in `_llmapi_samp
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -127,6 +128,7 @@ class LlmApiEngine(Engine):
             self._loop.run_until_complete(asyncio.wait(left, timeout=_LOOK_S))
         finally:
             self._die("its event loop ended")
+            self._loop.close()
 
     async def _watch(self) -> None:
         """An engine may die while nobody asks it anything."""
@@ -231,7 +233,8 @@ class LlmApiEngine(Engine):
         stream.emit(last)
 
     def cancel(self, key: int) -> None:
-        self._loop.call_soon_threadsafe(self._abort, key)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all have ended
+            self._loop.call_soon_threadsafe(self._abort, key)
 
     def _abort(self, key: int) -> None:
         stream = self._open.get(key)
