@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -28,6 +29,7 @@ from trt_tokenizers.engines._llmapi_sampling import (  # noqa: E402
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest  # noqa: E402
 from trt_tokenizers.engines.llmapi import LlmApiEngine  # noqa: E402
 from trt_tokenizers.engines.serving import ServingSettings  # noqa: E402
+from trt_tokenizers.engines.tensors import parse_requests  # noqa: E402
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError  # noqa: E402
 
 KEYS = itertools.count(1)
@@ -217,6 +219,7 @@ def test_guides_become_guided_decoding(kind: str) -> None:
     [
         ({"guide": ("regexp", "a")}, "did you mean 'regex'?"),
         ({"guide": ("regex", "a")}, "guided_decoding_backend"),
+        ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
         ({"lora": "x"}, "lora_name is 'x'; this server has none"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
         ({"stop_words": ((),)}, "stop_words holds nothing"),
@@ -366,3 +369,21 @@ def test_each_instance_sees_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
     with pytest.raises(SettingsError, match="nothing for instance 3"):
         settings.choose_gpus("tensorrt_llm_0_2", "x")
+
+
+def parsed(**texts: str) -> GenerationRequest:
+    """What the engine's tensors make of a request with these inputs."""
+    more = {name: np.array([[text.encode()]], dtype=np.object_) for name, text in texts.items()}
+    base = {"input_ids": np.array([[5]]), "request_output_len": np.array([[1]])}
+    (row,) = parse_requests({**base, **more, "return_perf_metrics": np.array([[False]])})
+    return row
+
+
+def test_texts_arrive_as_tensors() -> None:
+    row = parsed(lora_name="fr", guided_decoding_guide_type="regex", guided_decoding_guide="é+")
+    assert (row.lora, row.guide) == ("fr", ("regex", "é+"))
+    assert row.given == {"lora_name", "guided_decoding_guide_type"}
+    empty = parsed(lora_name="", guided_decoding_guide_type="", guided_decoding_guide="")
+    assert (empty.lora, empty.guide, empty.given) == (None, None, frozenset())
+    with pytest.raises(RequestError, match="guided_decoding_guide_type is missing"):
+        parsed(guided_decoding_guide="a")
