@@ -89,7 +89,7 @@ class Api:
                 f"{WHERE} needs TensorRT-LLM 1.x: there is no module {error.name!r}; run it in "
                 "NVIDIA's container tritonserver:…-trtllm-python-py3"
             ) from error
-        except (ImportError, AttributeError, OSError) as error:
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:
             raise EngineError(
                 f"{WHERE}: TensorRT-LLM does not import: {one_line(error)}; run it in NVIDIA's "
                 "container, with a GPU"
