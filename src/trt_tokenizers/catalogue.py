@@ -24,6 +24,15 @@ _OURS: tuple[tuple[str, Any, str], ...] = (
     ("tensorrt_llm", TransformersSettings, "transformers"),
     ("tensorrt_llm", LlmApiSettings, "llmapi"),
 )
+#: A field of the file, and no parameter.
+_INSTANCES = Setting(
+    "engine_instance_count",
+    "int",
+    "1",
+    "copies of the engine, one process each; gpu_device_ids says on which GPUs",
+    ("tensorrt_llm",),
+    engine="Python engines",
+)
 _ENGINES = ("transformers", "llmapi")
 #: Placeholders of the skeleton that are called otherwise than their parameter.
 _PLACEHOLDERS = {("tensorrt_llm", "max_batch_size"): "engine_max_batch_size"}
@@ -31,7 +40,7 @@ _PLACEHOLDERS = {("tensorrt_llm", "max_batch_size"): "engine_max_batch_size"}
 
 def catalogue() -> list[Setting]:
     """Every setting, by name: ours, and those of NVIDIA's templates that are none of ours."""
-    ours: dict[tuple[str, str], Setting] = {}
+    ours = {(_INSTANCES.name, _INSTANCES.engine): _INSTANCES}
     for model, settings, engine in _OURS:
         for made in _fields(model, settings, engine):
             earlier = ours.get((made.name, made.engine))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import Server, generate, launched, with_double
 
+#: Of scripts/verify_llmapi: the one engine to look at, perhaps on the real TensorRT-LLM.
+VERIFY: dict[str, Any] = json.loads(os.environ.get("TRT_TOKENIZERS_VERIFY", "{}"))
 
-@pytest.fixture(scope="session", params=["transformers", "llmapi"])
+
+@pytest.fixture(scope="session", params=["llmapi"] if VERIFY else ["transformers", "llmapi"])
 def server(
     request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """Of each engine; that of TensorRT-LLM 1.x runs on its double."""
     folder = tmp_path_factory.mktemp("smollm2")
-    repository = generate(folder / "repo", "--engine", request.param, "--model", str(smollm2))
-    if request.param == "llmapi":
+    llm_args = [f"--llm-arg={pair}" for pair in VERIFY.get("llm_args", ())]
+    model = ("--engine", request.param, "--model", str(smollm2), *llm_args)
+    repository = generate(folder / "repo", *model)
+    if request.param == "llmapi" and VERIFY.get("double", True):
         with_double(repository)
-    with launched(repository, folder) as server:
+    # A test leaves a context behind, which nobody takes and a longer stop would wait for.
+    ready_s = VERIFY.get("ready_s", 180)
+    with launched(repository, folder, "--drain-timeout", "8", ready_s=ready_s) as server:
         yield server

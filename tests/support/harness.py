@@ -154,7 +154,7 @@ def joined(chunks: list[Generated]) -> str:
 
 @contextlib.contextmanager
 def launched(
-    repository: Path, folder: Path, *more: str, exit_code: int | None = 0
+    repository: Path, folder: Path, *more: str, exit_code: int | None = 0, ready_s: float = 180
 ) -> Iterator[Server]:
     """`launch_server` on free ports until the block ends; then it exits with *exit_code* (None:
     any but 0) and nothing of it is left in /dev/shm."""
@@ -172,7 +172,7 @@ def launched(
             stderr=subprocess.STDOUT,
         )
         try:
-            deadline = time.monotonic() + 180
+            deadline = time.monotonic() + ready_s
             while not ready.exists():
                 assert process.poll() is None, log.read_text()[-4000:]
                 assert time.monotonic() < deadline, log.read_text()[-4000:]

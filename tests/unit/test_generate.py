@@ -378,3 +378,68 @@ def test_killed_at_every_step_of_adopting(bpe_dir: Path, tmp_path: Path) -> None
     assert states == {False, True}
     kept = [p for p in (tmp_path / str(step)).iterdir() if p.name.startswith("repo.before-")]
     assert [snapshot(backup) for backup in kept] == [old]
+
+
+def llm_model(tmp_path: Path, tokenizer: Path) -> Path:
+    model = tmp_path / "model"
+    shutil.copytree(tokenizer, model)
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    return model
+
+
+def test_llmapi_takes_arguments_of_llm(bpe_dir: Path, tmp_path: Path) -> None:
+    model = llm_model(tmp_path, bpe_dir)
+    given = ["tensor_parallel_size=2", "kv_cache_config.free_gpu_memory_fraction=0.5",
+             "dtype=bfloat16", "max_seq_len=1024"]  # fmt: skip
+    options = [f"--llm-arg={pair}" for pair in given]
+    done = run("--engine", "llmapi", "--model", model, "--output", tmp_path / "repo", *options)
+    assert done.exit_code == 0, done.output
+    assert check(tmp_path / "repo") == []
+    there = parameters(tmp_path / "repo", "tensorrt_llm")
+    assert json.loads(there["llm_args"]) == {
+        "tensor_parallel_size": 2, "kv_cache_config": {"free_gpu_memory_fraction": 0.5},
+        "dtype": "bfloat16",
+    }  # fmt: skip
+    assert there["max_seq_len"] == "1024"
+    assert parameters(tmp_path / "repo", "preprocessing")["max_seq_len"] == "1024"
+    file = tmp_path / "deployment.yaml"
+    file.write_text(
+        f"engine: llmapi\nmodel: {model}\noutput: {tmp_path / 'repo'}\nllm-arg:\n"
+        "  tensor_parallel_size: 2\n  max_seq_len: 1024\n  dtype: bfloat16\n"
+        "  kv_cache_config: {free_gpu_memory_fraction: 0.5}\n"
+    )
+    assert run("--config", file, "--force").exit_code == 0
+    again = parameters(tmp_path / "repo", "tensorrt_llm")
+    assert json.loads(again["llm_args"]) == json.loads(there["llm_args"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--llm-arg=tensor_paralel_size=2",), "(did you mean 'tensor_parallel_size'?)"),
+        (("--llm-arg=a=1", "--llm-arg=a.b=2"), "a has a value already"),
+        (("--llm-arg=a",), "'a' is no NAME=VALUE"),
+        (("--set", "loras=fr=/nowhere"), "there is no folder /nowhere"),
+        (("--set", "dtype=bfloat16"), "unknown parameter 'dtype'"),
+        (("--engine", "transformers", "--llm-arg=a=1"), "--llm-arg is for the engine llmapi"),
+        (("--model", "org/name"), "set max_seq_len, and --tokenizer-dir"),
+    ],
+)
+def test_llmapi_refuses(
+    bpe_dir: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    model = llm_model(tmp_path, bpe_dir)
+    output = tmp_path / "repo"
+    done = run("--engine", "llmapi", "--model", model, "--output", output, *options)
+    assert done.exit_code != 0
+    assert message in done.output
+    assert not output.exists()
+
+
+def test_a_model_on_the_hub(bpe_dir: Path, tmp_path: Path) -> None:
+    done = run(
+        *("--engine", "llmapi", "--model", "org/name", "--tokenizer-dir", bpe_dir),
+        *("--output", tmp_path / "repo", "--set", "max_seq_len=4096"),
+    )
+    assert done.exit_code == 0, done.output
+    assert parameters(tmp_path / "repo", "tensorrt_llm")["model_dir"] == "org/name"

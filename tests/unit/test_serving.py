@@ -13,7 +13,7 @@ import pytest
 
 from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
 from trt_tokenizers.engines.serving import Server
-from trt_tokenizers.engines.tensors import OUTPUTS, parse_requests
+from trt_tokenizers.engines.tensors import OUTPUTS, PERF, parse_requests
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.stopline import StopListener, StopSender
 from trt_tokenizers.streams import unpack
@@ -273,10 +273,12 @@ def test_a_response_holds_what_was_asked_for_and_nothing_else(
     sent = []
     reply.send = lambda arrays, *, final: sent.append(set(arrays))
     row = GenerationRequest(
-        key=1, prompt_ids=(1,), max_tokens=9, stream=stream, return_log_probs=True
-    )
+        key=1, prompt_ids=(1,), max_tokens=9, stream=stream, return_log_probs=True,
+        return_perf_metrics=True,
+    )  # fmt: skip
     server.submit([row], reply)
-    engine.emits[1](Chunk((1,), (-1.0,), FinishReason.LENGTH))
+    figures = dict.fromkeys(PERF, 1.0)
+    engine.emits[1](Chunk((1,), (-1.0,), FinishReason.LENGTH, perf=figures))
     server.stop()
     assert sent == [wanted]
 

@@ -89,7 +89,7 @@ class Api:
                 f"{WHERE} needs TensorRT-LLM 1.x: there is no module {error.name!r}; run it in "
                 "NVIDIA's container tritonserver:…-trtllm-python-py3"
             ) from error
-        except (ImportError, AttributeError, OSError) as error:
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:
             raise EngineError(
                 f"{WHERE}: TensorRT-LLM does not import: {one_line(error)}; run it in NVIDIA's "
                 "container, with a GPU"
@@ -124,6 +124,15 @@ def release_ranks() -> None:
     if executor is not None:
         state._global_comm_executor = state._global_mpi_pool = None  # type: ignore[union-attr]
         executor.__exit__(None, None, None)
+
+
+def leave_mpi() -> None:
+    """The last of a rank's part. Python would do it at the end of the process, but Triton's stub
+    (24.10) crashes before that, and mpirun takes the rank for one that has failed."""
+    from mpi4py import MPI
+
+    if not MPI.Is_finalized():
+        MPI.Finalize()
 
 
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:

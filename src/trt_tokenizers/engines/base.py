@@ -72,7 +72,8 @@ class GenerationRequest:
         seed: same seed, same prompt, same parameters: same ids. None draws one.
         return_log_probs: emit the log-probability of each token, after processing.
         return_perf_metrics: the last chunk has `Chunk.perf`.
-        guide: what the answer must follow, and its kind: ``("regex", "[0-9]+")``.
+        guide: a kind of guide, and what the answer must follow: ``("regex", "[0-9]+")``; empty
+            where the kind says it all.
         lora: name of the adapter to use.
         given: the names of the parameters that the client sent, as in the ensemble.
     """

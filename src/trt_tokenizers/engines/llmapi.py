@@ -8,6 +8,7 @@ versions are in `_llmapi_versions`, the parameters of a request in `_llmapi_samp
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -127,6 +128,7 @@ class LlmApiEngine(Engine):
             self._loop.run_until_complete(asyncio.wait(left, timeout=_LOOK_S))
         finally:
             self._die("its event loop ended")
+            self._loop.close()
 
     async def _watch(self) -> None:
         """An engine may die while nobody asks it anything."""
@@ -151,7 +153,7 @@ class LlmApiEngine(Engine):
         check_ids(request, self._vocab_size)
         lora = self._lora(request.lora)
         if request.guide is not None:
-            self._check_guide(request.guide[0])
+            self._check_guide(*request.guide)
         try:
             params = sampling_params(self._api, request)
         except ValueError as error:
@@ -174,12 +176,14 @@ class LlmApiEngine(Engine):
         number, folder = self._adapters[name]
         return self._api.lora_request(name, number, folder)
 
-    def _check_guide(self, kind: str) -> None:
+    def _check_guide(self, kind: str, guide: str) -> None:
         if kind not in GUIDES:
             raise RequestError(
                 f"guided_decoding_guide_type is {kind!r}{nearest(kind, GUIDES)}; it must be one of "
                 + ", ".join(GUIDES)
             )
+        if not guide and kind != "json":
+            raise RequestError(f"guided_decoding_guide is missing; send the {kind}")
         if not self._guided:
             raise RequestError(
                 "guided_decoding_guide_type needs a server with the LLM argument "
@@ -223,6 +227,8 @@ class LlmApiEngine(Engine):
         self._end(stream, Chunk(error=f"TensorRT-LLM: {one_line(error)}"))
         if versions.dead(self._llm):
             self._die(one_line(error))
+        elif isinstance(error, EngineError):  # ours: TensorRT-LLM goes on
+            stream.result.abort()
 
     def _end(self, stream: Stream, last: Chunk) -> None:
         with self._lock:
@@ -231,7 +237,8 @@ class LlmApiEngine(Engine):
         stream.emit(last)
 
     def cancel(self, key: int) -> None:
-        self._loop.call_soon_threadsafe(self._abort, key)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all have ended
+            self._loop.call_soon_threadsafe(self._abort, key)
 
     def _abort(self, key: int) -> None:
         stream = self._open.get(key)
@@ -248,6 +255,7 @@ class LlmApiEngine(Engine):
 
         with MPICommExecutor(COMM_WORLD):
             pass
+        versions.leave_mpi()
 
     def stop(self) -> None:
         with self._lock:
@@ -255,12 +263,18 @@ class LlmApiEngine(Engine):
             self._ended = self._ended or f"{WHERE} has been stopped"
         for key in list(self._open):
             self.cancel(key)
+        aborted = threading.Event()  # before there is nothing left to abort them in
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(aborted.set)
+            aborted.wait(_LOOK_S)
         try:
             self._llm.shutdown()
             if self._parallel:
                 versions.release_ranks()
+                versions.leave_mpi()
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=_STOP_S)
 
 

@@ -43,7 +43,9 @@ _ONLY = {
     "return_generation_logits": ("return_generation_logits", False),
 }
 #: For TensorRT-LLM these values mean "not set", and old clients send them as a matter of course.
-_NOT_SET = {"runtime_top_k": 0, "runtime_top_p": 0.0}
+_NOT_SET = {
+    "runtime_top_k": 0, "runtime_top_p": 0.0, "return_perf_metrics": False, "lora_name": "",
+}  # fmt: skip
 
 #: Every input that is read here; the skeleton declares the same.
 INPUTS = (
@@ -133,10 +135,11 @@ def _asked(arrays: Mapping[str, Array], row: int) -> tuple[dict[str, Any], froze
                 "the same; send one of them"
             )
         values[field], given[field] = value, client_name
-    if guide := [_scalar(arrays, name, row, None) for name in _GUIDE if name in arrays]:
-        if len(guide) < len(_GUIDE):
-            raise RequestError(f"one of {' and '.join(_GUIDE)} is missing; send both")
-        values["guide"], given["guide"] = tuple(guide), _GUIDE[0]
+    kind, guide = (_scalar(arrays, name, row, "") for name in _GUIDE)
+    if kind or guide:
+        if not kind:
+            raise RequestError(f"{_GUIDE[0]} is missing; send it with {_GUIDE[1]}")
+        values["guide"], given["guide"] = (kind, guide), _GUIDE[0]
     if "embedding_bias" in arrays:
         values["embedding_bias"] = arrays["embedding_bias"][row]
         given["embedding_bias"] = "embedding_bias_words"

@@ -1,0 +1,69 @@
+"""Every input of TensorRT-LLM 1.2's ensemble, sent to the ensemble with the llmapi engine: served,
+refused by its name, or known to mean nothing here. None is forgotten; docs/llmapi.md has all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import Server
+from trt_tokenizers.layouts import layout
+
+pytestmark = [pytest.mark.triton, pytest.mark.model]
+
+#: Input -> a value of which something comes.
+SERVED: dict[str, Any] = {
+    "text_input": "Count: 1, 2, 3, 4,", "max_tokens": 7, "bad_words": ["5"], "stop_words": ["6"],
+    "exclude_input_in_output": False, "end_id": 28, "pad_id": 2, "top_k": 3, "top_p": 0.5,
+    "temperature": 0.5, "repetition_penalty": 1.5, "min_tokens": 3, "presence_penalty": 1.5,
+    "frequency_penalty": 1.5, "seed": 3, "return_log_probs": True, "stream": False,
+    "return_perf_metrics": True,
+}  # fmt: skip
+#: Input -> a value that this server cannot serve; the 400 names the input.
+REFUSED: dict[str, Any] = {
+    "decoder_text_input": "x", "num_return_sequences": 2, "return_context_logits": True,
+    "return_generation_logits": True, "beam_width": 2, "prompt_embedding_table": [[0.5]],
+    "prompt_table_extra_id": 1, "prompt_vocab_size": 1, "embedding_bias_words": ["a"],
+    "embedding_bias_weights": [1.0], "lora_task_id": 1, "lora_weights": [[0.5]],
+    "lora_config": [[1, 2, 3]], "return_num_input_tokens": True, "return_num_output_tokens": True,
+    # With the LLM argument guided_decoding_backend they are served.
+    "guided_decoding_guide_type": "regex", "guided_decoding_guide": "a+",
+}  # fmt: skip
+#: Counts in beam search only.
+MEANINGLESS: dict[str, Any] = {"length_penalty": 2.0}
+DOCS = Path(__file__).parents[2] / "docs" / "llmapi.md"
+llmapi = pytest.mark.parametrize("server", ["llmapi"], indirect=True)
+
+
+def test_none_is_forgotten() -> None:
+    inputs = {line.split()[0] for line in layout("1.2")["ensemble"]["inputs"]}
+    known = [SERVED, REFUSED, MEANINGLESS]
+    assert set().union(*known) == inputs
+    assert sum(map(len, known)) == len(inputs), "each is in one of them"
+    text = DOCS.read_text()
+    assert [name for name in inputs if f"`{name}`" not in text] == []
+
+
+@llmapi
+def test_what_is_served_is_served(server: Server) -> None:
+    body = {"text_input": SERVED["text_input"], "max_tokens": 12}
+    plain = server.ask(body)["text_output"]
+    answers = {n: server.ask({**body, n: v}) for n, v in {**SERVED, **MEANINGLESS}.items()}
+    changed = {name for name, answer in answers.items() if answer["text_output"] != plain}
+    # The others' fields are looked at in the engine's own tests.
+    assert changed >= {"max_tokens", "bad_words", "stop_words", "exclude_input_in_output", "end_id",
+                       "repetition_penalty", "frequency_penalty"}  # fmt: skip
+
+
+@llmapi
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_named(server: Server, name: str) -> None:
+    body: dict[str, Any] = {"text_input": "a", "max_tokens": 2, name: REFUSED[name]}
+    if name.startswith("guided"):
+        body |= {other: REFUSED[other] for other in REFUSED if other.startswith("guided")}
+    status, answer = server.generate(body)
+    assert status == 400, answer
+    named = "guided_decoding_guide_type" if name.startswith("guided") else name
+    assert named in answer["error"]

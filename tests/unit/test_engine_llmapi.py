@@ -1,0 +1,389 @@
+"""The llmapi engine on the double of TensorRT-LLM, against ``model.generate`` of a tiny Llama."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from trt_tokenizers.engines import _llmapi_versions as versions  # noqa: E402
+from trt_tokenizers.engines import llmapi  # noqa: E402
+from trt_tokenizers.engines._llmapi_sampling import (  # noqa: E402
+    GUIDES,
+    SUPPORTED,
+    markdown,
+    sampling_params,
+)
+from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest  # noqa: E402
+from trt_tokenizers.engines.llmapi import LlmApiEngine  # noqa: E402
+from trt_tokenizers.engines.serving import ServingSettings  # noqa: E402
+from trt_tokenizers.engines.tensors import parse_requests  # noqa: E402
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError  # noqa: E402
+
+KEYS = itertools.count(1)
+PROMPT = (5, 6, 7)
+DOCS = Path(__file__).parents[2] / "docs" / "llmapi.md"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        initializer_range=0.3,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model_dir(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    model.save_pretrained(folder)
+    return Path(folder)
+
+
+def made(model_dir: Path, **llm_args: Any) -> LlmApiEngine:
+    return LlmApiEngine(
+        {"model_dir": str(model_dir), "max_seq_len": "256", "llm_args": json.dumps(llm_args)}
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(model_dir: Path) -> Iterator[LlmApiEngine]:
+    engine = made(model_dir, max_num_tokens=200)
+    yield engine
+    engine.stop()
+
+
+def request(**values: Any) -> GenerationRequest:
+    given = {"prompt_ids": PROMPT, "max_tokens": 12, **values}
+    return GenerationRequest(key=next(KEYS), **given)
+
+
+def answer(engine: LlmApiEngine, r: GenerationRequest) -> list[Chunk]:
+    chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    engine.submit(r, chunks.put)
+    found = [chunks.get(timeout=20)]
+    while not found[-1].last:
+        found.append(chunks.get(timeout=20))
+    return found
+
+
+def ids(chunks: list[Chunk]) -> list[int]:
+    return [i for chunk in chunks for i in chunk.token_ids]
+
+
+@pytest.fixture(scope="module")
+def greedy(model: Any) -> list[int]:
+    prompt = torch.tensor([PROMPT])
+    out = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=None)
+    return list(out[0, len(PROMPT) :].tolist())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_greedy_is_that_of_generate(engine: LlmApiEngine, greedy: list[int], stream: bool) -> None:
+    chunks = answer(engine, request(stream=stream))
+    assert ids(chunks) == greedy
+    assert [len(chunk.token_ids) for chunk in chunks] == ([1] * 12 if stream else [12])
+    assert chunks[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_the_end_id_is_the_last_token(engine: LlmApiEngine, greedy: list[int]) -> None:
+    (chunk,) = answer(engine, request(end_ids=frozenset((greedy[3],))))
+    assert list(chunk.token_ids) == greedy[: greedy.index(greedy[3]) + 1]
+    assert chunk.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_stop_words_end_the_answer_and_are_emitted(
+    engine: LlmApiEngine, greedy: list[int], length: int, stream: bool
+) -> None:
+    word = tuple(greedy[5 : 5 + length])
+    at = next(i for i in range(12) if tuple(greedy[i : i + length]) == word) + length
+    chunks = answer(engine, request(stop_words=(word,), stream=stream))
+    assert ids(chunks) == greedy[:at]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+def test_no_stop_word_ends_before_min_tokens(engine: LlmApiEngine, greedy: list[int]) -> None:
+    chunks = answer(engine, request(stop_words=((greedy[2],),), min_tokens=8))
+    assert len(ids(chunks)) >= 8
+
+
+def test_bad_words_of_any_length_do_not_appear(engine: LlmApiEngine, greedy: list[int]) -> None:
+    for word in ((greedy[2],), tuple(greedy[2:4])):
+        found = ids(answer(engine, request(bad_words=(word,))))
+        assert found != greedy
+        assert all(tuple(found[i : i + len(word)]) != word for i in range(len(found)))
+
+
+def test_a_seed_gives_the_same_and_none_does_not(engine: LlmApiEngine) -> None:
+    hot = {"temperature": 3.0, "given": frozenset({"temperature"})}
+    first, second = (ids(answer(engine, request(seed=7, **hot))) for _ in range(2))
+    assert first == second
+    drawn = {tuple(ids(answer(engine, request(**hot)))) for _ in range(4)}
+    assert len(drawn) == 4
+
+
+def test_log_probs_and_figures(engine: LlmApiEngine, model: Any, greedy: list[int]) -> None:
+    chunks = answer(engine, request(stream=True, return_log_probs=True, return_perf_metrics=True))
+    found = [value for chunk in chunks for value in chunk.log_probs]
+    with torch.no_grad():
+        scores = model(torch.tensor([[*PROMPT, *greedy]])).logits[0].log_softmax(-1)
+    at = range(len(PROMPT) - 1, len(PROMPT) + 11)
+    assert found == pytest.approx([scores[i, t].item() for i, t in zip(at, greedy, strict=True)],
+                                  abs=1e-3)  # fmt: skip
+    perf = chunks[-1].perf
+    assert perf is not None
+    assert perf["arrival_time_ns"] <= perf["first_token_time_ns"] <= perf["last_token_time_ns"]
+    assert perf["total_draft_tokens"] == 0
+    assert all(chunk.perf is None for chunk in chunks[:-1])
+
+
+def test_cancel(engine: LlmApiEngine) -> None:
+    chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    r = request(max_tokens=250, stream=True)
+    engine.submit(r, chunks.put)
+    engine.cancel(r.key)
+    while not (chunk := chunks.get(timeout=20)).last:
+        pass
+    assert chunk.finish_reason is FinishReason.CANCELLED
+    engine.cancel(r.key)
+    assert ids(answer(engine, request())), "the others go on"
+
+
+#: Parameter of the ensemble -> what a request with it makes of SamplingParams.
+GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "max_tokens": ({"max_tokens": 5}, {"max_tokens": 5}),
+    "min_tokens": ({"min_tokens": 4}, {"min_tokens": 4}),
+    "min_length": ({"min_tokens": 4}, {"min_tokens": 4}),
+    "end_id": ({"end_ids": frozenset((9,))}, {"end_id": 9}),
+    "pad_id": ({"pad_id": 8}, {"pad_id": 8}),
+    "stop_words": ({"stop_words": ((4,), (5, 6))}, {"stop_token_ids": [4]}),
+    "bad_words": ({"bad_words": ((4,), (5, 6))}, {"bad_token_ids": [4], "_bad_word_ids": [[5, 6]]}),
+    "temperature": ({"temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0, "top_k": None}),
+    "top_k": ({"top_k": 5}, {"top_k": 5, "top_p": None}),
+    "top_p": ({"top_p": 0.5}, {"top_p": 0.5}),
+    "seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
+    "random_seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
+    "repetition_penalty": ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+    "presence_penalty": ({"presence_penalty": 0.5}, {"presence_penalty": 0.5}),
+    "frequency_penalty": ({"frequency_penalty": 0.5}, {"frequency_penalty": 0.5}),
+    "return_log_probs": ({"return_log_probs": True}, {"logprobs": 1}),
+    "return_perf_metrics": ({"return_perf_metrics": True}, {"return_perf_metrics": True}),
+}
+#: Said to TensorRT-LLM otherwise than by a field of its own, or not at all.
+ELSEWHERE = {
+    "guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stream",
+    "exclude_input_in_output",
+}  # fmt: skip
+
+
+def test_every_parameter_is_in_one_of_the_tables() -> None:
+    assert GIVEN.keys() | ELSEWHERE == SUPPORTED
+    assert markdown() in DOCS.read_text()
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_parameters_become_sampling_params(name: str) -> None:
+    values, expected = GIVEN[name]
+    params = sampling_params(versions.Api(), request(given=frozenset(values), **values))
+    assert {field: getattr(params, field) for field in expected} == expected
+    assert params.detokenize is False
+    assert params.ignore_eos is False, "it would switch stop words off as well"
+
+
+@pytest.mark.parametrize("kind", GUIDES)
+def test_guides_become_guided_decoding(kind: str) -> None:
+    params = sampling_params(versions.Api(), request(guide=(kind, "x")))
+    expected: Any = True if kind == "json" else "x"
+    assert getattr(params.guided_decoding, GUIDES[kind]) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"guide": ("regexp", "a")}, "did you mean 'regex'?"),
+        ({"guide": ("regex", "a")}, "guided_decoding_backend"),
+        ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
+        ({"lora": "x"}, "lora_name is 'x'; this server has none"),
+        ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
+        ({"stop_words": ((),)}, "stop_words holds nothing"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    engine: LlmApiEngine, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError) as error:
+        engine.submit(request(**values), lambda chunk: None)
+    assert message in str(error.value)
+
+
+def test_what_tensorrt_llm_refuses_is_the_clients_fault(engine: LlmApiEngine) -> None:
+    (chunk,) = answer(engine, request(prompt_ids=(1,) * 201))
+    assert chunk.refused
+    assert "max_num_tokens (200)" in (chunk.error or "")
+
+
+def test_adapters_by_name(model_dir: Path, tmp_path: Path) -> None:
+    engine = LlmApiEngine(
+        {"model_dir": str(model_dir), "max_seq_len": "64", "loras": f"fr={tmp_path}",
+         "llm_args": '{"lora_config": {"max_lora_rank": 8}}'}
+    )  # fmt: skip
+    try:
+        assert ids(answer(engine, request(lora="fr")))
+        with pytest.raises(RequestError, match=r"did you mean 'fr'\?\); this server has fr"):
+            engine.submit(request(lora="frr"), lambda chunk: None)
+    finally:
+        engine.stop()
+
+
+def test_out_of_kv_cache_is_one_requests_error(model_dir: Path) -> None:
+    engine = made(model_dir, kv_cache_config={"max_tokens": 64})
+    try:
+        (chunk,) = answer(engine, request(prompt_ids=(1,) * 100, max_tokens=100))
+        assert "the KV cache holds 64 in all" in (chunk.error or "")
+        assert ids(answer(engine, request())), "the engine lives on"
+        assert engine.died is None
+    finally:
+        engine.stop()
+
+
+def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
+    engine = made(model_dir)
+    chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    for _ in range(3):
+        engine.submit(request(max_tokens=250), chunks.put)
+    while len(engine._llm._executor._results) < 3:
+        pass
+    engine._llm._executor.fail(RuntimeError("CUDA error: an illegal memory access"))
+    errors = [chunks.get(timeout=20).error or "" for _ in range(3)]
+    assert all("CUDA error" in error for error in errors), errors
+    assert "restart the server" in str(engine.died)
+    with pytest.raises(EngineError, match="has died"):
+        engine.submit(request(), chunks.put)
+    engine.stop()
+
+
+def test_a_silent_death_is_noticed(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llmapi, "_LOOK_S", 0.05)
+    engine = made(model_dir)
+    engine._llm._executor._down = True
+    for _ in range(100):
+        if engine.died:
+            break
+        engine._thread.join(0.05)
+    assert "its executor has shut down" in str(engine.died)
+    engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"llm_args": '{"tensor_paralel_size": 2}'}, "did you mean 'tensor_parallel_size'?"),
+        ({"llm_args": '{"frobnicate": 2}'}, "TensorRT-LLM 1.2.0 has no argument 'frobnicate'"),
+        ({"llm_args": "{'a': 1}"}, "llm_args is no JSON"),
+        ({"llm_args": "[1]"}, "write an object"),
+        ({"llm_args": '{"model": "x"}'}, "llm_args holds 'model', set by model_dir"),
+        ({"llm_args": '{"max_seq_len": 9}'}, "make them equal"),
+        ({"max_seq_len": ""}, "say how many tokens"),
+        ({"loras": "fr"}, "write name=folder"),
+        ({"loras": "fr=/nowhere"}, "there is no folder /nowhere"),
+        ({"dtyp": "x"}, "unknown parameter 'dtyp'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    model_dir: Path, settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        LlmApiEngine({"model_dir": str(model_dir), "max_seq_len": "64", **settings})
+    assert message in str(error.value)
+
+
+def test_a_model_that_does_not_build(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"LLM\(\) does not start for .*config.json"):
+        made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [("0.20.0", "needs TensorRT-LLM 1.0"), (None, "no module")]
+)
+def test_another_tensorrt_llm(
+    monkeypatch: pytest.MonkeyPatch, model_dir: Path, version: str | None, message: str
+) -> None:
+    found = None if version is None else SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", found)
+    with pytest.raises(EngineError, match=message):
+        made(model_dir)
+
+
+def test_the_model_is_split_over_all_ranks(
+    monkeypatch: pytest.MonkeyPatch, model_dir: Path
+) -> None:
+    for name, value in {"RANK": "1", "SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    with pytest.raises(SettingsError, match="there are 4 ranks, and llm_args split the model over"):
+        made(model_dir, tensor_parallel_size=2)
+
+
+JOB = (
+    "OMPI_COMM_WORLD_RANK", "OMPI_UNIVERSE_SIZE", "OMPI_MCA_orte_ess_num_procs", "PMI_RANK",
+    "PMIX_RANK", "PMIX_SERVER_URI41", "ORTE_SCHIZO", "SLURM_PROCID", "SLURM_JOB_ID",
+)  # fmt: skip
+KEPT = ("PATH", "OMPI_MCA_btl", "PMIX_MCA_gds", "SLURM_CONF", "CUDA_VISIBLE_DEVICES")
+
+
+def test_an_inherited_job_is_forgotten() -> None:
+    environ = dict.fromkeys((*KEPT, *JOB), "1")
+    versions.clear_job(environ)
+    assert set(environ) == set(KEPT)
+
+
+def test_log_probs_of_every_version() -> None:
+    entry = SimpleNamespace(logprob=-0.5)
+    assert versions.log_probs([{7: entry}, {8: entry}], (7, 8)) == (-0.5, -0.5)
+    assert versions.log_probs([-0.25], (7,)) == (-0.25,)
+    with pytest.raises(EngineError, match="no log-probability of the token 9"):
+        versions.log_probs([{7: entry}], (9,))
+
+
+def test_each_instance_sees_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    own = {"engine": "llmapi", "gpu_device_ids": "0,1; 2,3"}
+    settings = ServingSettings.take(own, "x")
+    settings.choose_gpus("tensorrt_llm_0_1", "x")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    with pytest.raises(SettingsError, match="nothing for instance 3"):
+        settings.choose_gpus("tensorrt_llm_0_2", "x")
+
+
+def parsed(**texts: str) -> GenerationRequest:
+    """What the engine's tensors make of a request with these inputs."""
+    more = {name: np.array([[text.encode()]], dtype=np.object_) for name, text in texts.items()}
+    base = {"input_ids": np.array([[5]]), "request_output_len": np.array([[1]])}
+    (row,) = parse_requests({**base, **more, "return_perf_metrics": np.array([[False]])})
+    return row
+
+
+def test_texts_arrive_as_tensors() -> None:
+    row = parsed(lora_name="fr", guided_decoding_guide_type="regex", guided_decoding_guide="é+")
+    assert (row.lora, row.guide) == ("fr", ("regex", "é+"))
+    assert row.given == {"lora_name", "guided_decoding_guide_type"}
+    empty = parsed(lora_name="", guided_decoding_guide_type="", guided_decoding_guide="")
+    assert (empty.lora, empty.guide, empty.given) == (None, None, frozenset())
+    with pytest.raises(RequestError, match="guided_decoding_guide_type is missing"):
+        parsed(guided_decoding_guide="a")
