@@ -46,7 +46,7 @@ def _tojson(
 
 
 _HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-_MAX_SOURCE = 1 << 18  # characters of a template
+_MAX_SOURCE = 1 << 16  # characters of a template
 
 #: Decided by the request itself, not by its template arguments.
 _RESERVED = ("messages", "tools", "conversation")
@@ -85,7 +85,13 @@ class ChatTemplate:
             raise TemplateError(
                 f"template {name!r}, line {error.lineno}: {error.message}; correct the template"
             ) from error
-        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
+        except (
+            jinja2.TemplateError,
+            RecursionError,
+            SyntaxError,
+            ValueError,
+            MemoryError,
+        ) as error:
             raise TemplateError(
                 f"template {name!r} does not compile: {error}; correct the template"
             ) from error
@@ -156,7 +162,7 @@ class ChatTemplate:
         except _Refused as error:
             raise RequestError(f"template {self.name!r} refuses these messages: {error}") from None
         except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
-                LookupError, RecursionError, MemoryError) as error:  # fmt: skip
+                LookupError, RecursionError, MemoryError, AssertionError) as error:  # fmt: skip
             raise RequestError(
                 f"template {self.name!r} fails on these messages: {error or type(error).__name__}; "
                 "send other messages, or have the server's template corrected"
