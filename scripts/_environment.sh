@@ -26,11 +26,13 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 stamp=$venv/.installed
-wanted=$(cat "$root/pyproject.toml" "$root/scripts/constraints.txt" | cksum)
+wanted=$(cat "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/scripts/oracles.txt" | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   echo "Installing trt-tokenizers, Triton's pip wheel, torch and transformers into $venv (1.5 GB, a minute or more)" >&2
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     -c "$root/scripts/constraints.txt" -e "$root[embedded,test]" >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    -r "$root/scripts/oracles.txt" >&2
   echo "$wanted" > "$stamp"
 fi
 # shellcheck disable=SC1091

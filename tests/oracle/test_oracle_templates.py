@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from conversations import CONVERSATIONS, TOOL, called, talk
 from trt_tokenizers.templates.render import load
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
@@ -37,47 +38,6 @@ def sides(
     return name, MistralTokenizer.from_file(str(source)), ours, version
 
 
-def talk(*contents: str, system: str | None = None) -> list[dict[str, Any]]:
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    for at, content in enumerate(contents):
-        messages.append({"role": ("user", "assistant")[at % 2], "content": content})
-    return messages
-
-
-CONVERSATIONS = [
-    talk("Hi"),
-    talk("Hi", system="Be terse."),
-    talk("Hi", "Hello!", "And now?"),
-    talk("Hi", "Hello!", "And now?", "Well.", "Go on", system="Be terse."),
-    talk("two\nlines\n\n- and\n- more"),
-    talk("<b>&amp;</b> 'q' \"d\" \\n {x}"),
-    talk("안녕하세요", "😀 네", "中文？", system="한국어로"),
-    talk("def f(x):\n    return x", "```python\nf(1)\n```", "thanks"),
-    talk("x" * 500, "y" * 500, "z", system="s\ns"),
-    talk(" spaces around ", " and around  ", "\tand a tab\n"),
-]
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": 'Tells the "weather" in Łódź',
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-        },
-    }
-]
-CALL = {
-    "id": "abcdefghi",
-    "type": "function",
-    "function": {"name": "weather", "arguments": '{"city": "Łódź"}'},
-}
-CALLED = [
-    *talk("How is the weather?"),
-    {"role": "assistant", "content": "", "tool_calls": [CALL]},
-    {"role": "tool", "content": "sunny, 20 °C", "name": "weather", "tool_call_id": "abcdefghi"},
-]  # fmt: skip
-
-
 def check(sides: tuple[str, Any, Tokenizer, str], messages: Any, tools: Any = None) -> None:
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
@@ -93,13 +53,16 @@ def check(sides: tuple[str, Any, Tokenizer, str], messages: Any, tools: Any = No
 
 @pytest.mark.parametrize("at", range(len(CONVERSATIONS)))
 def test_conversations(sides: tuple[str, Any, Tokenizer, str], at: int) -> None:
+    if not all(message["content"] for message in CONVERSATIONS[at]):
+        pytest.skip("mistral-common refuses empty answers")
     check(sides, CONVERSATIONS[at])
 
 
 def test_tools(sides: tuple[str, Any, Tokenizer, str]) -> None:
     if sides[3] == "v1":
         pytest.skip("Mistral v1 knows no tools")
-    check(sides, talk("How is the weather?", system="Be terse."), TOOLS)
-    check(sides, CALLED, TOOLS)
-    check(sides, [*CALLED, {"role": "assistant", "content": "Sunny."},
-                  {"role": "user", "content": "And tomorrow?"}], TOOLS)  # fmt: skip
+    check(sides, talk("How is the weather?", system="Be terse."), [TOOL])
+    messages = called('{"city": "Łódź"}')
+    check(sides, messages, [TOOL])
+    check(sides, [*messages, {"role": "assistant", "content": "Sunny."},
+                  {"role": "user", "content": "And tomorrow?"}], [TOOL])  # fmt: skip

@@ -69,6 +69,11 @@ HOSTILE = [
     "{% import 'os' as os %}",
     "{% extends '/etc/passwd' %}",
     "{{ '{0.__class__.__base__}'.format('').__x__.y }}",
+    "{{ (1).to_bytes(10**9, 'big') }}",
+    "{{ ('a' * 16000000) | sort }}",
+    "{{ 'a' | truncate(3, end='b' * 9999) }}",
+    "{% set a = 'x' * 16000000 %}" + "{% set b = a[1:] %}" * 99,
+    "{% set a = 'x' * 16000000 %}{% set b = [" + "a[1:]," * 200 + "] %}",
 ]
 
 
@@ -85,8 +90,9 @@ def test_hostile_templates_are_refused_within_a_second(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     ["{{ " + "(" * 10_000 + "1" + ")" * 10_000 + " }}", "x" * 300_000,
-     "{% if x %}" * 200 + "{% endif %}" * 200, "{{ 1 | nonesuch }}"],
-    ids=range(4),
+     "{% if x %}" * 200 + "{% endif %}" * 200, "{{ 1 | nonesuch }}", "{{ " + "9" * 5000 + " }}",
+     "{% if 1 %}" + "{% elif 1 %}" * 5000 + "{% endif %}"],
+    ids=range(6),
 )  # fmt: skip
 def test_templates_that_cannot_be_compiled_are_named(source: str) -> None:
     with pytest.raises(TemplateError, match="template 'x'"):

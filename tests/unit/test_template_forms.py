@@ -12,10 +12,9 @@ from datetime import datetime
 
 import pytest
 
+from conversations import CONVERSATIONS, TOOL, Messages, called, talk
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.templates.render import load, named_templates
-
-Messages = list[dict[str, str]]
 
 ASKED = ("You are a helpful assistant", "Hello", "Hi there", "Who are you",
          "   I am an assistant   ", "Another question")  # fmt: skip
@@ -78,7 +77,7 @@ class Form:
         source: who publishes it.
         system: None: in front of the first user's content, with a blank line between.
         default: the system message where there is none.
-        trims: contents lose the space around them.
+        trims: roles whose contents lose the space around them.
     """
 
     source: str
@@ -88,7 +87,7 @@ class Form:
     assistant: str
     generation: str
     default: str = ""
-    trims: bool = False
+    trims: tuple[str, ...] = ()
 
 
 TODAY = datetime.now().strftime("%Y-%m-%d")
@@ -108,11 +107,11 @@ FORMS = {
         "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
         "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
         "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>",
-        "<|start_header_id|>assistant<|end_header_id|>\n\n", trims=True),
+        "<|start_header_id|>assistant<|end_header_id|>\n\n", trims=ROLES[:3]),
     "gemma": Form(
         "ai.google.dev/gemma/docs/formatting", "<bos>", None,
         "<start_of_turn>user\n{}<end_of_turn>\n", "<start_of_turn>model\n{}<end_of_turn>\n",
-        "<start_of_turn>model\n", trims=True),
+        "<start_of_turn>model\n", trims=ROLES[1:3]),
     "phi3": Form(
         "microsoft/Phi-3-mini-4k-instruct, card: Chat Format", "", "<|system|>\n{}<|end|>\n",
         "<|user|>\n{}<|end|>\n", "<|assistant|>\n{}<|end|>\n", "<|assistant|>\n"),
@@ -140,7 +139,7 @@ FORMS = {
         "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>{}<|END_OF_TURN_TOKEN|>",
         "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>{}<|END_OF_TURN_TOKEN|>",
         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{}<|END_OF_TURN_TOKEN|>",
-        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", trims=True),
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", trims=ROLES[1:3]),
     "granite": Form(
         "ibm-granite/granite-3.0-8b-instruct, card: tokenizer_config.json", "",
         "<|start_of_role|>system<|end_of_role|>{}<|end_of_text|>\n",
@@ -160,7 +159,9 @@ def by_form(form: Form, messages: Messages) -> str:
     if messages[0]["role"] != "system" and form.default:
         messages = [{"role": "system", "content": form.default}, *messages]
     for message in messages:
-        content = message["content"].strip() if form.trims else message["content"]
+        content = (
+            message["content"].strip() if message["role"] in form.trims else message["content"]
+        )
         if message["role"] == "system" and form.system is None:
             folded = f"{content}\n\n"
             continue
@@ -170,28 +171,6 @@ def by_form(form: Form, messages: Messages) -> str:
         before, after = str(around[message["role"]]).split("{}")
         prompt += before + content + after
     return prompt + form.generation
-
-
-def talk(*contents: str, system: str | None = None) -> Messages:
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    for at, content in enumerate(contents):
-        messages.append({"role": ("user", "assistant")[at % 2], "content": content})
-    return messages
-
-
-CONVERSATIONS = [
-    talk("Hi"),
-    talk("Hi", system="Be terse."),
-    talk("Hi", "Hello!", "And now?"),
-    talk("Hi", "Hello!", "And now?", "Well.", "Go on", system="Be terse."),
-    talk("two\nlines\n\n- and\n- more"),
-    talk("Hi", "", "an empty answer"),
-    talk("<b>&amp;</b> {{ x }} {% y %} 'q' \"d\" \\n"),
-    talk("안녕하세요", "😀 네", "中文？", system="한국어로"),
-    talk("def f(x):\n    return x", "```python\nf(1)\n```", "thanks"),
-    talk("x" * 500, "y" * 500, "z", system="s\ns"),
-    talk(" spaces around ", " and here ", "\tand a tab\n"),
-]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -212,13 +191,6 @@ def render(name: str, messages: Messages, **arguments: object) -> str:
     assert template is not None
     tools = arguments.pop("tools", None)
     return template.render(messages, {}, tools=tools, arguments=arguments)  # type: ignore[arg-type]
-
-
-TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "description": "Tells the weather",
-                 "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
-}  # fmt: skip
 
 
 def test_qwen_tools_and_thinking() -> None:
@@ -250,10 +222,65 @@ def test_granite_tools() -> None:
     assert "\n}<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Hi<|end_of_text|>\n" in prompt
 
 
-@pytest.mark.parametrize("name", ["llama3", "gemma", "phi3", "vicuna", "gpt-oss", "mistral-v1"])
+def test_granite_calls() -> None:
+    """IBM's templates of 3.1 and later: "<|tool_call|> followed by a JSON list of tools used"."""
+    call = (
+        '<|start_of_role|>assistant<|end_of_role|><|tool_call|>[{"name": "weather", "arguments": '
+        '{"city": "Łódź"}}]<|end_of_text|>\n<|start_of_role|>tool_response<|end_of_role|>sunny, '
+        "20 °C<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>"
+    )
+    for arguments in ({"city": "Łódź"}, '{"city": "Łódź"}'):
+        assert render("granite", called(arguments)).endswith(call)
+
+
+def test_llama3_tools() -> None:
+    """As in meta-llama/Llama-3.1-8B-Instruct, tokenizer_config.json."""
+    prompt = render("llama3", called('{"city": "Łódź"}'), tools=[TOOL], date_string="01 Jan 2026")
+    assert prompt.startswith(
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nEnvironment: ipython\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 01 Jan 2026\n\n<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nGiven the following functions, please respond "
+        "with a JSON for a function call with its proper arguments that best answers the given "
+        'prompt.\n\nRespond in the format {"name": function name, "parameters": dictionary of '
+        'argument name and its value}.Do not use variables.\n\n{\n    "type": "function",\n'
+    )
+    assert prompt.endswith(
+        "\n}\n\nHow is the weather?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        '{"name": "weather", "parameters": {"city": "Łódź"}}<|eot_id|><|start_header_id|>ipython'
+        '<|end_header_id|>\n\n"sunny, 20 °C"<|eot_id|><|start_header_id|>assistant'
+        "<|end_header_id|>\n\n"
+    )
+    in_system = render("llama3", talk("Hi", system="s"), tools=[TOOL], tools_in_user_message=False)
+    assert "\n}\n\ns<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>" in in_system
+
+
+def test_llama3_takes_one_call_at_a_time_and_a_user_message_first() -> None:
+    messages = called("{}")
+    messages[1]["tool_calls"] *= 2
+    with pytest.raises(RequestError, match=r"'llama3' refuses .* one tool call at a time"):
+        render("llama3", messages, tools=[TOOL])
+    with pytest.raises(RequestError, match=r"'llama3' refuses .* first user message"):
+        render("llama3", [{"role": "system", "content": "s"}], tools=[TOOL])
+
+
+WITH_TOOLS = {"granite", "llama3", "mistral-v3", "mistral-v3-tekken", "mistral-v7",
+              "mistral-v7-tekken", "qwen"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted({*named_templates()} - WITH_TOOLS))
 def test_tools_where_there_is_no_form_for_them_are_refused(name: str) -> None:
-    with pytest.raises(RequestError, match=f"'{name}' refuses .* no form for tools"):
+    """Nor are they dropped without a word; the refusal names the templates that take them."""
+    named = ", ".join(sorted(WITH_TOOLS))
+    with pytest.raises(RequestError, match=rf"'{name}' has no form for tools; .*{named}, or auto"):
         render(name, talk("Hi"), tools=[TOOL])
+    with pytest.raises(RequestError, match=f"'{name}' has no form for tool_calls; leave them out"):
+        render(name, called({}))
+
+
+@pytest.mark.parametrize("name", sorted({*named_templates()} - {"chatml", "gpt-oss"}))
+def test_a_role_that_the_model_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"'{name}' refuses these messages"):
+        render(name, [{"role": "developer", "content": "d"}, *talk("Hi")])
 
 
 def test_continue_final_message_as_transformers(bpe_dir: object) -> None:

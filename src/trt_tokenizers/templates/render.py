@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
@@ -44,7 +46,7 @@ def _tojson(
 
 
 _HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-_MAX_SOURCE = 1 << 18  # characters of a template
+_MAX_SOURCE = 1 << 16  # characters of a template
 
 #: Decided by the request itself, not by its template arguments.
 _RESERVED = ("messages", "tools", "conversation")
@@ -55,6 +57,7 @@ class ChatTemplate:
 
     Attributes:
         name: for errors and logs.
+        reads: of ``tools`` and ``tool_calls`` those that the template speaks of.
     """
 
     def __init__(self, name: str, source: str, **defaults: Any) -> None:
@@ -76,15 +79,29 @@ class ChatTemplate:
                 f"template {name!r} has {len(source)} characters; at most {_MAX_SOURCE} are served"
             )
         try:
-            self._template = self._environment.from_string(source)
+            tree = self._environment.parse(source)
+            self._template = self._environment.from_string(tree)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
                 f"template {name!r}, line {error.lineno}: {error.message}; correct the template"
             ) from error
-        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
+        except (
+            jinja2.TemplateError,
+            RecursionError,
+            SyntaxError,
+            ValueError,
+            MemoryError,
+        ) as error:
             raise TemplateError(
                 f"template {name!r} does not compile: {error}; correct the template"
             ) from error
+        words = {
+            word
+            for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Const))
+            for word in (getattr(node, at, None) for at in ("name", "attr", "value"))
+            if isinstance(word, str)
+        }
+        self.reads = words & {"tools", "tool_calls"}
 
     def render(
         self,
@@ -121,6 +138,17 @@ class ChatTemplate:
             )
         if continues:
             variables["add_generation_prompt"] = False
+        # A template that does not read them would drop them without a word.
+        for what, given in (
+            ("tools", bool(tools)),
+            ("tool_calls", any(message.get("tool_calls") for message in messages)),
+        ):
+            if given and what not in self.reads:
+                raise RequestError(
+                    f"template {self.name!r} has no form for {what}; leave them out, or set the "
+                    "parameter 'template' of the model preprocessing to one that has: "
+                    f"{', '.join(_with_tools())}, or auto if the model's own has"
+                )
         prompt = self._rendered(
             {**special_tokens, **variables, "messages": messages, "tools": tools}
         )
@@ -134,7 +162,7 @@ class ChatTemplate:
         except _Refused as error:
             raise RequestError(f"template {self.name!r} refuses these messages: {error}") from None
         except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
-                LookupError, RecursionError, MemoryError) as error:  # fmt: skip
+                LookupError, RecursionError, MemoryError, AssertionError) as error:  # fmt: skip
             raise RequestError(
                 f"template {self.name!r} fails on these messages: {error or type(error).__name__}; "
                 "send other messages, or have the server's template corrected"
@@ -169,6 +197,17 @@ def named_templates() -> list[str]:
     return sorted([*(name.removesuffix(".jinja") for name in found), *_VARIANTS])
 
 
+@functools.lru_cache
+def _with_tools() -> list[str]:
+    return [name for name in named_templates() if _named(name).reads]
+
+
+def _named(name: str) -> ChatTemplate:
+    own, defaults = _VARIANTS.get(name, (name, {}))
+    path = files("trt_tokenizers.templates") / "named" / f"{own}.jinja"
+    return ChatTemplate(name, path.read_text(encoding="utf-8"), **defaults)
+
+
 def load(name: str, chat_template: str | None) -> ChatTemplate | None:
     """The template called *name*.
 
@@ -191,9 +230,7 @@ def load(name: str, chat_template: str | None) -> ChatTemplate | None:
         return ChatTemplate("inline", name)
     known = named_templates()
     if name in known:
-        own, defaults = _VARIANTS.get(name, (name, {}))
-        path = files("trt_tokenizers.templates") / "named" / f"{own}.jinja"
-        return ChatTemplate(name, path.read_text(encoding="utf-8"), **defaults)
+        return _named(name)
     if "/" in name or name.endswith((".jinja", ".j2")):
         try:
             return ChatTemplate(name, Path(name).read_text(encoding="utf-8"))

@@ -86,7 +86,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return "".join(str(self._bounded(value)) for value in values)
 
     def literal(self, value: Any) -> Any:
-        """A list or mapping written out in the template."""
+        """A list or mapping written out in the template, a slice, or a comparison."""
         return self._bounded(value)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -94,6 +94,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
             args = _checked_method(owner, getattr(method, "__name__", ""), args, kwargs)
+        elif isinstance(owner, (int, float, bytes)):
+            raise TooMuchError("methods of numbers and bytes are not served")
         return self._bounded(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -218,6 +220,11 @@ def _check_batch(_: Any, number: Any = 0, *__: Any, **___: Any) -> None:
     _refuse_over(int(number), MAX_ITEMS)
 
 
+def _check_items(value: Any, *_: Any, **__: Any) -> None:
+    if hasattr(value, "__len__"):
+        _refuse_over(len(value), MAX_ITEMS)
+
+
 def _check_tojson(value: Any, ensure_ascii: Any = False, indent: Any = None, **_: Any) -> None:
     if indent is not None:
         _refuse_over(int(indent), 64)
@@ -230,6 +237,9 @@ _FILTER_CHECKS: dict[str, Callable[..., None]] = {
     "center": _check_width,
     "batch": _check_batch,
     "slice": _check_batch,
+    "list": _check_items,
+    "sort": _check_items,
+    "unique": _check_items,
     "tojson": _check_tojson,
     "format": lambda text, *args, **kwargs: _check_format(str(text), "%", *args, *kwargs.values()),
 }
@@ -264,7 +274,13 @@ class _Bounds(NodeTransformer):
             return node
         return _call("literal", [node], node.lineno)
 
-    visit_List = visit_Tuple = visit_Dict = _weighed  # noqa: N815
+    visit_List = visit_Tuple = visit_Dict = visit_Compare = _weighed  # noqa: N815
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        if isinstance(node.arg, nodes.Slice):
+            return self._weighed(node)  # type: ignore[no-any-return]
+        self.generic_visit(node)
+        return node
 
 
 def _call(method: str, args: list[nodes.Expr], lineno: int) -> nodes.Call:
