@@ -10,7 +10,6 @@ from tokenizers import decoders, models, pre_tokenizers
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
-from trt_tokenizers.tokenizers.files import TokenizerFiles
 
 _END_OF_TEXT = "<|endoftext|>"
 #: Hugging Face's names, then OpenAI's own.
@@ -60,11 +59,7 @@ def _from_merges(directory: Path, vocabulary: str, merges: str) -> tokenizers.To
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    named = TokenizerFiles.read(directory).special_tokens.values()
     backend.add_special_tokens(
-        [
-            tokenizers.AddedToken(token, special=True, normalized=False)
-            for token in dict.fromkeys([_END_OF_TEXT, *named])
-        ]
+        [tokenizers.AddedToken(_END_OF_TEXT, special=True, normalized=False)]
     )
     return backend

@@ -9,7 +9,6 @@ import sentencepiece
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
-from trt_tokenizers.tokenizers.files import added_tokens
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 from trt_tokenizers.tokenizers.vocabulary import sentencepiece_bytes
 
@@ -61,15 +60,20 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         )
         # Such a model drops leading spaces and would drop one that stands after a special token.
         self._drops_spaces = self._sp_inside.encode("  a") == self._sp_inside.encode("a")
-        controls = {i for i in range(sp.get_piece_size()) if sp.is_control(i)}
-        added = added_tokens(self.files.directory)
+        pieces = sp.get_piece_size()
+        special = {sp.id_to_piece(i): i for i in range(pieces) if sp.is_control(i)}
         for number in range(sentinels):
-            added.setdefault(f"<extra_id_{number}>", sp.get_piece_size() + sentinels - 1 - number)
-        self._added = {i: token for token, i in added.items() if i >= sp.get_piece_size()}
-        special = {sp.id_to_piece(i): i for i in controls} | added
+            special[f"<extra_id_{number}>"] = pieces + sentinels - 1 - number
+        for token in self.files.added:
+            at = sp.piece_to_id(token.text) if token.id is None else token.id
+            if token.special and (at >= pieces or sp.id_to_piece(at) == token.text):
+                special[token.text] = at
+        added = {token.text: token.id for token in self.files.added if token.id is not None}
+        self._added = {i: text for text, i in (special | added).items() if i >= pieces}
         self._set_vocabulary(
             special,
             self._bytes_of,
+            added=self.files.added,
             hidden=frozenset({sp.unk_id()}),
             strip_first_space=sp.encode("a", out_type=str)[0].startswith(_SPACE),
         )
