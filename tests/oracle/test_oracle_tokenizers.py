@@ -13,6 +13,7 @@ import json
 import random
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import sentencepiece
 from hypothesis import given, settings
 
 from corpus import ANY_TEXT, texts
+from trt_tokenizers.tokenization import pieces
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 
@@ -290,6 +292,21 @@ def test_two_thousand_texts(pair: Pair) -> None:
         check(pair, text)
     batch = pair.ours.encode_batch(TEXTS)
     assert batch == [pair.ours.encode(text) for text in TEXTS]
+
+
+def test_places_are_the_librarys(pair: Pair) -> None:
+    """Where the library tells; where it does not, each token stands after the one before it."""
+    for text in TEXTS[::4]:
+        ids = pair.ours.encode(text, add_special_tokens=False)
+        told = pair.ours.offsets(text)
+        found = pieces(pair.ours, text, ids)
+        if told is None:
+            ends = [piece.end for piece in found if piece.end is not None]
+            assert ends == sorted(ends)
+            assert ends[-1] == len(text) or not unicodedata.is_normalized("NFC", text)
+            continue
+        expected = [(i, *((start, end) if start < end else (None, None))) for i, start, end in told]
+        assert [(piece.id, piece.start, piece.end) for piece in found] == expected
 
 
 def test_special_tokens_written_out(pair: Pair) -> None:

@@ -94,6 +94,10 @@ class FastTokenizer(Tokenizer):
             return super().token_bytes(token_id)
         return self._tables[False][token_id]
 
+    def offsets(self, text: str) -> list[tuple[int, int, int]]:
+        made = self._backend.encode(text, add_special_tokens=False)
+        return [(i, *span) for i, span in zip(made.ids, made.offsets, strict=True)]
+
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         if token is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
@@ -57,25 +57,34 @@ class SegmentedTokenizer(Tokenizer):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
-        at = 0
-        for match in self._find_written.finditer(text):
-            token_id = self._written[match.group()]
-            segment = text[at : match.start()]
-            if token_id in self._lstrip:
-                segment = segment.rstrip()
-            if segment:
-                ids += self._encode_segment(segment, first=at == 0)
-            ids.append(token_id)
-            at = match.end()
-            if token_id in self._rstrip and (blanks := _BLANKS.match(text, at)):
-                at = blanks.end()
-        if at < len(text):
-            ids += self._encode_segment(text[at:], first=at == 0)
+        for start, end, token_id in self._segments(text):
+            if token_id is None:
+                ids += self._encode_segment(text[start:end], first=start == 0)
+            else:
+                ids.append(token_id)
         if add_special_tokens and self.adds_bos and self.bos_id is not None:
             ids.insert(0, self.bos_id)
         if add_special_tokens and self.adds_eos:
             ids.append(self.eos_ids[0])
         return ids
+
+    def _segments(self, text: str) -> Iterator[tuple[int, int, int | None]]:
+        """Start, end and id of each token that is written out, and, with None, of the segments
+        between them."""
+        at = 0
+        for match in self._find_written.finditer(text):
+            token_id = self._written[match.group()]
+            start, end = match.span()
+            if token_id in self._lstrip:
+                start = at + len(text[at:start].rstrip())
+            if token_id in self._rstrip and (blanks := _BLANKS.match(text, end)):
+                end = blanks.end()
+            if at < start:
+                yield at, start, None
+            yield start, end, token_id
+            at = end
+        if at < len(text):
+            yield at, len(text), None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         stream = self.stream(skip_special_tokens=skip_special_tokens)

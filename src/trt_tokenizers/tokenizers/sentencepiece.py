@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -94,9 +95,30 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         )
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
-        outside = first or self._legacy or (self._drops_spaces and text[0].isspace())
-        ids: list[int] = (self._sp if outside else self._sp_inside).encode(text)
+        ids: list[int] = self._model_for(text, first=first).encode(text)
         return ids
+
+    def _model_for(self, text: str, *, first: bool) -> Any:
+        outside = first or self._legacy or (self._drops_spaces and text[0].isspace())
+        return self._sp if outside else self._sp_inside
+
+    def offsets(self, text: str) -> list[tuple[int, int, int]]:
+        found: list[tuple[int, int, int]] = []
+        for start, end, token_id in self._segments(text):
+            if token_id is not None:
+                found.append((token_id, start, end))
+                continue
+            segment = text[start:end]
+            model = self._model_for(segment, first=start == 0)
+            made = model.encode(segment, out_type="immutable_proto").pieces
+            spans: list[tuple[int, int, int]] = []
+            for piece in reversed(made):
+                span = (start + piece.begin, start + piece.end)
+                if piece.begin == piece.end and self._sp.is_byte(piece.id) and spans:
+                    span = spans[-1][1:]  # the library gives the character to its last byte only
+                spans.append((piece.id, *span))
+            found += reversed(spans)
+        return found
 
     def _bytes_of(self, token_id: int) -> bytes | None:
         if token_id < self._sp.get_piece_size():
