@@ -45,7 +45,7 @@ def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]
         hidden = not tokenizer.decode([token_id])
         special = hidden and bool(tokenizer.decode([token_id], skip_special_tokens=False))
         place = (start, end) if start < end else (None, None)
-        found.append(Piece(token_id, text, *place, special))
+        found.append(Piece(token_id, text, place[0], place[1], special))
     return found
 
 
