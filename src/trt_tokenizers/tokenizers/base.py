@@ -72,6 +72,11 @@ class TokenizerSettings:
                 f"tokenizer_dir {self.tokenizer_dir!r} is not a folder; "
                 "set it to the folder that holds tokenizer.json or tokenizer.model"
             )
+        if min(self.extra_eos_ids, default=0) < 0 or (self.pad_id or 0) < 0:
+            raise TokenizerError(
+                f"pad_id is {self.pad_id} and extra_eos_ids {list(self.extra_eos_ids)}; "
+                "ids are 0 or more"
+            )
         if self.padding_side not in ("", "left", "right"):
             raise TokenizerError(f"padding_side is {self.padding_side!r}; it must be left or right")
 

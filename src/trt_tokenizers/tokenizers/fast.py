@@ -131,7 +131,10 @@ def load_backend(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{path} does not load: {error}; restore the file") from error
+        raise TokenizerError(
+            f"{path} does not load with tokenizers {tokenizers.__version__}: {error}; restore the "
+            "file, or, if a newer tokenizers wrote it, install that"
+        ) from error
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:

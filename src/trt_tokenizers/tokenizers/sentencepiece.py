@@ -11,6 +11,7 @@ import sentencepiece
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+from trt_tokenizers.tokenizers.tiktoken import rank_file
 from trt_tokenizers.tokenizers.vocabulary import sentencepiece_bytes
 
 #: ``normalizer_spec { add_dummy_prefix: false }`` of sentencepiece_model.proto. Appended to a
@@ -53,7 +54,10 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         try:
             sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{path} does not load: {error}; restore the file") from error
+            mend = "restore the file"
+            if rank_file(self.files.directory) == path:
+                mend = "it is a tiktoken rank file: set tokenizer_type to tiktoken"
+            raise TokenizerError(f"{path} does not load: {error}; {mend}") from error
         self._sp = sp
         self._legacy = legacy if settings.legacy is None else settings.legacy
         self._sp_inside = sentencepiece.SentencePieceProcessor(

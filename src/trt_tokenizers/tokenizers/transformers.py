@@ -56,6 +56,12 @@ class TransformersTokenizer(Tokenizer):
         ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
         return self._framed(ids) if add_special_tokens else ids
 
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        batch = self._hf(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
+        return [self._framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
             return self._fast.decode(ids, skip_special_tokens=skip_special_tokens)
