@@ -10,6 +10,7 @@ from trt_tokenizers.tokenizers.base import Tokenizer
 
 #: How far to look for a piece where a normalizer has changed the text, in bytes.
 _LOOK_AHEAD = 64
+_NONE = (-1, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -33,29 +34,49 @@ class Piece:
 
 def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]:
     """The tokens of *prompt*, in order."""
-    whole = prompt.encode()
-    # Character of each byte; a piece may end inside one.
-    characters = [at for at, c in enumerate(prompt) for _ in c.encode()] + [len(prompt)]
-    found, place = [], 0
-    for token_id in ids:
-        own = tokenizer.token_bytes(token_id)
-        start, end = _placed(whole, own, place)
-        special = bool(own) and not tokenizer.decode([token_id])
-        special = special and not _is_partial(own)
-        span: tuple[int | None, int | None] = (None, None)
-        if end > start:
-            span = (characters[start], characters[end - 1] + 1)
-            place = end
-        found.append(Piece(token_id, own.decode("utf-8", "backslashreplace"), *span, special))
+    told = tokenizer.offsets(prompt)
+    if told is None:
+        spans = _searched(tokenizer, prompt, ids)
+    else:
+        spans = _matched(ids, told, tokenizer.bos_id)
+    found = []
+    for token_id, (start, end) in zip(ids, spans, strict=True):
+        text = tokenizer.token_bytes(token_id).decode("utf-8", "backslashreplace")
+        hidden = not tokenizer.decode([token_id])
+        special = hidden and bool(tokenizer.decode([token_id], skip_special_tokens=False))
+        place = (start, end) if start < end else (None, None)
+        found.append(Piece(token_id, text, place[0], place[1], special))
     return found
 
 
-def _is_partial(own: bytes) -> bool:
-    try:
-        own.decode()
-    except UnicodeDecodeError:
-        return True
-    return own == b" "
+def _matched(
+    ids: Sequence[int], told: list[tuple[int, int, int]], bos_id: int | None
+) -> list[tuple[int, int]]:
+    """Spans of *ids*: those of *told*, but of one BOS only, and with BOS and EOS added."""
+    while len(told) > 1 and told[0][0] == told[1][0] == bos_id:
+        del told[0]
+    rest = iter(told)
+    spans, (expected, start, end) = [], next(rest, _NONE)
+    for token_id in ids:
+        if token_id != expected:
+            spans.append((0, 0))
+            continue
+        spans.append((start, end))
+        expected, start, end = next(rest, _NONE)
+    return spans
+
+
+def _searched(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Where the bytes of the tokens stand in *prompt*, one after the other."""
+    whole = prompt.encode()
+    # Character of each byte; a piece may end inside one.
+    characters = [at for at, c in enumerate(prompt) for _ in c.encode()]
+    spans, place = [], 0
+    for token_id in ids:
+        start, end = _placed(whole, tokenizer.token_bytes(token_id), place)
+        spans.append((characters[start], characters[end - 1] + 1) if start < end else (0, 0))
+        place = end
+    return spans
 
 
 def _placed(whole: bytes, own: bytes, place: int) -> tuple[int, int]:

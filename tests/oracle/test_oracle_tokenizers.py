@@ -13,6 +13,7 @@ import json
 import random
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import sentencepiece
 from hypothesis import given, settings
 
 from corpus import ANY_TEXT, texts
+from trt_tokenizers.tokenization import pieces
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 
@@ -220,6 +222,43 @@ def t5(references: Path, work: Path) -> Pair:
     )
 
 
+def llama2_json(references: Path, work: Path) -> Pair:
+    """Mistral's first SentencePiece file as tokenizer.json has it for Llama 2: metaspace, bytes."""
+    mistral_common = pytest.importorskip("mistral_common")
+    from tokenizers import normalizers, processors
+    from transformers import LlamaTokenizerFast
+
+    model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
+    shutil.copy(model, work / "tokenizer.model")
+    backend = LlamaTokenizerFast.from_pretrained(work).backend_tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    state = json.loads(backend.to_str())
+    (work / "tokenizer.json").write_text(json.dumps({**state, "pre_tokenizer": None}))
+    (work / "tokenizer.model").unlink()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (work / "tokenizer_config.json").write_text(json.dumps(config))
+    return hugging_face(work, special=tuple(names.values()))
+
+
+def t5_json(references: Path, work: Path) -> Pair:
+    """The unigram model as transformers saves it; a window of ids decodes its streams."""
+    from transformers import T5TokenizerFast
+
+    t5(references, work)
+    T5TokenizerFast.from_pretrained(work).backend_tokenizer.save(str(work / "tokenizer.json"))
+    (work / "spiece.model").unlink()
+    names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (work / "tokenizer_config.json").write_text(json.dumps(config))
+    return hugging_face(work, "t5", special=("<extra_id_0>", *names.values()))
+
+
 def trained_bpe(references: Path, work: Path) -> Pair:
     """As Llama 3's and Qwen 2's: a pattern of its own, NFC, BOS by the post-processor."""
     import tokenizers
@@ -256,7 +295,7 @@ def trained_bpe(references: Path, work: Path) -> Pair:
 
 TOKENIZERS = [
     smollm2, gpt2, claude2, deepseek, llama3, llama4, qwen1, mistral_v1, mistral_v2, mistral_v3,
-    mistral_v7, tekken_nemo, tekken_pixtral, t5, trained_bpe,
+    mistral_v7, tekken_nemo, tekken_pixtral, llama2_json, t5, t5_json, trained_bpe,
 ]  # fmt: skip
 
 
@@ -273,15 +312,19 @@ def check(pair: Pair, text: str) -> None:
     for add in (True, False):
         ids = pair.ours.encode(text, add_special_tokens=add)
         assert ids == list(pair.encode(text, add)), (text, add)
-    for skip in (True, False):
-        whole = pair.ours.decode(ids, skip_special_tokens=skip)
-        expected = pair.decode(ids, skip)
-        assert expected in (whole, None), (text, skip)
-        cuts = random.Random(text).choices((1, 1, 1, 2, 3, 7), k=len(ids))
-        stream = pair.ours.stream(skip_special_tokens=skip)
-        feed = iter(ids)
-        parts = [stream.feed(list(itertools.islice(feed, cut))) for cut in cuts]
-        assert "".join(parts) + stream.finish() == whole, (text, skip)
+        for skip in (True, False):
+            whole = pair.ours.decode(ids, skip_special_tokens=skip)
+            assert pair.decode(ids, skip) in (whole, None), (text, skip)
+            assert streamed(pair.ours, ids, skip, seed=text) == whole, (text, skip)
+
+
+def streamed(tokenizer: Tokenizer, ids: Sequence[int], skip: bool, *, seed: object) -> str:
+    """All that a stream gives for *ids* in random cuts."""
+    cuts = random.Random(seed).choices((1, 1, 1, 2, 3, 7), k=len(ids))
+    stream = tokenizer.stream(skip_special_tokens=skip)
+    feed = iter(ids)
+    parts = [stream.feed(list(itertools.islice(feed, cut))) for cut in cuts]
+    return "".join(parts) + stream.finish()
 
 
 def test_two_thousand_texts(pair: Pair) -> None:
@@ -290,6 +333,40 @@ def test_two_thousand_texts(pair: Pair) -> None:
         check(pair, text)
     batch = pair.ours.encode_batch(TEXTS)
     assert batch == [pair.ours.encode(text) for text in TEXTS]
+
+
+def test_ids_that_no_text_gives(pair: Pair) -> None:
+    """What a model may say: halves of characters, special tokens anywhere, ids beyond the end."""
+    random_ = random.Random(3)
+    known = sorted({i for text in TEXTS[:300] for i in pair.ours.encode(text)})
+    same = 0
+    for _ in range(1000):
+        ids = [random_.choice(known) for _ in range(random_.randint(1, 12))]
+        for skip in (True, False):
+            whole = pair.ours.decode(ids, skip_special_tokens=skip)
+            assert streamed(pair.ours, ids, skip, seed=str(ids)) == whole, (ids, skip)
+            expected = pair.decode(ids, skip)
+            # Of bytes that are no UTF-8 libraries make different numbers of U+FFFD.
+            same += expected == whole
+            assert expected is None or "\ufffd" in expected or expected == whole, (ids, skip)
+    assert same > 500
+    beyond = [10**6, -1]
+    assert pair.ours.decode([*known[:5], *beyond]) == pair.ours.decode(known[:5])
+
+
+def test_places_are_the_librarys(pair: Pair) -> None:
+    """Where the library tells; where it does not, each token stands after the one before it."""
+    for text in TEXTS[::4]:
+        ids = pair.ours.encode(text, add_special_tokens=False)
+        told = pair.ours.offsets(text)
+        found = pieces(pair.ours, text, ids)
+        if told is None:
+            ends = [piece.end for piece in found if piece.end is not None]
+            assert ends == sorted(ends)
+            assert not unicodedata.is_normalized("NFC", text) or ends[-1] == len(text)
+            continue
+        expected = [(i, *((start, end) if start < end else (None, None))) for i, start, end in told]
+        assert [(piece.id, piece.start, piece.end) for piece in found] == expected
 
 
 def test_special_tokens_written_out(pair: Pair) -> None:

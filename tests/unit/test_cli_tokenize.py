@@ -45,16 +45,50 @@ def test_messages_show_the_rendered_prompt(bpe_dir: Path) -> None:
     assert json.loads(shorter.stdout)["prompt"] == "<|im_start|>user\nhi<|im_end|>\n"
 
 
-@pytest.mark.parametrize("kind", ["auto", "llama"])
+@pytest.mark.parametrize("kind", ["auto", "llama", "byte"])
 def test_pieces_cover_every_text(bpe_dir: Path, sentencepiece_dir: Path, kind: str) -> None:
-    folder = bpe_dir if kind == "auto" else sentencepiece_dir
+    folder = sentencepiece_dir if kind == "llama" else bpe_dir
     tokenizer = create(TokenizerSettings(str(folder), kind))
-    for text in HARD_TEXTS:
-        found = pieces(tokenizer, text, tokenizer.encode(text))
+    for text in [*HARD_TEXTS, "</s>\u2581 a", "<|endoftext|><|endoftext|>a"]:
+        (ids,) = tokenizer.encode_prompts([text], add_special_tokens=True, ensure_bos=True)
+        found = pieces(tokenizer, text, ids)
         spans = [(p.start, p.end) for p in found if p.start is not None and p.end is not None]
         covered = {at for start, end in spans for at in range(start, end)}
-        assert covered == set(range(len(text)))
+        dropped = 13 if text.startswith("<|endoftext|><") and kind == "auto" else 0
+        assert covered == set(range(dropped, len(text))), text
         assert spans == sorted(spans)
+
+
+def test_places_are_sentencepieces_own(sentencepiece_dir: Path) -> None:
+    import sentencepiece
+
+    path = str(sentencepiece_dir / "tokenizer.model")
+    oracle = sentencepiece.SentencePieceProcessor(model_file=path)
+    tokenizer = create(TokenizerSettings(str(sentencepiece_dir), "llama"))
+    for text in HARD_TEXTS:
+        found = pieces(tokenizer, text, tokenizer.encode(text))[1:]  # without BOS
+        theirs = oracle.encode(text, out_type="immutable_proto").pieces
+        for piece, its in zip(found, theirs, strict=True):
+            assert piece.id == its.id
+            if its.begin < its.end:
+                assert (piece.start, piece.end) == (its.begin, its.end), (text, piece)
+
+
+def test_places_and_texts_where_a_normalizer_changes_the_text(tmp_path: Path) -> None:
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    vocabulary = [("<unk>", 0.0), ("\u2581", -2.0), ("\u2581fi", -3.0), ("1", -4.0), ("b", -5.0)]
+    backend = tokenizers.Tokenizer(models.Unigram(vocabulary, 0))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = create(TokenizerSettings(str(tmp_path)))
+    found = pieces(tokenizer, "b \ufb01\u2460", tokenizer.encode("b \ufb01\u2460"))
+    assert [(p.text, p.start, p.end, p.special) for p in found] == [
+        (" ", 0, 1, False), ("b", 0, 1, False), (" fi", 1, 3, False), ("1", 3, 4, False),
+    ]  # fmt: skip
 
 
 def test_plain_output_from_standard_input(bpe_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,10 @@ def test_older_names_work_and_say_so(
         (["tokenizer.model.v3"], {}, "mistral"),
         (["tokenizer.model"], {}, "sentencepiece"),
         (["tokenizer.model"], {"tokenizer_class": "GemmaTokenizer"}, "transformers"),
+        (["vocab.json", "merges.txt"], {"tokenizer_class": "GPT2Tokenizer"}, "gpt2"),
+        (["encoder.json", "vocab.bpe"], {}, "gpt2"),
+        (["vocab.json", "merges.txt", "config.json"], {}, "transformers"),
+        (["vocab.json", "merges.txt"], {"tokenizer_class": "RobertaTokenizer"}, "transformers"),
         ([], {}, "transformers"),
     ],
 )
@@ -107,6 +112,57 @@ def test_auto_chooses(tmp_path: Path, files: list[str], config: dict, name: str)
         (tmp_path / file).write_text("AA== 0\n" if file.endswith("tiktoken") else "")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert choose(tmp_path)[0] == name
+
+
+def test_auto_reads_gpt2s_files_as_transformers(gpt2_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    for file in gpt2_dir.iterdir():
+        shutil.copy(file, tmp_path)
+    for config in ({}, {"add_prefix_space": True}):
+        said = {"tokenizer_class": "GPT2Tokenizer", **config}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+        oracle, ours = AutoTokenizer.from_pretrained(tmp_path), load(tmp_path)
+        for text in HARD_TEXTS:
+            assert ours.encode(text) == oracle(text)["input_ids"], (text, config)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    assert load(tmp_path, "gpt2").encode("a") == load(tmp_path).encode("a")
+    assert load(tmp_path, "gpt2", add_bos=True).encode("a")[0] == load(tmp_path).bos_id
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        TokenizerError, match=r"holds no tokenizer \(tokenizer\.json.*; set"
+    ) as none:
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(TokenizerError, match="cannot load") as useless:
+        load(tmp_path)
+    assert not any("\n" in str(error.value) for error in (none, useless))
+
+
+def test_a_rank_file_named_tokenizer_model(ranks_dir: Path) -> None:
+    """Llama 3's original: type llama reads it, type sentencepiece says what it is."""
+    (ranks_dir / "mini.tiktoken").rename(ranks_dir / "tokenizer.model")
+    assert load(ranks_dir, "llama", tiktoken_pattern="llama3").encode("he") == [
+        258,
+        256,
+    ]  # BOS first
+    with pytest.raises(TokenizerError, match="rank file: set tokenizer_type to tiktoken"):
+        load(ranks_dir, "sentencepiece")
+
+
+def test_type_transformers_encodes_a_batch(sentencepiece_dir: Path) -> None:
+    tokenizer = load(sentencepiece_dir, "transformers", add_eos=True)
+    for special in (True, False):
+        batch = tokenizer.encode_batch(HARD_TEXTS, add_special_tokens=special)
+        assert batch == [tokenizer.encode(t, add_special_tokens=special) for t in HARD_TEXTS]
+
+
+def test_use_fast_is_explained(bpe_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "trt_tokenizers"):
+        load(bpe_dir, "gpt2", use_fast=False)
+    assert "use_fast is false: tokenizer type gpt2 has one way, and it is fast" in caplog.text
 
 
 def test_auto_says_what_it_chose_and_why(bpe_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,6 +178,9 @@ def test_settings_of_ends_and_padding(bpe_dir: Path, sentencepiece_dir: Path) ->
     assert load(sentencepiece_dir, "llama", add_eos=True).encode("a")[-1] == 2
     with pytest.raises(TokenizerError, match="padding_side is 'up'"):
         load(bpe_dir, padding_side="up")
+    for wrong in ({"pad_id": -1}, {"extra_eos_ids": (3, -2)}):
+        with pytest.raises(TokenizerError, match="ids are 0 or more"):
+            load(bpe_dir, **wrong)
     with pytest.raises(TokenizerError, match=r"add_eos is true but .* names no EOS"):
         load(bpe_dir, "byte", add_eos=True)
 

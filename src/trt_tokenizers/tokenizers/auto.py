@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.files import read_json
 
@@ -18,6 +19,8 @@ _SENTENCEPIECE = (
     ("mistral", "", "*.model.v*"),
     ("sentencepiece", "", "*.model"),
 )
+#: Without any of them transformers could only guess.
+_TRANSFORMERS_ASKS = ("tokenizer_config.json", "config.json")
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
@@ -33,7 +36,12 @@ def load(settings: TokenizerSettings) -> Tokenizer:
 
 
 def choose(directory: Path) -> tuple[str, str]:
-    """A type's name, and why: a phrase about the folder."""
+    """A type's name, and why: a phrase about the folder.
+
+    Raises:
+        TokenizerError: nothing there looks like a tokenizer.
+    """
+    from trt_tokenizers.tokenizers.gpt2 import VOCABULARIES
     from trt_tokenizers.tokenizers.mistral import tekken_file
     from trt_tokenizers.tokenizers.tiktoken import rank_file
 
@@ -43,10 +51,23 @@ def choose(directory: Path) -> tuple[str, str]:
         return "mistral", f"has {tekken.name}"
     if ranks := rank_file(directory):
         return "tiktoken", f"has the rank file {ranks.name}"
-    kind = str(read_json(directory / "tokenizer_config.json").get("tokenizer_class", ""))
+    kind = str(read_json(directory / "tokenizer_config.json").get("tokenizer_class") or "")
+    # Other models' vocab.json and merges.txt look the same and are read otherwise.
+    if kind.removesuffix("Fast") == "GPT2Tokenizer" or not (
+        kind or (directory / "config.json").is_file()
+    ):
+        for names in VOCABULARIES:
+            if all((directory / name).is_file() for name in names):
+                return "gpt2", f"has {' and '.join(names)}, {kind or 'no tokenizer_class'}"
     for name, its_kind, pattern in _SENTENCEPIECE:
         if kind.removesuffix("Fast") == its_kind and (found := sorted(directory.glob(pattern))):
             return name, f"has {found[0].name} and {kind or 'no tokenizer_class'}"
+    if not any((directory / name).is_file() for name in _TRANSFORMERS_ASKS):
+        raise TokenizerError(
+            f"{directory} holds no tokenizer (tokenizer.json, tokenizer.model, tekken.json, "
+            "*.tiktoken, vocab.json and merges.txt, tokenizer_config.json); set tokenizer_dir to "
+            "the folder that does, or name the tokenizer_type"
+        )
     return "transformers", (
         "has neither tokenizer.json nor files that a faster type (llama, gpt2, sentencepiece, t5, "
         "mistral, tiktoken) knows by themselves; naming the type starts faster"
@@ -57,6 +78,13 @@ def _tokenizers(settings: TokenizerSettings) -> Tokenizer:
     from trt_tokenizers.tokenizers.fast import FastTokenizer
 
     return FastTokenizer(settings)
+
+
+def _gpt2(settings: TokenizerSettings) -> Tokenizer:
+    from trt_tokenizers.tokenizers.gpt2 import Gpt2Tokenizer
+
+    # AutoTokenizer adds no BOS of its own accord; type gpt2 does.
+    return Gpt2Tokenizer(settings, always_bos=False)
 
 
 def _llama(settings: TokenizerSettings) -> Tokenizer:
@@ -97,6 +125,7 @@ def _transformers(settings: TokenizerSettings) -> Tokenizer:
 
 _LOADERS: dict[str, Callable[[TokenizerSettings], Tokenizer]] = {
     "tokenizers": _tokenizers,
+    "gpt2": _gpt2,
     "llama": _llama,
     "t5": _t5,
     "mistral": _mistral,

@@ -72,6 +72,11 @@ class TokenizerSettings:
                 f"tokenizer_dir {self.tokenizer_dir!r} is not a folder; "
                 "set it to the folder that holds tokenizer.json or tokenizer.model"
             )
+        if min(self.extra_eos_ids, default=0) < 0 or (self.pad_id or 0) < 0:
+            raise TokenizerError(
+                f"pad_id is {self.pad_id} and extra_eos_ids {list(self.extra_eos_ids)}; "
+                "ids are 0 or more"
+            )
         if self.padding_side not in ("", "left", "right"):
             raise TokenizerError(f"padding_side is {self.padding_side!r}; it must be left or right")
 
@@ -146,7 +151,17 @@ class Tokenizer(ABC):
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 of one token as it stands inside a text; part of a character where it is cut."""
-        return self.decode([token_id], skip_special_tokens=False).encode()
+        # Twice, since a decoder may treat the first token of a text differently.
+        once, twice = (
+            self.decode([token_id] * times, skip_special_tokens=False) for times in (1, 2)
+        )
+        return twice[len(once) :].encode()
+
+    def offsets(self, text: str) -> list[tuple[int, int, int]] | None:
+        """(id, start, end) of each token that `encode` without added special tokens gives: the
+        characters of *text* that it stands for. None where the library does not tell; they are
+        looked for in the text then."""
+        return None
 
     def encode_prompt(self, text: str, *, add_special_tokens: bool, ensure_bos: bool) -> list[int]:
         """Ids for the engine, with exactly one BOS in front where the model wants one.

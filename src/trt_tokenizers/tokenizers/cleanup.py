@@ -41,6 +41,9 @@ class CleanedUp(Tokenizer):
             self._inner.stream(skip_special_tokens=skip_special_tokens, first=first)
         )
 
+    def offsets(self, text: str) -> list[tuple[int, int, int]] | None:
+        return self._inner.offsets(text)
+
     def token_bytes(self, token_id: int) -> bytes:
         return self._inner.token_bytes(token_id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import tokenizers
 from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
 
 _REPLACE_SPACE = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
@@ -49,6 +50,7 @@ class FastTokenizer(Tokenizer):
         """
         super().__init__(settings)
         self._backend = backend or load_backend(self.files.directory / "tokenizer.json")
+        _add_tokens(self._backend, self.files.added)
         self._backend.no_truncation()
         self._backend.no_padding()
         bos, eos, pad = (self._token_id(role) for role in ("bos_token", "eos_token", "pad_token"))
@@ -94,6 +96,10 @@ class FastTokenizer(Tokenizer):
             return super().token_bytes(token_id)
         return self._tables[False][token_id]
 
+    def offsets(self, text: str) -> list[tuple[int, int, int]]:
+        made = self._backend.encode(text, add_special_tokens=False)
+        return [(i, *span) for i, span in zip(made.ids, made.offsets, strict=True)]
+
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         if token is None:
@@ -127,7 +133,32 @@ def load_backend(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{path} does not load: {error}; restore the file") from error
+        raise TokenizerError(
+            f"{path} does not load with tokenizers {tokenizers.__version__}: {error}; restore the "
+            "file, or, if a newer tokenizers wrote it, install that"
+        ) from error
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:
+    """What transformers adds to tokenizer.json's tokens, in its order: those of the JSON files
+    that are missing there, and those that the files call special and tokenizer.json does not."""
+    known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    for token in added:
+        already = known.get(token.text)
+        if already is None or (token.special and not already):
+            add = backend.add_special_tokens if token.special else backend.add_tokens
+            add(
+                [
+                    tokenizers.AddedToken(
+                        token.text,
+                        special=token.special,
+                        lstrip=token.lstrip,
+                        rstrip=token.rstrip,
+                        normalized=token.normalized,
+                        single_word=token.single_word,
+                    )
+                ]
+            )
 
 
 def _byte_decoder(decoder: Any) -> tuple[Callable[[str], bytes], bool] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,28 @@ _ROLES = (
 
 
 @dataclass(frozen=True)
+class AddedToken:
+    """A token that the JSON files add to the model file's, or say more about.
+
+    Attributes:
+        text: as it is written out in a text.
+        id: None where no file says.
+        special: left out of answers with the special tokens.
+        lstrip, rstrip: it swallows the blanks before it, after it.
+        normalized: found in the normalized text, not in the text as it came.
+        single_word: not found inside a word.
+    """
+
+    text: str
+    id: int | None
+    special: bool
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    single_word: bool = False
+
+
+@dataclass(frozen=True)
 class TokenizerFiles:
     """Facts of one tokenizer folder.
 
@@ -33,6 +56,7 @@ class TokenizerFiles:
         directory: the folder.
         config: tokenizer_config.json as it is, or empty.
         special_tokens: role ("bos_token", …) -> text.
+        added: tokens of added_tokens_decoder, added_tokens.json and the special tokens' names.
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
         chat_template: Jinja source, from chat_template.jinja or tokenizer_config.json.
         vocab_size: rows of the model's output layer as config.json has it, or 0.
@@ -41,6 +65,7 @@ class TokenizerFiles:
     directory: Path
     config: dict[str, Any] = field(default_factory=dict)
     special_tokens: dict[str, str] = field(default_factory=dict)
+    added: tuple[AddedToken, ...] = ()
     eos_ids: tuple[int, ...] = ()
     chat_template: str | None = None
     vocab_size: int = 0
@@ -52,8 +77,10 @@ class TokenizerFiles:
             TokenizerError: one of the files is not JSON; names it.
         """
         config = read_json(directory / "tokenizer_config.json")
-        tokens = _special_tokens(read_json(directory / "special_tokens_map.json"))
-        tokens.update(_special_tokens(config))
+        sources = [read_json(directory / "special_tokens_map.json"), config]
+        if "added_tokens_decoder" not in config:  # older folders: the map has the last word
+            sources.reverse()
+        tokens = {role: text for source in sources for role, text in _roles(source).items()}
         eos = read_json(directory / "generation_config.json").get("eos_token_id")
         model = read_json(directory / "config.json")
         if eos is None:
@@ -63,6 +90,7 @@ class TokenizerFiles:
             directory=directory,
             config=config,
             special_tokens=tokens,
+            added=_added_tokens(directory, config, [*tokens.values(), *_more_special(sources)]),
             eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
             chat_template=_chat_template(directory, config),
             vocab_size=vocab_size if isinstance(vocab_size, int) else 0,
@@ -82,23 +110,45 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def added_tokens(directory: Path) -> dict[str, int]:
-    """Token -> id of added_tokens.json, and of tokenizer_config.json's added_tokens_decoder."""
-    added: dict[str, int] = read_json(directory / "added_tokens.json")
-    decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
-    added.update({entry["content"]: int(i) for i, entry in decoder.items()})
-    return added
+def _added_tokens(
+    directory: Path, config: dict[str, Any], special: Iterable[str]
+) -> tuple[AddedToken, ...]:
+    special = list(dict.fromkeys(special))
+    found: dict[str, AddedToken] = {}
+    numbered = {
+        **{e["content"]: (int(i), e) for i, e in config.get("added_tokens_decoder", {}).items()},
+        **{text: (i, {}) for text, i in read_json(directory / "added_tokens.json").items()},
+    }
+    for text, (token_id, entry) in sorted(numbered.items(), key=lambda item: item[1][0]):
+        is_special = bool(entry.get("special")) or text in special
+        flags = {flag: bool(entry.get(flag)) for flag in ("lstrip", "rstrip", "single_word")}
+        normalized = bool(entry.get("normalized", not is_special))
+        found[text] = AddedToken(text, token_id, is_special, normalized=normalized, **flags)
+    for text in special:
+        found.setdefault(text, AddedToken(text, None, special=True))
+    return tuple(found.values())
 
 
-def _special_tokens(source: dict[str, Any]) -> dict[str, str]:
-    found = {}
-    for role in _ROLES:
-        token = source.get(role)
-        if isinstance(token, dict):  # an AddedToken written out
-            token = token.get("content")
-        if isinstance(token, str):
-            found[role] = token
+def _roles(source: dict[str, Any]) -> dict[str, str]:
+    named = {role: _text(source.get(role)) for role in _ROLES}
+    return {role: text for role, text in named.items() if text is not None}
+
+
+def _more_special(sources: Iterable[dict[str, Any]]) -> list[str]:
+    """Special tokens without a role; transformers 5 has another name for the list."""
+    found = []
+    for source in sources:
+        for name in ("additional_special_tokens", "extra_special_tokens"):
+            tokens = source.get(name) or []
+            listed = tokens.values() if isinstance(tokens, dict) else tokens
+            found += [text for token in listed if (text := _text(token)) is not None]
     return found
+
+
+def _text(token: object) -> str | None:
+    if isinstance(token, dict):  # an AddedToken written out
+        token = token.get("content")
+    return token if isinstance(token, str) else None
 
 
 def _chat_template(directory: Path, config: dict[str, Any]) -> str | None:

@@ -10,27 +10,36 @@ from tokenizers import decoders, models, pre_tokenizers
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
-from trt_tokenizers.tokenizers.files import TokenizerFiles
+from trt_tokenizers.tokenizers.files import read_json
 
 _END_OF_TEXT = "<|endoftext|>"
 #: Hugging Face's names, then OpenAI's own.
-_VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 class Gpt2Tokenizer(FastTokenizer):
     """vocab.json and merges.txt, or tokenizer.json.
 
-    Adds BOS, which GPT-2's files alone do not: as ``GPT2Tokenizer(add_bos_token=True)``. BOS and
-    EOS are both ``<|endoftext|>`` unless the files name others. Pads on the left.
+    Adds BOS, which GPT-2's files alone do not: as ``GPT2Tokenizer(add_bos_token=True)``, unless
+    ``add_bos`` or tokenizer_config.json's ``add_bos_token`` is false. BOS and EOS are both
+    ``<|endoftext|>`` unless the files name others. Pads on the left.
     """
 
-    def __init__(self, settings: TokenizerSettings) -> None:
+    def __init__(self, settings: TokenizerSettings, *, always_bos: bool = True) -> None:
         """
+        Args:
+            settings: whose folder holds the files.
+            always_bos: what holds where setting and files say nothing.
+
         Raises:
             TokenizerError: the folder has neither, or it does not load.
         """
-        backend, self.vocabulary_files = _backend(Path(settings.tokenizer_dir))
-        super().__init__(settings, backend, always_bos=True)
+        directory = Path(settings.tokenizer_dir)
+        says = read_json(directory / "tokenizer_config.json").get("add_bos_token")
+        if isinstance(says, bool):
+            always_bos = says
+        backend, self.vocabulary_files = _backend(directory)
+        super().__init__(settings, backend, always_bos=always_bos)
         self.padding_side = settings.padding_side or "left"
 
     def _token_id(self, role: str) -> int | None:
@@ -41,7 +50,7 @@ class Gpt2Tokenizer(FastTokenizer):
 
 def _backend(directory: Path) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
     """With the names of its files."""
-    for vocabulary, merges in _VOCABULARIES:
+    for vocabulary, merges in VOCABULARIES:
         if (directory / vocabulary).is_file() and (directory / merges).is_file():
             return _from_merges(directory, vocabulary, merges), (vocabulary, merges)
     if (directory / "tokenizer.json").is_file():
@@ -60,13 +69,13 @@ def _from_merges(directory: Path, vocabulary: str, merges: str) -> tokenizers.To
             f"{directory / vocabulary} and {merges} do not load: {error}; restore the files"
         ) from error
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=bool(
+            read_json(directory / "tokenizer_config.json").get("add_prefix_space")
+        )
+    )
     backend.decoder = decoders.ByteLevel()
-    named = TokenizerFiles.read(directory).special_tokens.values()
     backend.add_special_tokens(
-        [
-            tokenizers.AddedToken(token, special=True, normalized=False)
-            for token in dict.fromkeys([_END_OF_TEXT, *named])
-        ]
+        [tokenizers.AddedToken(_END_OF_TEXT, special=True, normalized=False)]
     )
     return backend

@@ -12,10 +12,12 @@ import tokenizers
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.files import read_json
+from trt_tokenizers.tokenizers.tiktoken import TiktokenTokenizer, rank_file
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """tokenizer.model (Llama 1, 2, Mistral, …) if there is one, else tokenizer.json (Llama 3).
+    """tokenizer.model (Llama 1, 2, Mistral, …) if there is one, else tokenizer.json (Llama 3), else
+    Llama 3's original tokenizer.model, which is a rank file for type tiktoken.
 
     BOS is added unless ``add_bos`` or tokenizer_config.json's ``add_bos_token`` is false.
 
@@ -26,7 +28,8 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     config = read_json(directory / "tokenizer_config.json")
     if settings.add_bos is None and config.get("add_bos_token") is False:
         settings = dataclasses.replace(settings, add_bos=False)
-    if next(directory.glob("*.model"), None) is not None:
+    ranks = rank_file(directory)
+    if ranks is None and next(directory.glob("*.model"), None) is not None:
         from trt_tokenizers.tokenizers.sentencepiece import SentencePieceTokenizer
 
         return SentencePieceTokenizer(settings)
@@ -37,6 +40,8 @@ def load(settings: TokenizerSettings) -> Tokenizer:
         if not settings.legacy:
             backend = _without_legacy(backend)
         return FastTokenizer(settings, backend, always_bos=True)
+    if ranks is not None:
+        return TiktokenTokenizer(settings)
     raise TokenizerError(
         f"tokenizer type 'llama' needs tokenizer.model or tokenizer.json in {directory}; "
         "set tokenizer_dir to the folder that has one"

@@ -40,6 +40,8 @@ def create(settings: TokenizerSettings) -> Tokenizer:
     name = ALIASES.get(settings.tokenizer_type, settings.tokenizer_type)
     if name != settings.tokenizer_type:
         logger.info("tokenizer type %s is the older name of %s", settings.tokenizer_type, name)
+    if settings.use_fast is False and name not in ("auto", "transformers"):
+        logger.info("use_fast is false: tokenizer type %s has one way, and it is fast", name)
     factory: Callable[[TokenizerSettings], Tokenizer] = find_plugin(
         GROUP, name, "tokenizer type", TokenizerError
     )
@@ -56,6 +58,7 @@ def create(settings: TokenizerSettings) -> Tokenizer:
     except Exception as error:
         raise TokenizerError(
             f"tokenizer type {settings.tokenizer_type!r} cannot load {settings.tokenizer_dir!r}: "
-            f"{type(error).__name__}: {error}"
+            # transformers' messages are of many lines.
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     return CleanedUp(tokenizer) if settings.clean_up_tokenization_spaces else tokenizer

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.base import Tokenizer
+from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes
+
+_BLANKS = re.compile(r"\s+")
 
 
 class SegmentedTokenizer(Tokenizer):
@@ -20,6 +24,7 @@ class SegmentedTokenizer(Tokenizer):
         special: Mapping[str, int],
         token_bytes: Callable[[int], bytes | None],
         *,
+        added: Iterable[AddedToken] = (),
         hidden: frozenset[int] = frozenset(),
         strip_first_space: bool = False,
     ) -> None:
@@ -27,17 +32,19 @@ class SegmentedTokenizer(Tokenizer):
         Args:
             special: special tokens and their ids.
             token_bytes: bytes of an id, special ones included; None outside the vocabulary.
+            added: tokens that are found in texts, too; those that are not special are shown.
             hidden: further ids that are skipped with the special tokens.
             strip_first_space: a text's first space is the tokenizer's own.
         """
-        self._special = dict(special)
-        longest_first = sorted(special, key=len, reverse=True)
-        self._find_special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        numbered = {token.id: token for token in added if token.id is not None}
+        self._written = {**special, **{token.text: i for i, token in numbered.items()}}
+        self._find_written = re.compile(any_of(self._written))
+        self._lstrip = frozenset(i for i, token in numbered.items() if token.lstrip)
+        self._rstrip = frozenset(i for i, token in numbered.items() if token.rstrip)
         self._strip_first_space = strip_first_space
-        self._tables = {
-            False: TokenBytes(token_bytes),
-            True: TokenBytes(token_bytes, hidden | set(special.values())),
-        }
+        shown = {i for i, token in numbered.items() if not token.special}
+        skipped = hidden | (set(self._written.values()) - shown)
+        self._tables = {False: TokenBytes(token_bytes), True: TokenBytes(token_bytes, skipped)}
 
     @abstractmethod
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
@@ -50,19 +57,34 @@ class SegmentedTokenizer(Tokenizer):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
-        at = 0
-        for match in self._find_special.finditer(text):
-            if at < match.start():
-                ids += self._encode_segment(text[at : match.start()], first=at == 0)
-            ids.append(self._special[match.group()])
-            at = match.end()
-        if at < len(text):
-            ids += self._encode_segment(text[at:], first=at == 0)
+        for start, end, token_id in self._segments(text):
+            if token_id is None:
+                ids += self._encode_segment(text[start:end], first=start == 0)
+            else:
+                ids.append(token_id)
         if add_special_tokens and self.adds_bos and self.bos_id is not None:
             ids.insert(0, self.bos_id)
         if add_special_tokens and self.adds_eos:
             ids.append(self.eos_ids[0])
         return ids
+
+    def _segments(self, text: str) -> Iterator[tuple[int, int, int | None]]:
+        """Start, end and id of each token that is written out, and, with None, of the segments
+        between them."""
+        at = 0
+        for match in self._find_written.finditer(text):
+            token_id = self._written[match.group()]
+            start, end = match.span()
+            if token_id in self._lstrip:
+                start = at + len(text[at:start].rstrip())
+            if token_id in self._rstrip and (blanks := _BLANKS.match(text, end)):
+                end = blanks.end()
+            if at < start:
+                yield at, start, None
+            yield start, end, token_id
+            at = end
+        if at < len(text):
+            yield at, len(text), None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         stream = self.stream(skip_special_tokens=skip_special_tokens)
@@ -75,3 +97,26 @@ class SegmentedTokenizer(Tokenizer):
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._tables[False][token_id]
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A regular expression for *words*, the longest first. Words share their beginnings in it:
+    trying a thousand ``<SPECIAL_…>`` at every ``<`` would take seconds for a text full of them."""
+    tree: dict[str, Any] = {}
+    for word in words:
+        node = tree
+        for character in word:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return _expression(tree) if tree else "(?!)"
+
+
+def _expression(node: dict[str, Any]) -> str:
+    chain = ""
+    while len(node) == 1:  # no fork: not a group for every character
+        ((character, node),) = node.items()
+        if not character:
+            return chain
+        chain += re.escape(character)
+    forks = "|".join(re.escape(c) + _expression(after) for c, after in node.items() if c)
+    return f"{chain}(?:{forks}){'?' if '' in node else ''}"

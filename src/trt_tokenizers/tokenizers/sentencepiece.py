@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
-from trt_tokenizers.tokenizers.files import added_tokens
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+from trt_tokenizers.tokenizers.tiktoken import rank_file
 from trt_tokenizers.tokenizers.vocabulary import sentencepiece_bytes
 
 #: ``normalizer_spec { add_dummy_prefix: false }`` of sentencepiece_model.proto. Appended to a
@@ -54,7 +55,10 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         try:
             sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{path} does not load: {error}; restore the file") from error
+            mend = "restore the file"
+            if rank_file(self.files.directory) == path:
+                mend = "it is a tiktoken rank file: set tokenizer_type to tiktoken"
+            raise TokenizerError(f"{path} does not load: {error}; {mend}") from error
         self._sp = sp
         self._legacy = legacy if settings.legacy is None else settings.legacy
         self._sp_inside = sentencepiece.SentencePieceProcessor(
@@ -62,15 +66,20 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         )
         # Such a model drops leading spaces and would drop one that stands after a special token.
         self._drops_spaces = self._sp_inside.encode("  a") == self._sp_inside.encode("a")
-        controls = {i for i in range(sp.get_piece_size()) if sp.is_control(i)}
-        added = added_tokens(self.files.directory)
+        pieces = sp.get_piece_size()
+        special = {sp.id_to_piece(i): i for i in range(pieces) if sp.is_control(i)}
         for number in range(sentinels):
-            added.setdefault(f"<extra_id_{number}>", sp.get_piece_size() + sentinels - 1 - number)
-        self._added = {i: token for token, i in added.items() if i >= sp.get_piece_size()}
-        special = {sp.id_to_piece(i): i for i in controls} | added
+            special[f"<extra_id_{number}>"] = pieces + sentinels - 1 - number
+        for token in self.files.added:
+            at = sp.piece_to_id(token.text) if token.id is None else token.id
+            if token.special and (at >= pieces or sp.id_to_piece(at) == token.text):
+                special[token.text] = at
+        added = {token.text: token.id for token in self.files.added if token.id is not None}
+        self._added = {i: text for text, i in (special | added).items() if i >= pieces}
         self._set_vocabulary(
             special,
             self._bytes_of,
+            added=self.files.added,
             hidden=frozenset({sp.unk_id()}),
             strip_first_space=sp.encode("a", out_type=str)[0].startswith(_SPACE),
         )
@@ -91,9 +100,30 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         )
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
-        outside = first or self._legacy or (self._drops_spaces and text[0].isspace())
-        ids: list[int] = (self._sp if outside else self._sp_inside).encode(text)
+        ids: list[int] = self._model_for(text, first=first).encode(text)
         return ids
+
+    def _model_for(self, text: str, *, first: bool) -> Any:
+        outside = first or self._legacy or (self._drops_spaces and text[0].isspace())
+        return self._sp if outside else self._sp_inside
+
+    def offsets(self, text: str) -> list[tuple[int, int, int]]:
+        found: list[tuple[int, int, int]] = []
+        for start, end, token_id in self._segments(text):
+            if token_id is not None:
+                found.append((token_id, start, end))
+                continue
+            segment = text[start:end]
+            model = self._model_for(segment, first=start == 0)
+            made = model.encode(segment, out_type="immutable_proto").pieces
+            spans: list[tuple[int, int, int]] = []
+            for piece in reversed(made):
+                span = (start + piece.begin, start + piece.end)
+                if piece.begin == piece.end and self._sp.is_byte(piece.id) and spans:
+                    span = spans[-1][1:]  # the library gives the character to its last byte only
+                spans.append((piece.id, *span))
+            found += reversed(spans)
+        return found
 
     def _bytes_of(self, token_id: int) -> bytes | None:
         if token_id < self._sp.get_piece_size():

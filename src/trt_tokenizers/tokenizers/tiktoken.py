@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
-from trt_tokenizers.tokenizers.files import added_tokens
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
 #: tiktoken's regular expressions overflow their stack on longer runs of spaces, and that ends the
@@ -138,7 +137,8 @@ class TiktokenTokenizer(SegmentedTokenizer):
         self.vocabulary_files = (path.name,)
         ranks = _read_ranks(path)
         family = _family(settings.tiktoken_pattern, len(ranks), path)
-        special = {**family.special(len(ranks)), **added_tokens(self.files.directory)}
+        special = family.special(len(ranks))
+        special |= {token.text: token.id for token in self.files.added if token.id is not None}
         try:
             self._encoding = tiktoken.Encoding(
                 path.name, pat_str=family.pattern, mergeable_ranks=ranks, special_tokens={}
@@ -150,7 +150,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
         self._nfc = family.nfc
         bytes_of = {rank: token for token, rank in ranks.items()}
         bytes_of.update({i: token.encode() for token, i in special.items()})
-        self._set_vocabulary(special, bytes_of.get)
+        self._set_vocabulary(special, bytes_of.get, added=self.files.added)
         roles = {"bos_token": family.bos, "eos_token": family.eos, "pad_token": family.pad}
         for role, token in roles.items():
             if token in special:
@@ -161,10 +161,13 @@ class TiktokenTokenizer(SegmentedTokenizer):
         more = [special[token] for token in family.more_eos if token in special]
         self.eos_ids = tuple(dict.fromkeys([*self.eos_ids, *more]))
 
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        if self._nfc:  # before special tokens are looked for: a mark may change their last sign
+            text = unicodedata.normalize("NFC", text)
+        return super().encode(text, add_special_tokens=add_special_tokens)
+
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
         ids: list[int] = []
-        if self._nfc:
-            text = unicodedata.normalize("NFC", text)
         for piece in bounded_runs(text):
             ids += self._encoding.encode_ordinary(piece)
         return ids

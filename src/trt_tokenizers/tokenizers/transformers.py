@@ -56,6 +56,12 @@ class TransformersTokenizer(Tokenizer):
         ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
         return self._framed(ids) if add_special_tokens else ids
 
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        batch = self._hf(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
+        return [self._framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
             return self._fast.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -71,6 +77,16 @@ class TransformersTokenizer(Tokenizer):
         if self._fast is not None:
             return self._fast.stream(skip_special_tokens=skip_special_tokens, first=first)
         return super().stream(skip_special_tokens=skip_special_tokens, first=first)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return (
+            super().token_bytes(token_id)
+            if self._fast is None
+            else self._fast.token_bytes(token_id)
+        )
+
+    def offsets(self, text: str) -> list[tuple[int, int, int]] | None:
+        return None if self._fast is None else self._fast.offsets(text)
 
 
 def _load(settings: TokenizerSettings) -> Any:
