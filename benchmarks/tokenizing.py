@@ -90,7 +90,7 @@ def waits(grpc_port: int, model: str, words: int, at_once: int, seconds: float) 
     took: list[float] = []
 
     def load() -> None:
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}", options=[("load", id(over))]) as own:
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as own:
             while not over.is_set():
                 own.unary_unary(method)(long)
 
@@ -140,11 +140,11 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
             "unbatched": config.replace("dynamic_batching { }\n", ""),
             "two": config.replace("count: 1", "count: 2"),
         }
-        for name, its in variants.items():
-            folder_of = repository / f"{name}_preprocessing"
-            shutil.copytree(repository / "preprocessing", folder_of)
-            its = its.replace('name: "preprocessing"', f'name: "{folder_of.name}"')
-            (folder_of / "config.pbtxt").write_text(its)
+        for name, text in variants.items():
+            variant = repository / f"{name}_preprocessing"
+            shutil.copytree(repository / "preprocessing", variant)
+            named = text.replace('name: "preprocessing"', f'name: "{variant.name}"')
+            (variant / "config.pbtxt").write_text(named)
         with served(repository, port) as server:
             for words in WORDS:
                 for at_once in AT_ONCE:
