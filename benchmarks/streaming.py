@@ -39,7 +39,7 @@ def build(output: Path, tokenizer: Path, tokens_per_response: str) -> None:
     """Ours and the usual way in one repository, each with a replay engine of its own."""
     model = output.with_name(f"{output.name}-model")
     model.mkdir()
-    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 65536}))
+    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 1 << 20}))
     values = {"max_tokens_per_chunk": tokens_per_response}
     files = render(Deployment("replay:ReplayEngine", model, tokenizer, values=values))
     usual = configs(str(tokenizer), {"engine": "replay:ReplayEngine", "max_tokens_per_chunk": "1"})

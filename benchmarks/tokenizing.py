@@ -1,31 +1,38 @@
-"""What preprocessing costs: ours, ours with dynamic batching, and the usual one, side by side.
+"""What preprocessing costs: ours as generated, ours without batching, and the usual one.
 
 The usual one is `benchmarks/usual/preprocessing.py`: one AutoTokenizer.encode per text. All are
 models of one server, asked directly over gRPC by one client, and take turns; figures are medians of
-the turns. Then what a process pays for loading a tokenizer, ours and transformers'.
+the turns. Then how long short prompts wait while long ones are encoded, with one instance and with
+two, and what a process pays for loading a tokenizer, ours and transformers'.
 
     python benchmarks/tokenizing.py [--turns 3] [--seconds 2]
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-import numpy as np
-import tritonclient.grpc as grpcclient
+import grpc
 from streaming import ROOT, build, served
+from tritonclient.grpc import service_pb2
 
 WORDS = (50, 1000, 8000)
 AT_ONCE = (1, 16)
-CONTESTANTS = ("preprocessing", "batched_preprocessing", "usual_preprocessing")
+CONTESTANTS = ("preprocessing", "unbatched_preprocessing", "usual_preprocessing")
+#: What short prompts wait behind: words of each long one, and how many of them are always there.
+LONG = ((8_000, 1), (8_000, 4), (100_000, 1))
 LOAD = {
     "ours": "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
     "from trt_tokenizers.tokenizers.registry import create\n"
@@ -40,32 +47,65 @@ def text_of(words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(VOCABULARY, k=words))
 
 
+def asked(model: str, text: str) -> bytes:
+    """One request for all outputs, as an ensemble asks for all that it maps."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="QUERY", datatype="BYTES", shape=[1, 1])
+    request.inputs.add(name="REQUEST_OUTPUT_LEN", datatype="INT32", shape=[1, 1])
+    data = text.encode()
+    request.raw_input_contents.extend((struct.pack("<I", len(data)) + data, struct.pack("<i", 8)))
+    return bytes(request.SerializeToString())
+
+
 def turn(grpc_port: int, model: str, words: int, at_once: int, seconds: float) -> float:
     """Requests a second, *at_once* in flight, over *seconds*."""
-    texts = [text_of(words, seed) for seed in range(8)]
+    requests = itertools.cycle([asked(model, text_of(words, seed)) for seed in range(8)])
     free = threading.Semaphore(at_once)
-    done, failures = [], []
+    done: list[float] = []
 
-    def answered(result: object, error: object) -> None:
-        failures.append(error) if error is not None else done.append(time.perf_counter())
+    def answered(future: grpc.Future) -> None:
+        done.append(time.perf_counter())
         free.release()
 
-    with grpcclient.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
-        ends = time.perf_counter() + seconds
-        started, sent = time.perf_counter(), 0
-        while time.perf_counter() < ends:
+    # Bytes, made once and not read: a client of more comfort would cost more than the server.
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        infer(next(requests))
+        futures = []
+        started = time.perf_counter()
+        while time.perf_counter() < started + seconds:
             free.acquire()
-            query = grpcclient.InferInput("QUERY", [1, 1], "BYTES")
-            query.set_data_from_numpy(np.array([[texts[sent % 8].encode()]], dtype=np.object_))
-            length = grpcclient.InferInput("REQUEST_OUTPUT_LEN", [1, 1], "INT32")
-            length.set_data_from_numpy(np.array([[8]], dtype=np.int32))
-            client.async_infer(model, [query, length], answered)
-            sent += 1
-        for _ in range(at_once):
-            free.acquire()
-    if failures:
-        sys.exit(str(failures[0]))
-    return len(done) / (done[-1] - started)
+            futures.append(infer.future(next(requests)))
+            futures[-1].add_done_callback(answered)
+        for future in futures:
+            future.result()
+    return len(done) / (max(done) - started)
+
+
+def waits(grpc_port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:
+    """Seconds that each prompt of 50 words takes, one after another, while *at_once* prompts of
+    *words* words are always being encoded."""
+    long, over = asked(model, text_of(words, 0)), threading.Event()
+    method = "/inference.GRPCInferenceService/ModelInfer"
+    took: list[float] = []
+
+    def load() -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as own:
+            while not over.is_set():
+                own.unary_unary(method)(long)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        loads = [pool.submit(load) for _ in range(at_once)]
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+            infer = channel.unary_unary(method)
+            ends = time.perf_counter() + seconds
+            while (started := time.perf_counter()) < ends:
+                infer(asked(model, text_of(50, len(took))))
+                took.append(time.perf_counter() - started)
+        over.set()
+        for each in loads:
+            each.result()
+    return took
 
 
 def loading(kind: str, folder: str) -> tuple[float, float]:
@@ -95,13 +135,16 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="tokenize-") as folder:
         repository = Path(folder) / "repo"
         build(repository, tokenizer, "1")
-        own = repository / "preprocessing"
-        batched = repository / "batched_preprocessing"
-        (batched / "1").mkdir(parents=True)
-        (batched / "1" / "model.py").write_text((own / "1" / "model.py").read_text())
-        config = (own / "config.pbtxt").read_text()
-        config = config.replace('name: "preprocessing"', 'name: "batched_preprocessing"')
-        (batched / "config.pbtxt").write_text(config + "dynamic_batching { }\n")
+        config = (repository / "preprocessing" / "config.pbtxt").read_text()
+        variants = {
+            "unbatched": config.replace("dynamic_batching { }\n", ""),
+            "two": config.replace("count: 1", "count: 2"),
+        }
+        for name, text in variants.items():
+            variant = repository / f"{name}_preprocessing"
+            shutil.copytree(repository / "preprocessing", variant)
+            named = text.replace('name: "preprocessing"', f'name: "{variant.name}"')
+            (variant / "config.pbtxt").write_text(named)
         with served(repository, port) as server:
             for words in WORDS:
                 for at_once in AT_ONCE:
@@ -115,13 +158,21 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
                         rates[words, at_once, name] = statistics.median(its)
                     shown = "".join(f"  {n} {statistics.median(i):8.1f}" for n, i in runs.items())
                     click.echo(f"{words:>5} words, {at_once:>2} at once, requests/s:{shown}")
+            for words, at_once in LONG:
+                shown = ""
+                for name in ("preprocessing", "two_preprocessing", "usual_preprocessing"):
+                    took = sorted(waits(server.port + 1, name, words, at_once, 2 * seconds))
+                    p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
+                    shown += f"  {name} {p50 * 1e3:.1f} and {p99 * 1e3:.1f}"
+                click.echo(f"50 words behind {at_once} of {words}, p50 and p99, ms:{shown}")
     click.echo("\nAgainst the usual way (goal at 16 at once: >= 1.5 x, never below 1.0 x)")
     for words in WORDS:
         for at_once in AT_ONCE:
             usual = rates[words, at_once, "usual_preprocessing"]
-            ours, batch = (rates[words, at_once, name] / usual for name in CONTESTANTS[:2])
+            ours, unbatched = (rates[words, at_once, name] / usual for name in CONTESTANTS[:2])
             click.echo(
-                f"  {words:>5} words, {at_once:>2} at once {ours:6.2f} x   batched {batch:6.2f} x"
+                f"  {words:>5} words, {at_once:>2} at once {ours:6.2f} x   "
+                f"without batching {unbatched:6.2f} x"
             )
     loads = {kind: [loading(kind, str(tokenizer)) for _ in range(turns)] for kind in LOAD}
     for at, (what, unit) in enumerate((("import and load", "s"), ("memory", "MB"))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 _OUTPUTS = {
     "output_ids": ("INT32", "-1, -1"),
     "sequence_length": ("INT32", "-1"),
@@ -15,6 +17,33 @@ _OUTPUTS = {
     "kv_cache_reused_blocks": ("INT32", "1"),
     "kv_cache_alloc_total_blocks": ("INT32", "1"),
 }
+#: Of preprocessing, as TensorRT-LLM's ensemble has them from 0.11 on.
+_QUERY = {
+    "QUERY": ("STRING", "1"),
+    "DECODER_QUERY": ("STRING", "1"),
+    "REQUEST_OUTPUT_LEN": ("INT32", "1"),
+    "BAD_WORDS_DICT": ("STRING", "-1"),
+    "STOP_WORDS_DICT": ("STRING", "-1"),
+    "EMBEDDING_BIAS_WORDS": ("STRING", "-1"),
+    "EMBEDDING_BIAS_WEIGHTS": ("FP32", "-1"),
+    "END_ID": ("INT32", "1"),
+    "PAD_ID": ("INT32", "1"),
+}
+_ENGINE_IDS = {
+    "INPUT_ID": ("INT32", "-1"),
+    "REQUEST_INPUT_LEN": ("INT32", "1"),
+    "REQUEST_OUTPUT_LEN": ("INT32", "1"),
+}
+_IDS = {
+    **_ENGINE_IDS,
+    "DECODER_INPUT_ID": ("INT32", "-1"),
+    "REQUEST_DECODER_INPUT_LEN": ("INT32", "1"),
+    "BAD_WORDS_IDS": ("INT32", "2, -1"),
+    "STOP_WORDS_IDS": ("INT32", "2, -1"),
+    "EMBEDDING_BIAS": ("FP32", "-1"),
+    "OUT_END_ID": ("INT32", "1"),
+    "OUT_PAD_ID": ("INT32", "1"),
+}
 _INPUTS = {
     "input_ids": ("INT32", "-1"),
     "input_lengths": ("INT32", "1"),
@@ -23,19 +52,25 @@ _INPUTS = {
 }
 
 
-def _tensors(kind: str, tensors: dict[str, tuple[str, str]]) -> str:
+def _tensors(kind: str, tensors: dict[str, tuple[str, str]], optional: Container[str] = ()) -> str:
     return "".join(
-        f'{kind} {{ name: "{name}" data_type: TYPE_{dtype} dims: [ {dims} ] }}\n'
+        f'{kind} {{ name: "{name}" data_type: TYPE_{dtype} dims: [ {dims} ]'
+        f"{' optional: true' if name in optional else ''} }}\n"
         for name, (dtype, dims) in tensors.items()
     )
 
 
 def _model(
-    name: str, inputs: dict, outputs: dict, parameters: dict[str, str], more: str = ""
+    name: str,
+    inputs: dict,
+    outputs: dict,
+    parameters: dict[str, str],
+    more: str = "",
+    optional: Container[str] = (),
 ) -> str:
     return (
         f'name: "{name}"\nbackend: "python"\nmax_batch_size: 64\n'
-        + _tensors("input", inputs)
+        + _tensors("input", inputs, optional)
         + _tensors("output", outputs)
         + "".join(
             f'parameters {{ key: "{k}" value: {{ string_value: "{v}" }} }}\n'
@@ -54,14 +89,10 @@ def configs(tokenizer_dir: str, engine: dict[str, str]) -> dict[str, str]:
     client_outputs = {
         k: v for k, v in _OUTPUTS.items() if k not in ("output_ids", "sequence_length")
     }
-    ids = {
-        "INPUT_ID": ("INT32", "-1"),
-        "REQUEST_INPUT_LEN": ("INT32", "1"),
-        "REQUEST_OUTPUT_LEN": ("INT32", "1"),
-    }
     steps = [
         ("usual_preprocessing", {"QUERY": "text_input", "REQUEST_OUTPUT_LEN": "max_tokens"},
-         {name: f"_{name}" for name in ids}),
+         # Only what the replay engine reads, so that the usual ensemble is not made slower.
+         {name: f"_{name}" for name in _ENGINE_IDS}),
         ("usual_tensorrt_llm",
          {"input_ids": "_INPUT_ID", "input_lengths": "_REQUEST_INPUT_LEN",
           "request_output_len": "_REQUEST_OUTPUT_LEN", "streaming": "stream"},
@@ -88,7 +119,7 @@ def configs(tokenizer_dir: str, engine: dict[str, str]) -> dict[str, str]:
         "usual": ensemble,
         "usual_preprocessing": _model(
             "usual_preprocessing",
-            {"QUERY": ("STRING", "1"), "REQUEST_OUTPUT_LEN": ("INT32", "1")}, ids, directory),
+            _QUERY, _IDS, directory, optional=_QUERY.keys() - {"QUERY", "REQUEST_OUTPUT_LEN"}),
         "usual_tensorrt_llm": _model(
             "usual_tensorrt_llm", _INPUTS, _OUTPUTS, engine,
             "model_transaction_policy { decoupled: true }\n"),

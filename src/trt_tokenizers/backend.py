@@ -46,6 +46,7 @@ from trt_tokenizers.streams import (
 from trt_tokenizers.textrequest import TextRequest, from_tensors, scalars
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
+_NO_PARAMETERS = ("", "{}")  # nothing to parse, as a rule
 
 Args = dict[str, str]
 
@@ -121,7 +122,7 @@ class PreprocessingModel:
             settings, self._contexts, response_parameters=_response_parameters()
         )
         self._types = {
-            output["name"]: pb_utils.triton_string_to_numpy(output["data_type"])
+            output["name"]: np.dtype(pb_utils.triton_string_to_numpy(output["data_type"]))
             for output in json.loads(args["model_config"])["output"]
         }
 
@@ -131,7 +132,8 @@ class PreprocessingModel:
         for request in requests:
             try:
                 inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-                parameters = json.loads(request.parameters() or "{}")
+                given = request.parameters()
+                parameters = {} if given in _NO_PARAMETERS else json.loads(given)
                 texts.append(from_tensors(inputs, request.request_id(), parameters))
             except Exception as error:
                 texts.append(error)

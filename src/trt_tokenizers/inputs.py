@@ -14,7 +14,9 @@ from trt_tokenizers.tokenizers.base import Tokenizer
 Array = npt.NDArray[Any]
 
 
-def as_declared(arrays: Mapping[str, Array], types: Mapping[str, Any]) -> dict[str, Array]:
+def as_declared(
+    arrays: Mapping[str, Array], types: Mapping[str, np.dtype[Any]]
+) -> dict[str, Array]:
     """*arrays* as the model's config.pbtxt declares its outputs: those it has, of their types.
 
     TensorRT-LLM 0.5 has unsigned lengths and ids; there -1, which means none, is left out.
@@ -25,7 +27,7 @@ def as_declared(arrays: Mapping[str, Array], types: Mapping[str, Any]) -> dict[s
     declared = {}
     for name, array in arrays.items():
         dtype = types.get(name)
-        if dtype is None or (np.issubdtype(dtype, np.unsignedinteger) and array.min() < 0):
+        if dtype is None or (dtype.kind == "u" and array.min() < 0):
             continue
         declared[name] = array if array.dtype == dtype else array.astype(dtype)
     return declared

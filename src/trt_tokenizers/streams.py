@@ -14,11 +14,11 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import stat
+import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -167,6 +167,7 @@ class ContextStore:
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
         self._calls = 0
+        self._keys = _random_keys()
         # Several models share the folder; the last one to leave removes it.
         self._mark = self._directory / f"user-{os.getpid()}-{id(self)}"
         self._make()
@@ -191,7 +192,7 @@ class ContextStore:
 
     def mint(self) -> int:
         """A key that no stream has: 53 random bits, and `put` refuses one that is taken."""
-        return secrets.randbits(KEY_BITS)
+        return next(self._keys)
 
     def __len__(self) -> int:
         """Contexts that wait to be taken."""
@@ -311,3 +312,10 @@ class ContextStore:
 def _tuples(value: Any) -> Any:
     """JSON has no tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _random_keys() -> Iterator[int]:
+    """Keys that nobody can guess; the kernel is asked for many at a time."""
+    while True:
+        for (number,) in struct.iter_unpack("<Q", os.urandom(8 * 256)):
+            yield number & _KEY_MASK

@@ -45,14 +45,17 @@ def body(number: int, **more: Any) -> dict[str, Any]:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Byte-level BPE, and SentencePiece with byte fallback."""
+    """Byte-level BPE, and SentencePiece with byte fallback; two instances of preprocessing."""
     kind = request.param
     folder = tmp_path_factory.mktemp(f"replay-{kind}")
     tokenizer = request.getfixturevalue("bpe_dir" if kind == "auto" else "sentencepiece_dir")
     outputs = (
         "text_output,finish_reason,num_output_tokens,output_log_probs,cum_log_probs,output_ids"
     )
-    options = ("--tokenizer-type", kind, "--set", "add_bos=false", "--outputs", outputs, *SIZES)
+    two = ("--set", "preprocessing_instance_count=2")
+    options = (
+        "--tokenizer-type", kind, "--set", "add_bos=false", "--outputs", outputs, *two, *SIZES,
+    )  # fmt: skip
     repository = generate_replay(folder / "repo", tokenizer, *options)
     with launched(repository, folder) as server:
         # The replayed ids begin with SentencePiece's dummy space, and the answer, which goes on
@@ -83,6 +86,38 @@ def test_http(server: Server) -> None:
     for whole, stream in zip(expected(server), events, strict=True):
         assert "".join(event["text_output"] for event in stream) == whole
         assert stream[-1]["finish_reason"] == "length"
+
+
+def test_several_instances_of_preprocessing_mix_nothing_up(server: Server) -> None:
+    """Keys of two processes in one folder; what is wrong with a request is told to it alone."""
+    instances = [
+        pid
+        for pid in descendants(server.process.pid)
+        if "/preprocessing/1/model.py" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    assert len(instances) == 2
+
+    def busy() -> list[int]:
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2] for pid in instances]
+        return [int(stat.split()[11]) for stat in stats]
+
+    def ask(number: int) -> tuple[int, str]:
+        wrong = number % 3 == 1
+        asked = body(number % STREAMS, stream=False, **({"text_input": ""} if wrong else {}))
+        status, answer = server.generate(asked)
+        return status, answer["error" if wrong else "text_output"]
+
+    before = busy()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(STREAMS * 4)))
+    assert all(now > then for now, then in zip(busy(), before, strict=True)), "both had work"
+    for number, (status, text_or_error) in enumerate(answers):
+        if number % 3 == 1:
+            assert status == 400
+            assert "the prompt is empty" in text_or_error
+        else:
+            assert (status, text_or_error) == (200, expected(server)[number % STREAMS])
+    assert server.contexts() == 0
 
 
 @pytest.fixture

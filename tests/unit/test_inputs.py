@@ -48,9 +48,10 @@ def test_decoder_text(optional: OptionalInputs, bpe_dir: Path) -> None:
 
 def test_outputs_are_of_the_declared_types() -> None:
     arrays = {"a": np.array([[1]], np.int32), "b": np.array([[-1]], np.int32), "c": IDS}
-    made = as_declared(arrays, {"a": np.uint32, "b": np.uint32, "d": np.int32})
-    assert {name: array.dtype for name, array in made.items()} == {"a": np.dtype("uint32")}
-    assert as_declared({"b": arrays["b"]}, {"b": np.int32})["b"] is arrays["b"]
+    unsigned, signed = np.dtype("uint32"), np.dtype("int32")
+    made = as_declared(arrays, {"a": unsigned, "b": unsigned, "d": signed})
+    assert {name: array.dtype for name, array in made.items()} == {"a": unsigned}
+    assert as_declared({"b": arrays["b"]}, {"b": signed})["b"] is arrays["b"]
 
 
 def test_one_value_per_row() -> None:
