@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,23 @@ def test_prompt_is_echoed_only_when_asked(server: Server) -> None:
     quiet = server.ask(body)["text_output"]
     echoed = server.ask({**body, "exclude_input_in_output": False})["text_output"]
     assert echoed == f"Once upon a time{quiet}"
+
+
+def test_sixty_four_streams_and_a_client_that_leaves(server: Server) -> None:
+    """Everybody else's text is exact, and the engine generates nothing for those who are gone."""
+    bodies = [{"text_input": f"The number {n} is", "max_tokens": 6} for n in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        whole = [answer["text_output"] for answer in pool.map(server.ask, bodies)]
+    endless = {"text_input": "Count", "max_tokens": 4000, "min_tokens": 4000, "stream": True}
+    url = f"{server.http}/v2/models/ensemble/generate_stream"
+    with urllib.request.urlopen(url, data=json.dumps(endless).encode()) as response:
+        assert response.readline().startswith(b"data:")
+        streams = server.streams([{**body, "stream": True} for body in bodies * 4])
+    assert [joined(chunks) for chunks in streams] == whole * 4
+    deadline = time.monotonic() + 20
+    while server.metric("trt_tokenizers:engine_sequences_running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_no_context_file_is_left(server: Server) -> None:
