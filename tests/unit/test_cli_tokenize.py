@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,6 +69,47 @@ def test_plain_output_from_standard_input(bpe_dir: Path) -> None:
     assert "'\\n'" in result.stdout
 
 
+def on_terminal(*arguments: object, **environ: str) -> str:
+    """What the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from trt_tokenizers.cli import main; main()"]
+    subprocess.run([*command, *map(str, arguments)], stdout=theirs, check=True,
+                   env={**os.environ, "NO_COLOR": "", **environ})  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while more := os.read(ours, 65536):
+            shown += more
+    except OSError:  # all is read and the other end is closed
+        pass
+    os.close(ours)
+    return shown.decode()
+
+
+def test_neighbours_differ_in_colour_on_a_terminal(bpe_dir: Path) -> None:
+    text = "a\nb\x1b[2J<|im_end|><|im_end|>é"
+    shown = on_terminal("tokenize", "--tokenizer-dir", bpe_dir, text)
+    backgrounds = re.findall(r"\x1b\[(10\d|4\d)m", shown)
+    lines = text.count("\n")
+    assert len(backgrounds) == len(create(TokenizerSettings(str(bpe_dir))).encode(text)) + lines
+    assert backgrounds.count("45") == backgrounds.count("105") == 1  # the special ones
+    assert all(a != b for a, b in pairwise(backgrounds[2:]))  # a line end is two of one colour
+    assert "\x1b[2J" not in shown
+    plain = on_terminal("tokenize", "--tokenizer-dir", bpe_dir, text, NO_COLOR="1")
+    assert "\x1b" not in plain
+    assert plain.replace("\r", "") == run("tokenize", "--tokenizer-dir", bpe_dir, text).stdout
+
+
+def test_bytes_that_are_no_character_are_spelled_out_once(bpe_dir: Path) -> None:
+    assert r"'\xf0'" in run("tokenize", "--tokenizer-dir", bpe_dir, "\U00013000").stdout
+
+
+def test_a_rendered_prompt_is_shown_whole(bpe_dir: Path) -> None:
+    messages = '[{"role": "user", "content": "hi\\u001b"}]'
+    shown = run("tokenize", "--tokenizer-dir", bpe_dir, "--messages", messages).stdout
+    assert shown.startswith("<|im_start|>user\nhi\\x1b<|im_end|>\n<|im_start|>assistant\n\n")
+
+
 def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
     same = run("tokenize", "--tokenizer-dir", bpe_dir, "--compare", "transformers", "hello world")
     assert (same.exit_code, "the same ids" in same.stderr) == (0, True)
@@ -71,7 +118,10 @@ def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
     differs = run("tokenize", "--tokenizer-dir", tmp_path, "--tokenizer-type", "byte",
                   "--compare", "transformers", "hello")  # fmt: skip
     assert differs.exit_code == 1
-    assert "transformers differs at token 0" in differs.stderr
+    assert "transformers differs at token 0, character 0:" in differs.stderr
+    assert (
+        "this type     104 'h' 101 'e' 108 'l' 108 'l' 111 'o'  (5 tokens in all)" in differs.stderr
+    )
 
 
 def test_first_difference() -> None:
