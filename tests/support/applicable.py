@@ -22,7 +22,7 @@ def needs_engine() -> None:
         here = "no torch"
     if here == "no torch" or not transformers_of_the_engine():
         pytest.skip(
-            "not applicable: the engine transformers needs torch and transformers 5.23; "
+            "not applicable: the engine transformers needs torch and transformers 5.23, "
             f"here are {here} and transformers {version('transformers')}",
             allow_module_level=True,
         )

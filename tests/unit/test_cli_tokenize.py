@@ -156,17 +156,25 @@ def test_types_are_listed_with_their_owner() -> None:
 def test_a_type_that_cannot_be_used_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no licence')\n")
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no\\nlicence')\n")
+    (tmp_path / "leaving_plugin.py").write_text("raise SystemExit('bye')\n")
     info = tmp_path / "broken_plugin-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(
         "[trt_tokenizers.tokenizers]\nbroken = broken_plugin:Tokenizer\nneedy = json:loads\n"
+        "leaving = leaving_plugin:Tokenizer\nt5 = json:loads\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = {p.name: p for p in list_plugins("trt_tokenizers.tokenizers", {"needy": "no_such"})}
+    needs = {"needy": ("no_such", "install it")}
+    found = {p.name: p for p in list_plugins("trt_tokenizers.tokenizers", needs)}
     broken = found["broken"]
     assert (broken.package, broken.version) == ("broken-plugin", "1.2")
-    assert broken.error == "does not import: RuntimeError: no licence"
-    assert found["needy"].error == "needs the module 'no_such', which is not installed"
+    assert broken.error == "does not import: RuntimeError: no"
+    assert found["leaving"].error == "does not import: SystemExit: bye"
+    assert found["needy"].error == "needs the module 'no_such'; install it"
+    assert found["t5"].error == (
+        "is registered twice: json:loads of broken-plugin and trt_tokenizers.tokenizers.t5:load "
+        "of trt-tokenizers; uninstall one of them"
+    )
     assert found["byte"].error == ""
