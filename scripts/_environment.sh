@@ -4,20 +4,21 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${TRT_TOKENIZERS_VENV:-$root/.venv}
 
 usable_python() {
-  # Triton's Python stub loads the interpreter's shared library, so there has to be one.
+  # Triton's Python stub loads the interpreter's shared library, so there has to be one. For 3.10
+  # there is no transformers with what the engine needs.
   "$1" - 2>/dev/null <<'PY'
 import os, sys, sysconfig
 library = os.path.join(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "")
-sys.exit(not ((3, 10) <= sys.version_info[:2] <= (3, 12) and ".so" in library and os.path.exists(library)))
+sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12) and ".so" in library and os.path.exists(library)))
 PY
 }
 
 if [ ! -x "$venv/bin/python" ]; then
-  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+  for candidate in ${PYTHON:-python3 python3.12 python3.11}; do
     if usable_python "$candidate"; then python=$candidate; break; fi
   done
   if [ -z "${python:-}" ]; then
-    echo "error: no Python 3.10 to 3.12 with a shared library (libpython3.X.so) found; install one" \
+    echo "error: no Python 3.11 or 3.12 with a shared library (libpython3.X.so) found; install one" \
          "(Debian: apt install python3 python3-venv libpython3-dev), or name it: PYTHON=/path/to/python3.11" >&2
     exit 1
   fi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import Tokenizer
 
 
 class CodepointTokenizer(Tokenizer):
@@ -13,9 +13,6 @@ class CodepointTokenizer(Tokenizer):
     bos_id, adds_bos = 2, True
     eos_ids = (3,)
     pad_id = 0
-
-    def __init__(self, settings: TokenizerSettings) -> None:
-        super().__init__(settings)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids = [ord(character) for character in text]

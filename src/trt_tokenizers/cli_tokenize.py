@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from trt_tokenizers.cli_launch import Command
 if TYPE_CHECKING:
     from trt_tokenizers.tokenization import Piece
 
+#: Backgrounds of neighbouring pieces, all of them legible under black.
 _COLOURS = ("bright_blue", "bright_green", "bright_yellow", "bright_cyan")
+_SPECIAL_COLOURS = ("magenta", "bright_magenta")
 
 
 @click.command("tokenizers", cls=Command)
@@ -44,7 +47,7 @@ def tokenizers(*, as_json: bool) -> None:
     for plugin in found:
         owner = f"{plugin.package} {plugin.version}".strip()
         state = click.style(plugin.error, fg="red") if plugin.error else plugin.target
-        click.echo(f"{plugin.name:<14} {owner:<24} {state}")
+        click.echo(f"{plugin.name:<14} {owner:<24} {state}", color=_in_colour())
     older = ", ".join(f"{alias} for {name}" for alias, name in ALIASES.items())
     click.echo(f"Older names: {older}. Your own: module:Class, or an entry point of {GROUP}")
 
@@ -123,37 +126,69 @@ def tokenize(
                    "special": p.special} for p in found]  # fmt: skip
         click.echo(json.dumps({"prompt": prompt.text, "count": len(ids), "tokens": tokens}))
     else:
-        _show(found)
-    if compare and not _same(str(tokenizer_dir), prompt.text, ids, special=not prompt.rendered
+        _show(found, prompt.text if prompt.rendered else "")
+    if compare and not _same(str(tokenizer_dir), prompt.text, found, special=not prompt.rendered
                              and not no_special_tokens):  # fmt: skip
         ctx.exit(1)
 
 
-def _show(found: Sequence[Piece]) -> None:
-    if sys.stdout.isatty():
+def _in_colour() -> bool:
+    """Whether colours are wanted; see https://no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _visible(text: str) -> str:
+    """*text* without what a terminal would obey: only line ends stay as they are."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _quoted(piece: str) -> str:
+    # Bytes that are no character are spelled out in the piece already.
+    return repr(piece).replace("\\\\x", "\\x")
+
+
+def _show(found: Sequence[Piece], rendered: str) -> None:
+    if _in_colour():
         for at, piece in enumerate(found):
-            colour = "magenta" if piece.special else _COLOURS[at % len(_COLOURS)]
-            shown = piece.text.replace("\n", "\u23ce\n")
-            click.secho(shown, fg="black", bg=colour, nl=False)
+            colours = _SPECIAL_COLOURS if piece.special else _COLOURS
+            # A line's end inside a background would colour the rest of the terminal's line.
+            lines = _visible(piece.text).replace("\n", "\u23ce\n").split("\n")
+            colour = colours[at % len(colours)]
+            styled = [
+                click.style(line, fg="black", bg=colour, bold=piece.special or None)
+                for line in lines
+            ]
+            click.echo("\n".join(styled), nl=False)
         click.echo()
+    elif rendered:
+        click.echo(_visible(rendered))
     for piece in found:
         span = "-" if piece.start is None else f"{piece.start}:{piece.end}"
         mark = "  special" if piece.special else ""
-        click.echo(f"{piece.id:>8}  {span:<12} {piece.text!r}{mark}")
+        click.echo(f"{piece.id:>8}  {span:<12} {_quoted(piece.text)}{mark}")
     click.echo(f"{len(found)} tokens")
 
 
-def _same(folder: str, prompt: str, ids: list[int], *, special: bool) -> bool:
-    from trt_tokenizers.tokenization import first_difference, transformers_ids
+def _same(folder: str, prompt: str, found: Sequence[Piece], *, special: bool) -> bool:
+    from trt_tokenizers.tokenization import first_difference, transformers_tokens
 
-    theirs = transformers_ids(folder, prompt, add_special_tokens=special)
-    at = first_difference(ids, theirs)
+    theirs = transformers_tokens(folder, prompt, add_special_tokens=special)
+    at = first_difference([piece.id for piece in found], [token_id for token_id, _ in theirs])
     if at is None:
         click.echo("transformers gives the same ids", err=True)
         return True
+    here = _few([(piece.id, piece.text) for piece in found[at:]])
+    place = next((piece.start for piece in found[at:] if piece.start is not None), len(prompt))
     click.echo(
-        f"transformers differs at token {at}: {theirs[at : at + 5]} where this gives "
-        f"{ids[at : at + 5]}; {len(theirs)} tokens against {len(ids)}",
+        f"transformers differs at token {at}, character {place}:\n"
+        f"  transformers  {_few(theirs[at:])}  ({len(theirs)} tokens in all)\n"
+        f"  this type     {here}  ({len(found)} tokens in all)",
         err=True,
     )
     return False
+
+
+def _few(tokens: Sequence[tuple[int, str]]) -> str:
+    """The first of *tokens*, for one line."""
+    shown = " ".join(f"{token_id} {_quoted(text)}" for token_id, text in tokens[:5])
+    return f"{shown} \u2026" if len(tokens) > 5 else shown or "no more tokens"

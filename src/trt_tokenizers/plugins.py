@@ -6,7 +6,7 @@ Tokenizer types and engines are found here, the built-in ones too. Only the chos
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -22,7 +22,7 @@ def find_plugin(
 
     Raises:
         error_class: the name is unknown (lists what there is), given twice (names both packages),
-            or its module does not import (names the missing package).
+            or its module does not import (names the missing package, or what it raised).
     """
     if ":" in name:
         point = EntryPoint(name=name, value=name, group=group)
@@ -35,8 +35,7 @@ def find_plugin(
                 "or module:Class"
             )
         if len(found) > 1:
-            owners = sorted(f"{value} of {_owner(p)}" for value, p in found.items())
-            raise error_class(f"{what} {name!r} is registered twice: {' and '.join(owners)}")
+            raise error_class(f"{what} {name!r} {_twice(found.values())}")
         point = next(iter(found.values()))
     try:
         plugin: Callable[..., Any] = point.load()
@@ -44,8 +43,8 @@ def find_plugin(
         raise error_class(
             f"{what} {name!r} needs the module {error.name!r}; install the package that has it"
         ) from error
-    except (ImportError, AttributeError) as error:
-        raise error_class(f"{what} {name!r} does not import: {error}") from error
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        raise error_class(f"{what} {name!r} {_failure(error)}") from error
     return plugin
 
 
@@ -67,26 +66,40 @@ class Plugin:
     error: str
 
 
-def list_plugins(group: str, needs: Mapping[str, str]) -> list[Plugin]:
+def list_plugins(group: str, needs: Mapping[str, tuple[str, str]]) -> list[Plugin]:
     """Every entry point of *group*, imported to see whether it can be.
 
     Args:
         group: of entry points.
-        needs: name -> module that the plugin imports only when it is used.
+        needs: name -> module that the plugin imports only when it is used, and the mend where
+            that is missing.
     """
     found = []
-    for point in sorted(entry_points(group=group), key=lambda p: (p.name, p.value)):
+    points = sorted(entry_points(group=group), key=lambda p: (p.name, p.value))
+    for point in points:
         error = ""
         try:
             point.load()
-            module = needs.get(point.name)
-            if module is not None and importlib.util.find_spec(module) is None:
-                error = f"needs the module {module!r}, which is not installed"
-        except Exception as problem:  # a stranger's module may raise anything
-            error = f"does not import: {type(problem).__name__}: {problem}".splitlines()[0]
+            module, mend = needs.get(point.name, ("", ""))
+            if module and importlib.util.find_spec(module) is None:
+                error = f"needs the module {module!r}; {mend}"
+        except (Exception, SystemExit) as problem:
+            error = _failure(problem)
+        same = {p.value: p for p in points if p.name == point.name}
+        if len(same) > 1:
+            error = _twice(same.values())
         version = point.dist.version if point.dist else ""
         found.append(Plugin(point.name, _owner(point), version, point.value, error))
     return found
+
+
+def _failure(error: BaseException) -> str:
+    return f"does not import: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def _twice(points: Iterable[EntryPoint]) -> str:
+    owners = sorted(f"{point.value} of {_owner(point)}" for point in points)
+    return f"is registered twice: {' and '.join(owners)}; uninstall one of them"
 
 
 def _owner(point: EntryPoint) -> str:

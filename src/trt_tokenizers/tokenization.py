@@ -88,8 +88,10 @@ def _placed(whole: bytes, own: bytes, place: int) -> tuple[int, int]:
     return (at, at + len(own)) if at >= 0 else (place, place)
 
 
-def transformers_ids(tokenizer_dir: str, prompt: str, *, add_special_tokens: bool) -> list[int]:
-    """What transformers makes of *prompt*.
+def transformers_tokens(
+    tokenizer_dir: str, prompt: str, *, add_special_tokens: bool
+) -> list[tuple[int, str]]:
+    """What transformers makes of *prompt*: ids, each with its own text.
 
     Raises:
         TokenizerError: transformers is missing or cannot load the folder.
@@ -100,7 +102,8 @@ def transformers_ids(tokenizer_dir: str, prompt: str, *, add_special_tokens: boo
         oracle = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
     except Exception as error:
         raise TokenizerError(f"transformers cannot load {tokenizer_dir}: {error}") from error
-    return list(oracle.encode(prompt, add_special_tokens=add_special_tokens))
+    ids = oracle.encode(prompt, add_special_tokens=add_special_tokens)
+    return [(token_id, oracle.decode([token_id])) for token_id in ids]
 
 
 def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:

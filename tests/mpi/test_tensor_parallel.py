@@ -23,14 +23,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from applicable import needs_engine
 from harness import Generated, Server, free_ports, generate, joined, launched
 from launching import alive, until
 from parallel import rank_pid
 
 pytestmark = [pytest.mark.triton, pytest.mark.mpi, pytest.mark.model]
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+needs_engine()
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 RUNNING = "trt_tokenizers:engine_sequences_running"
 OUTPUTS = "text_output,finish_reason,num_output_tokens,output_ids,output_log_probs"

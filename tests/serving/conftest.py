@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from applicable import needs_engine
 from harness import Server, generate, launched, with_double
 
 #: Of scripts/verify_llmapi: the one engine to look at, perhaps on the real TensorRT-LLM.
@@ -21,6 +22,7 @@ def server(
     request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """Of each engine; that of TensorRT-LLM 1.x runs on its double."""
+    needs_engine()  # the double generates with it too
     folder = tmp_path_factory.mktemp("smollm2")
     llm_args = [f"--llm-arg={pair}" for pair in VERIFY.get("llm_args", ())]
     model = ("--engine", request.param, "--model", str(smollm2), *llm_args)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,6 +103,47 @@ def test_plain_output_from_standard_input(bpe_dir: Path) -> None:
     assert "'\\n'" in result.stdout
 
 
+def on_terminal(*arguments: object, **environ: str) -> str:
+    """What the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from trt_tokenizers.cli import main; main()"]
+    subprocess.run([*command, *map(str, arguments)], stdout=theirs, check=True,
+                   env={**os.environ, "NO_COLOR": "", **environ})  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while more := os.read(ours, 65536):
+            shown += more
+    except OSError:  # all is read and the other end is closed
+        pass
+    os.close(ours)
+    return shown.decode()
+
+
+def test_neighbours_differ_in_colour_on_a_terminal(bpe_dir: Path) -> None:
+    text = "a\nb\x1b[2J<|im_end|><|im_end|>é"
+    shown = on_terminal("tokenize", "--tokenizer-dir", bpe_dir, text)
+    backgrounds = re.findall(r"\x1b\[(10\d|4\d)m", shown)
+    lines = text.count("\n")
+    assert len(backgrounds) == len(create(TokenizerSettings(str(bpe_dir))).encode(text)) + lines
+    assert backgrounds.count("45") == backgrounds.count("105") == 1  # the special ones
+    assert all(a != b for a, b in pairwise(backgrounds[2:]))  # a line end is two of one colour
+    assert "\x1b[2J" not in shown
+    plain = on_terminal("tokenize", "--tokenizer-dir", bpe_dir, text, NO_COLOR="1")
+    assert "\x1b" not in plain
+    assert plain.replace("\r", "") == run("tokenize", "--tokenizer-dir", bpe_dir, text).stdout
+
+
+def test_bytes_that_are_no_character_are_spelled_out_once(bpe_dir: Path) -> None:
+    assert r"'\xf0'" in run("tokenize", "--tokenizer-dir", bpe_dir, "\U00013000").stdout
+
+
+def test_a_rendered_prompt_is_shown_whole(bpe_dir: Path) -> None:
+    messages = '[{"role": "user", "content": "hi\\u001b"}]'
+    shown = run("tokenize", "--tokenizer-dir", bpe_dir, "--messages", messages).stdout
+    assert shown.startswith("<|im_start|>user\nhi\\x1b<|im_end|>\n<|im_start|>assistant\n\n")
+
+
 def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
     same = run("tokenize", "--tokenizer-dir", bpe_dir, "--compare", "transformers", "hello world")
     assert (same.exit_code, "the same ids" in same.stderr) == (0, True)
@@ -105,7 +152,10 @@ def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
     differs = run("tokenize", "--tokenizer-dir", tmp_path, "--tokenizer-type", "byte",
                   "--compare", "transformers", "hello")  # fmt: skip
     assert differs.exit_code == 1
-    assert "transformers differs at token 0" in differs.stderr
+    assert "transformers differs at token 0, character 0:" in differs.stderr
+    assert (
+        "this type     104 'h' 101 'e' 108 'l' 108 'l' 111 'o'  (5 tokens in all)" in differs.stderr
+    )
 
 
 def test_first_difference() -> None:
@@ -140,17 +190,25 @@ def test_types_are_listed_with_their_owner() -> None:
 def test_a_type_that_cannot_be_used_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no licence')\n")
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no\\nlicence')\n")
+    (tmp_path / "leaving_plugin.py").write_text("raise SystemExit('bye')\n")
     info = tmp_path / "broken_plugin-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(
         "[trt_tokenizers.tokenizers]\nbroken = broken_plugin:Tokenizer\nneedy = json:loads\n"
+        "leaving = leaving_plugin:Tokenizer\nt5 = json:loads\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = {p.name: p for p in list_plugins("trt_tokenizers.tokenizers", {"needy": "no_such"})}
+    needs = {"needy": ("no_such", "install it")}
+    found = {p.name: p for p in list_plugins("trt_tokenizers.tokenizers", needs)}
     broken = found["broken"]
     assert (broken.package, broken.version) == ("broken-plugin", "1.2")
-    assert broken.error == "does not import: RuntimeError: no licence"
-    assert found["needy"].error == "needs the module 'no_such', which is not installed"
+    assert broken.error == "does not import: RuntimeError: no"
+    assert found["leaving"].error == "does not import: SystemExit: bye"
+    assert found["needy"].error == "needs the module 'no_such'; install it"
+    assert found["t5"].error == (
+        "is registered twice: json:loads of broken-plugin and trt_tokenizers.tokenizers.t5:load "
+        "of trt-tokenizers; uninstall one of them"
+    )
     assert found["byte"].error == ""

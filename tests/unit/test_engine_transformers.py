@@ -6,8 +6,6 @@ import gc
 import itertools
 import queue
 import random
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,8 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from applicable import needs_engine
+
+needs_engine()
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 from trt_tokenizers.engines import _settings  # noqa: E402
 from trt_tokenizers.engines._sampling import (  # noqa: E402
@@ -668,30 +670,6 @@ def test_a_folder_without_weights(tmp_path: Path, model_dir: Path) -> None:
     (tmp_path / "config.json").write_bytes((model_dir / "config.json").read_bytes())
     with pytest.raises(EngineError, match=f"the model in {tmp_path} does not load: OSError"):
         TransformersEngine({"model_dir": str(tmp_path)})
-
-
-def test_an_old_transformers(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # By name: save_pretrained may have put another module object in its place.
-    monkeypatch.setattr("transformers.__version__", "5.9.1")
-    with pytest.raises(EngineError, match=r"continuous batching of 5.23: .*5\.9\.1; pip install"):
-        TransformersEngine({"model_dir": str(model_dir)})
-
-
-@pytest.mark.parametrize("missing", ["torch", "transformers"])
-def test_a_missing_dependency(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(EngineError, match=f"{missing}.*; pip install 'trt-tokenizers"):
-        TransformersEngine({"model_dir": str(model_dir)})
-
-
-def test_importing_the_engine_imports_neither_torch_nor_transformers() -> None:
-    code = (
-        "import sys, trt_tokenizers.engines.transformers\n"
-        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_only_rows_that_need_it_are_processed() -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+from applicable import needs_engine
+
+needs_engine()
+
+import torch  # noqa: E402
 
 from trt_tokenizers.engines import _loading, _parallel  # noqa: E402
 from trt_tokenizers.engines._sampling import Job, Row, Scheduler  # noqa: E402

@@ -215,6 +215,24 @@ def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
         load(tmp_path, "no_such_module:Thing")
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise ValueError('no licence')", "does not import: ValueError: no licence"),
+        ("raise SystemExit(3)", "does not import: SystemExit: 3"),
+        ("def Type(settings): ...", "gives a NoneType without bos_id, adds_bos, eos_ids, pad_id"),
+    ],
+)
+def test_a_strangers_mistake_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    module = f"mistaken_{len(message)}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TokenizerError, match=message):
+        load(tmp_path, f"{module}:Type")
+
+
 def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> None:
     """preprocessing and postprocessing are separate processes: torch would cost each its start."""
     code = (

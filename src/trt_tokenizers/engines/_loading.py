@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,18 @@ def import_inside() -> Any:
     if not any(os.environ.get(name) for name in _ALLOCATOR):
         os.environ.update(dict.fromkeys(_ALLOCATOR, "expandable_segments:True"))
     try:
-        import torch  # noqa: F401
         import transformers
 
         found = transformers.__version__
-        if tuple(int(n) for n in found.split(".")[:2]) < (5, 23):
+        if tuple(int(n) for n in re.findall(r"\d+", found)[:2]) < (5, 23):
             raise ImportError(f"transformers is {found}")
+        import torch  # noqa: F401
+
         from trt_tokenizers.engines import _sampling
     except (ImportError, AttributeError) as error:
         raise EngineError(
-            f"{WHERE} needs torch and transformers with the continuous batching of 5.23: {error}; "
-            "pip install 'trt-tokenizers[transformers]'"
+            f"{WHERE} needs torch and the continuous batching of transformers 5.23: {error}; "
+            "with Python 3.11 or 3.12, pip install 'trt-tokenizers[engine]'"
         ) from error
     return _sampling
 

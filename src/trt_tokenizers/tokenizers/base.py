@@ -5,9 +5,6 @@ A type is a class (or a function) that takes `TokenizerSettings` and gives a `To
     class ReverseTokenizer(Tokenizer):
         bos_id, eos_ids, pad_id, adds_bos = None, (0,), 0, False
 
-        def __init__(self, settings: TokenizerSettings) -> None:
-            super().__init__(settings)
-
         def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
             return [ord(c) for c in reversed(text)]
 

@@ -25,8 +25,15 @@ _EXTRAS = {
     "transformers": "trt-tokenizers[transformers]",
 }
 
-#: Type -> module that it imports when it is used.
-NEEDS = {"tiktoken": "tiktoken", "mistral": "mistral_common", "transformers": "transformers"}
+#: Type -> module that it imports when it is used, and the mend where that is missing.
+NEEDS = {
+    "tiktoken": ("tiktoken", "pip install 'trt-tokenizers[tiktoken]'"),
+    "mistral": ("mistral_common", "for tekken.json, pip install 'trt-tokenizers[mistral]'"),
+    "transformers": ("transformers", "pip install 'trt-tokenizers[transformers]'"),
+}
+
+#: What a type has to set by itself.
+_REQUIRED = ("bos_id", "adds_bos", "eos_ids", "pad_id")
 
 logger = logging.getLogger(__name__)
 
@@ -61,4 +68,10 @@ def create(settings: TokenizerSettings) -> Tokenizer:
             # transformers' messages are of many lines.
             f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
+    unset = [attribute for attribute in _REQUIRED if not hasattr(tokenizer, attribute)]
+    if unset:
+        raise TokenizerError(
+            f"tokenizer type {name!r} gives a {type(tokenizer).__name__} without "
+            f"{', '.join(unset)}; set them, as docs/plugins.md shows"
+        )
     return CleanedUp(tokenizer) if settings.clean_up_tokenization_spaces else tokenizer
