@@ -15,10 +15,11 @@ _KNOWN = ("output_ids", "sequence_length", "batch_index", "sequence_index")
 class Reply(backend.TritonReply):
     def __init__(self, request):
         super().__init__(request)
-        self.wanted = frozenset(_KNOWN)
+        # Outputs that nobody asked for end the stub of Triton 24.10 on Python 3.12.
+        self.wanted = frozenset(_KNOWN).intersection(request.requested_output_names())
 
     def send(self, arrays, *, final):
-        super().send({name: arrays[name] for name in _KNOWN}, final=final)
+        super().send({name: arrays[name] for name in self.wanted}, final=final)
 
 
 class TritonPythonModel(backend.EngineModel):

@@ -25,11 +25,16 @@ _EXTRAS = {
     "transformers": "trt-tokenizers[transformers]",
 }
 
+
+def _install(module: str) -> str:
+    return f"pip install '{_EXTRAS.get(module, module)}'"
+
+
 #: Type -> module that it imports when it is used, and the mend where that is missing.
 NEEDS = {
-    "tiktoken": ("tiktoken", "pip install 'trt-tokenizers[tiktoken]'"),
-    "mistral": ("mistral_common", "for tekken.json, pip install 'trt-tokenizers[mistral]'"),
-    "transformers": ("transformers", "pip install 'trt-tokenizers[transformers]'"),
+    "tiktoken": ("tiktoken", _install("tiktoken")),
+    "mistral": ("mistral_common", f"for tekken.json, {_install('mistral_common')}"),
+    "transformers": ("transformers", _install("transformers")),
 }
 
 #: What a type has to set by itself.
@@ -60,7 +65,7 @@ def create(settings: TokenizerSettings) -> Tokenizer:
         missing = str(error.name).partition(".")[0]
         raise TokenizerError(
             f"tokenizer type {name!r} needs the package {missing!r}; "
-            f"install it: pip install '{_EXTRAS.get(missing, missing)}'"
+            f"install it: {_install(missing)}"
         ) from error
     except Exception as error:
         raise TokenizerError(
