@@ -59,15 +59,17 @@ def model_dir(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(folder)
 
 
-def made(model_dir: Path, **llm_args: Any) -> LlmApiEngine:
-    return LlmApiEngine(
-        {"model_dir": str(model_dir), "max_seq_len": "256", "llm_args": json.dumps(llm_args)}
-    )
+def made(model_dir: Path, loras: str = "", **llm_args: Any) -> LlmApiEngine:
+    settings = {"model_dir": str(model_dir), "max_seq_len": "256", "loras": loras}
+    return LlmApiEngine({**settings, "llm_args": json.dumps(llm_args)})
 
 
 @pytest.fixture(scope="module")
 def engine(model_dir: Path) -> Iterator[LlmApiEngine]:
-    engine = made(model_dir, max_num_tokens=200)
+    engine = made(
+        model_dir, f"fr={model_dir}", lora_config={"max_lora_rank": 8}, max_num_tokens=200,
+        kv_cache_config={"max_tokens": 320},
+    )  # fmt: skip
     yield engine
     engine.stop()
 
@@ -400,7 +402,6 @@ def test_guides_become_guided_decoding(kind: str) -> None:
         ({"guide": ("regexp", "a")}, "did you mean 'regex'?"),
         ({"guide": ("regex", "a")}, "guided_decoding_backend"),
         ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
-        ({"lora": "x"}, "lora_name is 'x'; this server has none"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
         ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "the model has 256 tokens"),
         ({"stop_words": ((),)}, "stop_words holds nothing"),
@@ -420,28 +421,21 @@ def test_what_tensorrt_llm_refuses_is_the_clients_fault(engine: LlmApiEngine) ->
     assert "max_num_tokens (200)" in (chunk.error or "")
 
 
-def test_adapters_by_name(model_dir: Path, tmp_path: Path) -> None:
-    engine = LlmApiEngine(
-        {"model_dir": str(model_dir), "max_seq_len": "64", "loras": f"fr={tmp_path}",
-         "llm_args": '{"lora_config": {"max_lora_rank": 8}}'}
-    )  # fmt: skip
-    try:
-        assert ids(answer(engine, request(lora="fr")))
-        with pytest.raises(RequestError, match=r"did you mean 'fr'\?\); this server has fr"):
-            engine.submit(request(lora="frr"), lambda chunk: None)
-    finally:
-        engine.stop()
+def test_adapters_by_name(engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ids(answer(engine, request(lora="fr")))
+    with pytest.raises(RequestError, match=r"did you mean 'fr'\?\); this server has fr"):
+        engine.submit(request(lora="frr"), lambda chunk: None)
+    monkeypatch.setattr(engine, "_adapters", {})
+    with pytest.raises(RequestError, match="this server has none, set loras"):
+        engine.submit(request(lora="fr"), lambda chunk: None)
 
 
-def test_out_of_kv_cache_is_one_requests_error(model_dir: Path) -> None:
-    engine = made(model_dir, kv_cache_config={"max_tokens": 64})
-    try:
-        (chunk,) = answer(engine, request(prompt_ids=(1,) * 100, max_tokens=100))
-        assert "the KV cache holds 64 in all" in (chunk.error or "")
-        assert ids(answer(engine, request())), "the engine lives on"
-        assert engine.died is None
-    finally:
-        engine.stop()
+def test_out_of_kv_cache_is_one_requests_error(engine: LlmApiEngine) -> None:
+    (chunk,) = answer(engine, request(prompt_ids=(1,) * 180, max_tokens=180))
+    assert "the KV cache holds 320 in all" in (chunk.error or "")
+    assert not chunk.refused
+    assert ids(answer(engine, request())), "the engine lives on"
+    assert engine.died is None
 
 
 def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
@@ -460,24 +454,27 @@ def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
     engine.stop()
 
 
-@pytest.mark.parametrize("sign", ["shut down", "error"])
-def test_a_silent_death_is_noticed(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch, sign: str
-) -> None:
-    """Its executor has shut down, or holds the error of a worker that nobody has fetched yet."""
+def test_a_silent_death_is_noticed(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's error that nobody has fetched yet: no step comes of a request any more."""
     monkeypatch.setattr(llmapi, "_LOOK_S", 0.05)
     engine = made(model_dir)
-    executor = engine._llm._executor
-    if sign == "error":
-        executor._error_queue.put(RuntimeError("a worker has shut down"))
-    else:
-        executor._down = True
-    for _ in range(100):
-        if engine.died:
-            break
-        engine._thread.join(0.05)
-    assert "has shut down" in str(engine.died)
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: Played())
+    engine._llm._executor._error_queue.put(RuntimeError("worker 1 is gone"))
+    (chunk,) = answer(engine, request())
+    assert "worker 1 is gone" in (chunk.error or "")
+    assert engine.died == chunk.error
     engine.stop()
+
+
+def test_signs_of_death() -> None:
+    def llm(errors: queue.Queue[Exception], *, down: bool) -> Any:
+        executor = SimpleNamespace(is_shutdown=lambda: down, _error_queue=errors)
+        return SimpleNamespace(_executor=executor)
+
+    none: queue.Queue[Exception] = queue.Queue()
+    assert versions.death(llm(none, down=False)) is None
+    assert versions.death(llm(none, down=True)) == "its executor has shut down"
+    assert versions.death(SimpleNamespace(_executor=None)) == "its executor has shut down"
 
 
 @pytest.mark.parametrize(
