@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
 import queue
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+import tensorrt_llm  # noqa: E402
 
 from trt_tokenizers.engines import _llmapi_versions as versions  # noqa: E402
 from trt_tokenizers.engines import llmapi  # noqa: E402
@@ -55,15 +59,17 @@ def model_dir(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(folder)
 
 
-def made(model_dir: Path, **llm_args: Any) -> LlmApiEngine:
-    return LlmApiEngine(
-        {"model_dir": str(model_dir), "max_seq_len": "256", "llm_args": json.dumps(llm_args)}
-    )
+def made(model_dir: Path, loras: str = "", **llm_args: Any) -> LlmApiEngine:
+    settings = {"model_dir": str(model_dir), "max_seq_len": "256", "loras": loras}
+    return LlmApiEngine({**settings, "llm_args": json.dumps(llm_args)})
 
 
 @pytest.fixture(scope="module")
 def engine(model_dir: Path) -> Iterator[LlmApiEngine]:
-    engine = made(model_dir, max_num_tokens=200)
+    engine = made(
+        model_dir, f"fr={model_dir}", lora_config={"max_lora_rank": 8}, max_num_tokens=200,
+        kv_cache_config={"max_tokens": 320},
+    )  # fmt: skip
     yield engine
     engine.stop()
 
@@ -131,6 +137,22 @@ def test_bad_words_of_any_length_do_not_appear(engine: LlmApiEngine, greedy: lis
         assert all(tuple(found[i : i + len(word)]) != word for i in range(len(found)))
 
 
+def test_embedding_bias(engine: LlmApiEngine, model: Any, greedy: list[int]) -> None:
+    """As transformers' sequence_bias for single tokens."""
+    bias = np.zeros(256, dtype=np.float32)
+    bias[[greedy[3], 9]] = -50, 1.5
+    bias.flags.writeable = False  # as Triton's are
+    r = request(embedding_bias=bias)
+    params = sampling_params(versions.Api(), r)
+    assert params.embedding_bias.dtype is torch.float32
+    out = model.generate(
+        torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False, eos_token_id=None,
+        sequence_bias=[[[greedy[3]], -50.0], [[9], 1.5]],
+    )  # fmt: skip
+    assert ids(answer(engine, r)) == out[0, len(PROMPT) :].tolist()
+    assert ids(answer(engine, r)) != greedy
+
+
 def test_a_seed_gives_the_same_and_none_does_not(engine: LlmApiEngine) -> None:
     hot = {"temperature": 3.0, "given": frozenset({"temperature"})}
     first, second = (ids(answer(engine, request(seed=7, **hot))) for _ in range(2))
@@ -166,6 +188,165 @@ def test_cancel(engine: LlmApiEngine) -> None:
     assert ids(answer(engine, request())), "the others go on"
 
 
+class Played:
+    """An answer of TensorRT-LLM whose steps a test chooses."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self.steps: asyncio.Queue[tuple[list[int] | None, str | None]] = asyncio.Queue()
+        self.aborted = 0
+        self.outputs: list[Any] = []
+
+    def play(self, engine: LlmApiEngine, ids: list[int] | None, reason: str | None = None) -> None:
+        """*ids* are all so far; None ends the iteration."""
+        engine._loop.call_soon_threadsafe(self.steps.put_nowait, (ids, reason))
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+    def __aiter__(self) -> Played:
+        return self
+
+    async def __anext__(self) -> Played:
+        ids, reason = await self.steps.get()
+        if ids is None:
+            raise StopAsyncIteration
+        self.finished = reason is not None
+        self.outputs = [SimpleNamespace(token_ids=ids, finish_reason=reason, logprobs=[])]
+        return self
+
+
+@pytest.fixture
+def played(engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch) -> Played:
+    found = Played()
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: found)
+    return found
+
+
+def settle(engine: LlmApiEngine) -> None:
+    """All that the loop has to do for requests is done."""
+
+    async def others() -> None:
+        while len(asyncio.all_tasks()) > 2:  # this one, and that which looks after the engine
+            await asyncio.sleep(0.01)
+
+    asyncio.run_coroutine_threadsafe(others(), engine._loop).result(20)
+
+
+def test_what_is_cancelled_before_its_start_is_not_generated(
+    engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: asked.append(a))
+    chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    held, go = threading.Event(), threading.Event()
+    engine._loop.call_soon_threadsafe(lambda: (held.set(), go.wait(20)))
+    held.wait(20)
+    r = request(stream=True)
+    engine.submit(r, chunks.put)
+    engine.cancel(r.key)
+    go.set()
+    assert chunks.get(timeout=20).finish_reason is FinishReason.CANCELLED
+    settle(engine)
+    assert asked == []
+
+
+def test_a_key_may_be_used_again_once_its_answer_has_ended(
+    engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What still comes of the old request ends the new one in no way."""
+    first, second = Played(), Played()
+    played = iter((first, second))
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: next(played))
+    old: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    new: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    r = request(stream=True)
+    engine.submit(r, old.put)
+    first.play(engine, [1])
+    assert old.get(timeout=20).token_ids == (1,)
+    engine.cancel(r.key)
+    assert old.get(timeout=20).last
+    engine.submit(r, new.put)
+    first.play(engine, [1, 2], "cancelled")
+    second.play(engine, [3], "length")
+    assert new.get(timeout=20).token_ids == (3,)
+    settle(engine)
+    assert old.empty()
+
+
+def test_an_answer_that_breaks_off_is_an_error(engine: LlmApiEngine, played: Played) -> None:
+    played.play(engine, [1])
+    played.play(engine, None)
+    chunks = answer(engine, request(stream=True))
+    assert "without a finish reason" in (chunks[-1].error or "")
+
+
+def test_what_cannot_be_read_is_aborted(engine: LlmApiEngine, played: Played) -> None:
+    """Here there are fewer log-probs than tokens; TensorRT-LLM would generate on for nobody."""
+    played.play(engine, [1])
+    chunks = answer(engine, request(stream=True, return_log_probs=True))
+    settle(engine)
+    assert chunks[-1].error
+    assert played.aborted == 1
+
+
+def test_an_abort_that_fails_leaves_the_request_answered(
+    engine: LlmApiEngine, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("the queue to the workers is closed")
+
+    monkeypatch.setattr(played, "abort", broken)
+    chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    r = request(stream=True)
+    engine.submit(r, chunks.put)
+    played.play(engine, [1])
+    chunks.get(timeout=20)
+    engine.cancel(r.key)
+    assert chunks.get(timeout=5).finish_reason is FinishReason.CANCELLED
+    played.play(engine, [1, 2], "cancelled")
+    settle(engine)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (ValueError("prompt too long"), True),
+        (tensorrt_llm.executor.RequestError("prompt too long"), True),
+        (TypeError("unexpected keyword argument"), False),
+        (RuntimeError("queue closed"), False),
+    ],
+)
+def test_whose_fault_a_refusal_is(
+    engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, refused: bool
+) -> None:
+    def failing(*given: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(engine._llm, "generate_async", failing)
+    (chunk,) = answer(engine, request())
+    assert str(error) in (chunk.error or "")
+    assert chunk.refused is refused
+
+
+def test_nothing_follows_the_last_chunk(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step may be on its way when the engine dies; merged with the error it would hide it."""
+    engine = made(model_dir)
+    played = Played()
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: played)
+    chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    engine.submit(request(stream=True), chunks.put)
+    played.play(engine, [1])
+    assert chunks.get(timeout=20).token_ids == (1,)
+    engine._loop.call_soon_threadsafe(engine._die, "a test")
+    played.play(engine, [1, 2])
+    played.play(engine, [1, 2, 3], "length")
+    settle(engine)
+    assert chunks.get(timeout=20).error
+    assert chunks.empty()
+    engine.stop()
+
+
 #: Parameter of the ensemble -> what a request with it makes of SamplingParams.
 GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "max_tokens": ({"max_tokens": 5}, {"max_tokens": 5}),
@@ -186,8 +367,9 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "return_log_probs": ({"return_log_probs": True}, {"logprobs": 1}),
     "return_perf_metrics": ({"return_perf_metrics": True}, {"return_perf_metrics": True}),
 }
-#: Said to TensorRT-LLM otherwise than by a field of its own, or not at all.
+#: Said to TensorRT-LLM otherwise than by a field of its own, not at all, or in a test of its own.
 ELSEWHERE = {
+    "embedding_bias_words", "embedding_bias_weights",
     "guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stream",
     "exclude_input_in_output",
 }  # fmt: skip
@@ -220,8 +402,8 @@ def test_guides_become_guided_decoding(kind: str) -> None:
         ({"guide": ("regexp", "a")}, "did you mean 'regex'?"),
         ({"guide": ("regex", "a")}, "guided_decoding_backend"),
         ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
-        ({"lora": "x"}, "lora_name is 'x'; this server has none"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
+        ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "the model has 256 tokens"),
         ({"stop_words": ((),)}, "stop_words holds nothing"),
     ],
 )
@@ -239,28 +421,21 @@ def test_what_tensorrt_llm_refuses_is_the_clients_fault(engine: LlmApiEngine) ->
     assert "max_num_tokens (200)" in (chunk.error or "")
 
 
-def test_adapters_by_name(model_dir: Path, tmp_path: Path) -> None:
-    engine = LlmApiEngine(
-        {"model_dir": str(model_dir), "max_seq_len": "64", "loras": f"fr={tmp_path}",
-         "llm_args": '{"lora_config": {"max_lora_rank": 8}}'}
-    )  # fmt: skip
-    try:
-        assert ids(answer(engine, request(lora="fr")))
-        with pytest.raises(RequestError, match=r"did you mean 'fr'\?\); this server has fr"):
-            engine.submit(request(lora="frr"), lambda chunk: None)
-    finally:
-        engine.stop()
+def test_adapters_by_name(engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ids(answer(engine, request(lora="fr")))
+    with pytest.raises(RequestError, match=r"did you mean 'fr'\?\); this server has fr"):
+        engine.submit(request(lora="frr"), lambda chunk: None)
+    monkeypatch.setattr(engine, "_adapters", {})
+    with pytest.raises(RequestError, match="this server has none, set loras"):
+        engine.submit(request(lora="fr"), lambda chunk: None)
 
 
-def test_out_of_kv_cache_is_one_requests_error(model_dir: Path) -> None:
-    engine = made(model_dir, kv_cache_config={"max_tokens": 64})
-    try:
-        (chunk,) = answer(engine, request(prompt_ids=(1,) * 100, max_tokens=100))
-        assert "the KV cache holds 64 in all" in (chunk.error or "")
-        assert ids(answer(engine, request())), "the engine lives on"
-        assert engine.died is None
-    finally:
-        engine.stop()
+def test_out_of_kv_cache_is_one_requests_error(engine: LlmApiEngine) -> None:
+    (chunk,) = answer(engine, request(prompt_ids=(1,) * 180, max_tokens=180))
+    assert "the KV cache holds 320 in all" in (chunk.error or "")
+    assert not chunk.refused
+    assert ids(answer(engine, request())), "the engine lives on"
+    assert engine.died is None
 
 
 def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
@@ -280,15 +455,26 @@ def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
 
 
 def test_a_silent_death_is_noticed(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's error that nobody has fetched yet: no step comes of a request any more."""
     monkeypatch.setattr(llmapi, "_LOOK_S", 0.05)
     engine = made(model_dir)
-    engine._llm._executor._down = True
-    for _ in range(100):
-        if engine.died:
-            break
-        engine._thread.join(0.05)
-    assert "its executor has shut down" in str(engine.died)
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: Played())
+    engine._llm._executor._error_queue.put(RuntimeError("worker 1 is gone"))
+    (chunk,) = answer(engine, request())
+    assert "worker 1 is gone" in (chunk.error or "")
+    assert engine.died == chunk.error
     engine.stop()
+
+
+def test_signs_of_death() -> None:
+    def llm(errors: queue.Queue[Exception], *, down: bool) -> Any:
+        executor = SimpleNamespace(is_shutdown=lambda: down, _error_queue=errors)
+        return SimpleNamespace(_executor=executor)
+
+    none: queue.Queue[Exception] = queue.Queue()
+    assert versions.death(llm(none, down=False)) is None
+    assert versions.death(llm(none, down=True)) == "its executor has shut down"
+    assert versions.death(SimpleNamespace(_executor=None)) == "its executor has shut down"
 
 
 @pytest.mark.parametrize(

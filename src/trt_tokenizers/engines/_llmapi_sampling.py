@@ -65,6 +65,14 @@ def _seed(r: GenerationRequest) -> Values:
     return {"seed": secrets.randbits(63) if r.seed is None else r.seed}
 
 
+def _bias(r: GenerationRequest) -> Values:
+    if r.embedding_bias is None:
+        return {}
+    import torch
+
+    return {"embedding_bias": torch.tensor(r.embedding_bias, dtype=torch.float32)}
+
+
 #: The whole of what the engine takes.
 PARAMETERS = (
     Parameter(("max_tokens",), "`max_tokens`", lambda r: {"max_tokens": r.max_tokens}),
@@ -81,6 +89,11 @@ PARAMETERS = (
         ("bad_words",),
         "`bad_token_ids` those of one token; longer ones as ids, past the tokenizer",
         lambda r: {"bad_token_ids": _single(r.bad_words) or None},
+    ),
+    Parameter(
+        ("embedding_bias_words", "embedding_bias_weights"),
+        "`embedding_bias`, a float32 tensor with a number for each token of the vocabulary",
+        _bias,
     ),
     Parameter(
         ("temperature",),

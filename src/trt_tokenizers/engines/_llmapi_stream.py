@@ -35,7 +35,7 @@ class Stream:
         self.request = request
         self.emit = emit
         self.result: Any = None
-        self.cancelled = False
+        self.over = False  # its last chunk has gone
         self._sent = 0
         self._stops = StopWords(request.stop_words, request.min_tokens)
 
@@ -68,6 +68,7 @@ def _perf(metrics: Any) -> dict[str, float]:
     for name, (group, field) in _PERF.items():
         value = getattr(getattr(metrics, group, None), field, None)
         if value is not None:
-            micros = value.total_seconds() * 1e9 if hasattr(value, "total_seconds") else value
-            found[name] = int(micros) if name.endswith("_ns") else micros
+            if name.endswith("_ns"):
+                value = int(value.total_seconds() * 1e9)
+            found[name] = value
     return found

@@ -10,7 +10,9 @@ What differs between these versions, by their public sources:
 * ``logprobs`` of an answer: numbers, or for each token a mapping from ids to ``Logprob``.
 * Bad words of several ids: there is no public field for ids, only for strings, which a tokenizer of
   its own would split; their place, ``_bad_word_ids``, is the same in all of them.
-* A dead executor: ``LLM._executor`` is None, or its ``is_shutdown()`` says so.
+* A dead executor: ``LLM._executor`` is None, its ``is_shutdown()`` says so, or its
+  ``_error_queue`` holds what killed a worker or a thread. It raises that only at the next submit;
+  till then the requests that it has wait for nothing.
 """
 
 from __future__ import annotations
@@ -146,10 +148,15 @@ def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
     params._bad_word_ids = [list(word) for word in words]
 
 
-def dead(llm: Any) -> bool:
-    """Whether it serves nothing any more."""
+def death(llm: Any) -> str | None:
+    """Why it serves nothing any more; None while it does."""
     executor = getattr(llm, "_executor", None)
-    return executor is None or bool(getattr(executor, "is_shutdown", bool)())
+    errors = getattr(executor, "_error_queue", None)
+    if errors is not None and errors.queue:
+        return one_line(errors.queue[0])
+    if executor is None or getattr(executor, "is_shutdown", bool)():
+        return "its executor has shut down"
+    return None
 
 
 def log_probs(found: Iterable[Any], token_ids: Sequence[int]) -> tuple[float, ...]:

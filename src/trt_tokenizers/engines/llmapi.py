@@ -134,8 +134,8 @@ class LlmApiEngine(Engine):
         """An engine may die while nobody asks it anything."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            if versions.dead(self._llm):
-                self._die("its executor has shut down")
+            if cause := versions.death(self._llm):
+                self._die(cause)
 
     def _die(self, cause: str) -> None:
         with self._lock:
@@ -151,6 +151,7 @@ class LlmApiEngine(Engine):
 
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
         check_ids(request, self._vocab_size)
+        self._check_bias(request)
         lora = self._lora(request.lora)
         if request.guide is not None:
             self._check_guide(*request.guide)
@@ -176,6 +177,15 @@ class LlmApiEngine(Engine):
         number, folder = self._adapters[name]
         return self._api.lora_request(name, number, folder)
 
+    def _check_bias(self, request: GenerationRequest) -> None:
+        """One of another size would fail a whole batch."""
+        bias, size = request.embedding_bias, self._vocab_size
+        if bias is not None and size and len(bias) != size:
+            raise RequestError(
+                f"embedding_bias has {len(bias)} numbers; the model has {size} tokens, set "
+                "vocab_size of the model preprocessing so"
+            )
+
     def _check_guide(self, kind: str, guide: str) -> None:
         if kind not in GUIDES:
             raise RequestError(
@@ -192,48 +202,53 @@ class LlmApiEngine(Engine):
 
     async def _serve(self, stream: Stream, params: Any, lora: Any) -> None:
         """One request, from its start to its last chunk."""
+        if stream.over:  # cancelled before its start
+            return
         try:
-            result = self._llm.generate_async(
+            stream.result = self._llm.generate_async(
                 list(stream.request.prompt_ids),
                 sampling_params=params,
                 lora_request=lora,
                 streaming=stream.request.stream,
             )
-        except (ValueError, TypeError) as error:  # it checks arguments with these
+        except (ValueError, self._api.request_error) as error:  # it checks arguments with these
             text = f"TensorRT-LLM refuses this: {one_line(error)}"
             self._end(stream, Chunk(error=text, refused=True))
             return
         except Exception as error:
             self._fail(stream, error)
             return
-        stream.result = result
-        if stream.cancelled:  # before there was anything to abort
-            result.abort()
         try:
-            async for step in result:
+            async for step in stream.result:
+                if stream.over:
+                    return
                 chunk = stream.next(step)
                 if chunk.last:
                     self._end(stream, chunk)
                     if not step.finished:
-                        result.abort()
-                    break
-                if chunk.token_ids and not stream.cancelled:
+                        stream.result.abort()
+                    return
+                if chunk.token_ids:
                     stream.emit(chunk)
+            raise EngineError("the answer ended without a finish reason")
         except Exception as error:
             self._fail(stream, error)
 
     def _fail(self, stream: Stream, error: Exception) -> None:
         """A request has failed; if the executor has, all have."""
         self._end(stream, Chunk(error=f"TensorRT-LLM: {one_line(error)}"))
-        if versions.dead(self._llm):
+        if versions.death(self._llm):
             self._die(one_line(error))
-        elif isinstance(error, EngineError):  # ours: TensorRT-LLM goes on
+        elif stream.result is not None:  # what failed may be ours, and TensorRT-LLM go on
             stream.result.abort()
 
     def _end(self, stream: Stream, last: Chunk) -> None:
+        """In the loop's thread, as all that a stream does: nothing follows its last chunk."""
+        if stream.over:
+            return
+        stream.over = True
         with self._lock:
-            if self._open.pop(stream.request.key, None) is None:
-                return
+            del self._open[stream.request.key]
         stream.emit(last)
 
     def cancel(self, key: int) -> None:
@@ -242,12 +257,11 @@ class LlmApiEngine(Engine):
 
     def _abort(self, key: int) -> None:
         stream = self._open.get(key)
-        if stream is None or stream.cancelled:
+        if stream is None:
             return
-        stream.cancelled = True
+        self._end(stream, Chunk(finish_reason=FinishReason.CANCELLED))
         if stream.result is not None:
             stream.result.abort()
-        self._end(stream, Chunk(finish_reason=FinishReason.CANCELLED))
 
     def follow(self) -> None:
         from mpi4py.futures import MPICommExecutor

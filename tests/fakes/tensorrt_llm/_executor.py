@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import queue
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +51,8 @@ class Executor:
         self._ids = itertools.count(2)
         self._results: dict[int, GenerationResult] = {}
         self._down = False
+        #: Of workers and threads; the next submit() raises them.
+        self._error_queue: queue.Queue[Exception] = queue.Queue()
         self._workers = session.submit(worker_main) if session is not None else []
         # The engine beneath would take these ranks for its own.
         hidden = {name: os.environ.pop(name) for name in list(os.environ) if "OMPI_COMM" in name}
@@ -146,6 +149,7 @@ def _request(result: GenerationResult, p: Any, streaming: bool) -> GenerationReq
         end_ids=frozenset() if p.ignore_eos or p.end_id < 0 else frozenset((p.end_id,)),
         stop_words=() if p.ignore_eos else tuple(map(tuple, p._get_stop_words())),
         bad_words=tuple(map(tuple, p._get_bad_words())),
+        embedding_bias=None if p.embedding_bias is None else p.embedding_bias.numpy(),
         temperature=0.0 if greedy else 1.0 if p.temperature is None else p.temperature,
         top_k=0 if greedy else p.top_k or 0,
         top_p=1.0 if greedy or not p.top_p else p.top_p,
