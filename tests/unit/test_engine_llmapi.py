@@ -189,7 +189,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 #: Said to TensorRT-LLM otherwise than by a field of its own, or not at all.
 ELSEWHERE = {
     "guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stream",
-    "exclude_input_in_output",
+    "exclude_input_in_output", "num_return_sequences",
 }  # fmt: skip
 
 
