@@ -41,6 +41,7 @@ from trt_tokenizers.streams import (
     ContextStore,
     FinishReason,
     key_of_request_id,
+    sequence_key,
     unpack,
 )
 from trt_tokenizers.textrequest import TextRequest, from_tensors, scalars
@@ -187,8 +188,9 @@ class PostprocessingModel:
         key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):
+            sequence = sequences[at] if sequences else None
             if packed is not None:
-                key, finish = unpack(packed[at])
+                key, finish, sequence = unpack(packed[at])
             counts = [None] * len(padded) if lengths is None else lengths[at].tolist()
             steps.append(
                 self._postprocessor.process(
@@ -201,14 +203,14 @@ class PostprocessingModel:
                         finish_reason=finish,
                         log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
                         row=0 if packed is not None else rows[at],
-                        sequence=sequences[at] if sequences else None,
+                        sequence=sequence,
                     ),
                     request.is_cancelled,
                 )
             )
             if key is not None and any(step.stop_engine for step in steps[-1]):
                 if packed is not None:
-                    self._engine.send([key])
+                    self._engine.send([sequence_key(key, sequence)])
                 elif self._stop_model and request.request_id():
                     self._stoppers.submit(_request_stop, self._stop_model, request.request_id())
         ids_wanted = "OUT_IDS" in request.requested_output_names()

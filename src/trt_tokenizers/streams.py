@@ -30,6 +30,9 @@ from trt_tokenizers.errors import RequestError, SettingsError
 #: Keys are below 2**53: a JSON number holds no more without rounding.
 KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
+_REASONS = 4  # finish reasons; the sequence's number stands above them
+#: Sequences of one key, at the most: all of it fits into an int64.
+MAX_SEQUENCES = 255
 #: How often Triton is asked whether a client is gone, which takes 60 µs. Seconds.
 ASK_S = 0.1
 _MANY = 4096  # calls of sweep() between two looks, at the most
@@ -60,15 +63,21 @@ def pack(key: int, finish_reason: FinishReason) -> int:
     return finish_reason << KEY_BITS | key
 
 
-def unpack(packed: int) -> tuple[int, FinishReason]:
-    """What `pack` made one of.
+def unpack(packed: int) -> tuple[int, FinishReason, int | None]:
+    """What `pack` made one of, and which sequence of the key it is, if there are several.
 
     Raises:
         RequestError: nothing that `pack` made.
     """
-    if not 0 <= packed >> KEY_BITS <= max(FinishReason):
+    if packed < 0:
         raise RequestError(f"STREAM_KEY is {packed}, which no engine of this package sends")
-    return packed & _KEY_MASK, FinishReason(packed >> KEY_BITS)
+    sequence, finish_reason = divmod(packed >> KEY_BITS, _REASONS)
+    return packed & _KEY_MASK, FinishReason(finish_reason), sequence - 1 if sequence else None
+
+
+def sequence_key(key: int, sequence: int | None) -> int:
+    """What an engine knows a sequence of *key* by, and `pack` takes; None is the only one."""
+    return key if sequence is None else (sequence + 1) * _REASONS << KEY_BITS | key
 
 
 class Carrier(enum.Enum):

@@ -15,6 +15,11 @@ from harness import Server, generate, launched, with_double
 
 #: Of scripts/verify_llmapi: the one engine to look at, perhaps on the real TensorRT-LLM.
 VERIFY: dict[str, Any] = json.loads(os.environ.get("TRT_TOKENIZERS_VERIFY", "{}"))
+# The usual ones, and what num_return_sequences needs.
+_OUTPUTS = (
+    "text_output,finish_reason,num_input_tokens,num_output_tokens,cum_log_probs,output_log_probs,"
+    "sequence_index"
+)
 
 
 @pytest.fixture(scope="session", params=["llmapi"] if VERIFY else ["transformers", "llmapi"])
@@ -26,7 +31,7 @@ def server(
     folder = tmp_path_factory.mktemp("smollm2")
     llm_args = [f"--llm-arg={pair}" for pair in VERIFY.get("llm_args", ())]
     model = ("--engine", request.param, "--model", str(smollm2), *llm_args)
-    repository = generate(folder / "repo", *model)
+    repository = generate(folder / "repo", *model, "--outputs", _OUTPUTS)
     if request.param == "llmapi" and VERIFY.get("double", True):
         with_double(repository)
     # A test leaves a context behind, which nobody takes and a longer stop would wait for.

@@ -25,10 +25,12 @@ SERVED: dict[str, Any] = {
 BIAS = ("embedding_bias_words", "embedding_bias_weights")  # one without the other is a 400
 #: Input -> a value that this server cannot serve; the 400 names the input.
 REFUSED: dict[str, Any] = {
-    "decoder_text_input": "x", "num_return_sequences": 2, "return_context_logits": True,
+    "decoder_text_input": "x", "return_context_logits": True,
     "return_generation_logits": True, "beam_width": 2, "prompt_embedding_table": [[0.5]],
     "prompt_table_extra_id": 1, "prompt_vocab_size": 1, "lora_task_id": 1, "lora_weights": [[0.5]],
     "lora_config": [[1, 2, 3]], "return_num_input_tokens": True, "return_num_output_tokens": True,
+    # With stream it is served.
+    "num_return_sequences": 2,
     # With the LLM argument guided_decoding_backend they are served.
     "guided_decoding_guide_type": "regex", "guided_decoding_guide": "a+",
 }  # fmt: skip

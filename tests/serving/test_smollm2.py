@@ -155,6 +155,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "invalid UTF-8": (b'{"text_input": "a\xff"}', "text_input is not valid UTF-8"),
     "unknown parameter": ({"text_input": "a", "max_token": 5}, "did you mean 'max_tokens'?"),
     "in parameters": ({"text_input": "a", "parameters": {"foo": 5}}, "unknown parameter 'foo'"),
+    "several whole answers": (
+        {"text_input": "a", "num_return_sequences": 2},
+        "num_return_sequences is 2, and an answer that does not stream holds one; send stream true",
+    ),
     "beams": ({"text_input": "a", "beam_width": 4}, "beam_width is 4"),
     "both prompts": ({"text_input": "a", "messages": user("b")}, "send one of them"),
     "end_id": ({"text_input": "a", "end_id": 10**6}, "end_id"),
@@ -208,6 +212,26 @@ def test_seed_gives_the_same_text_alone_and_among_others(server: Server) -> None
         first, *rest = pool.map(server.ask, [body, *others])
     assert first["text_output"] == alone
     assert len({r["text_output"] for r in rest}) > 1
+
+
+def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Server) -> None:
+    """Each ends at a stop string that its engine does not see, and is stopped for itself."""
+    body = {"text_input": "Once upon a time", "max_tokens": 100, "temperature": 1.0, "seed": 7,
+            "stop_words": ["e t"]}  # fmt: skip
+
+    def read(events: list[dict[str, Any]], index: int) -> tuple[str, str, int]:
+        assert {event["sequence_index"] for event in events} == {index}
+        ended = [event for event in events if "finish_reason" in event]
+        assert len(ended) < 30, "the engine was told"
+        text = "".join(event["text_output"] for event in events)
+        return text, ended[0]["finish_reason"], ended[0]["num_output_tokens"]
+
+    alone = [read(server.sse({**body, "seed": seed}), 0) for seed in (7, 8, 9)]
+    assert len({count for *_, count in alone}) > 1
+    got: list[list[dict[str, Any]]] = [[], [], []]
+    for event in server.sse({**body, "num_return_sequences": 3}):
+        got[event["sequence_index"]].append(event)
+    assert [read(events, index) for index, events in enumerate(got)] == alone
 
 
 @pytest.mark.parametrize("include", [False, True])

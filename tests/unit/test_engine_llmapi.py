@@ -371,7 +371,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 ELSEWHERE = {
     "embedding_bias_words", "embedding_bias_weights",
     "guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stream",
-    "exclude_input_in_output",
+    "exclude_input_in_output", "num_return_sequences",
 }  # fmt: skip
 
 

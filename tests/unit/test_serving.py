@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
 from trt_tokenizers.engines.serving import Server
-from trt_tokenizers.engines.tensors import OUTPUTS, PERF, parse_requests
+from trt_tokenizers.engines.tensors import OUTPUTS, PERF, output_arrays, parse_requests
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.stopline import StopListener, StopSender
 from trt_tokenizers.streams import unpack
@@ -24,7 +25,7 @@ NOT_FINISHED = FinishReason.NOT_FINISHED
 class Manual(Engine):
     """Emits what the test tells it to."""
 
-    supported = frozenset({"stream", "max_tokens", "return_log_probs"})
+    supported = frozenset({"stream", "max_tokens", "return_log_probs", "seed"})
     max_seq_len = 100
 
     def __init__(self, settings: Mapping[str, str]) -> None:
@@ -198,8 +199,6 @@ def test_death_is_told_once_the_errors_are_out(engine: Manual) -> None:
 
 
 def arrays(**more: Any) -> dict[str, Any]:
-    import numpy as np
-
     made = {"input_ids": [[5, 6, 0], [7, 0, 0]], "input_lengths": [[2], [1]],
             "request_output_len": [[4], [5]], **more}  # fmt: skip
     return {name: np.array(value) for name, value in made.items()}
@@ -224,6 +223,12 @@ def test_rows_become_requests() -> None:
         ({"input_lengths": [[4], [1]]}, "input_lengths is 4"),
         ({"stream_key": [[-1], [5]]}, "stream_key is -1"),
         ({"stream_key": [[2**53], [5]]}, "stream_key is 9007199254740992"),
+        ({"num_return_sequences": [[1], [0]]}, "num_return_sequences is 0; it must be 1 to 255"),
+        ({"num_return_sequences": [[256], [1]]}, "num_return_sequences is 256; it must be 1"),
+        (
+            {"num_return_sequences": [[1], [2]]},
+            "is 2, and an answer .* holds one; send stream true",
+        ),
         ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
         ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),
         ({"streaming": [[True], [False]]}, "differ between the texts of one request"),
@@ -232,6 +237,66 @@ def test_rows_become_requests() -> None:
 def test_bad_tensors_are_named(more: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         parse_requests(arrays(**more))
+
+
+def several(**more: Any) -> list[GenerationRequest]:
+    """Two texts, of which the first gets three answers."""
+    counts = {"num_return_sequences": [[3], [1]], "streaming": [[True], [True]]}
+    return parse_requests(arrays(**counts, stream_key=[[2**53 - 1], [8]], **more))
+
+
+def test_several_sequences_of_a_text_have_seeds_that_follow() -> None:
+    highest = 2**64 - 1
+    rows = several(seed=np.array([[highest], [4]], np.uint64))
+    assert [(r.row, r.sequence, r.seed) for r in rows] == [
+        (0, 0, highest), (0, 1, 0), (0, 2, 1), (1, None, 4),
+    ]  # fmt: skip
+    assert [r.prompt_ids for r in rows] == [(5, 6)] * 3 + [(7,)]
+    assert len({r.key for r in rows}) == 4
+    assert [r.seed for r in several()] == [None] * 4, "each draws its own"
+
+
+def test_sequences_share_a_reply_and_name_themselves(engine: Manual) -> None:
+    server, reply, sent = Server(engine), Recorder(), []
+
+    def send(arrays: dict[str, Any], *, final: bool) -> None:
+        (packed,), (row,), (index,) = (
+            arrays[name][:, 0].tolist() for name in ("stream_key", "batch_index", "sequence_index")
+        )
+        sent.append((*unpack(packed), row, index, final))
+        if final:
+            reply.done.set()
+
+    reply.send = send
+    rows = several()
+    server.submit(rows, reply)
+    for at in (2, 0, 3, 1):
+        engine.emits[rows[at].key](Chunk(token_ids=(1,), finish_reason=FinishReason.LENGTH))
+    assert reply.done.wait(5)
+    key, length = 2**53 - 1, FinishReason.LENGTH
+    assert sent == [
+        (key, length, 2, 0, 2, False), (key, length, 0, 0, 0, False),
+        (8, length, None, 1, 0, False), (key, length, 1, 0, 1, True),
+    ]  # fmt: skip
+    server.stop()
+
+
+def test_the_last_of_the_most_sequences_fits_into_its_tensor() -> None:
+    *_, last = parse_requests({
+        **arrays(num_return_sequences=[[255], [255]], streaming=[[True], [True]],
+                 stream_key=[[1], [2**53 - 1]]),
+    })  # fmt: skip
+    packed = output_arrays([Chunk(finish_reason=FinishReason.CANCELLED)], [last])["stream_key"]
+    assert unpack(packed.item()) == (2**53 - 1, FinishReason.CANCELLED, 254)
+
+
+def test_sequences_that_a_client_could_not_tell_apart_are_refused(engine: Manual) -> None:
+    server, reply = Server(engine), Recorder()
+    reply.wanted = reply.wanted - {"sequence_index"}
+    with pytest.raises(RequestError, match=r"gives no sequence_index.*--outputs"):
+        server.submit(several(), reply)
+    assert engine.emits == {}
+    server.stop()
 
 
 def test_nothing_that_fails_ends_the_sender(engine: Manual) -> None:

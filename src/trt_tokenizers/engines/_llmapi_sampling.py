@@ -125,6 +125,9 @@ PARAMETERS = (
         "`guided_decoding`; needs the LLM argument `guided_decoding_backend`",
     ),
     Parameter(("lora_name",), "`lora_request`, by the names in `loras`"),
+    Parameter(
+        ("num_return_sequences",), "as many requests, with the seeds that follow the given one"
+    ),
     Parameter(("stream",), "`streaming`"),
     Parameter(("exclude_input_in_output",), "nothing: postprocessing puts the prompt before"),
 )

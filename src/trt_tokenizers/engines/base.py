@@ -55,7 +55,7 @@ class GenerationRequest:
     """One sequence to generate. A parameter that the client did not send holds its default.
 
     Attributes:
-        key: identifies the stream; unique among those that are alive.
+        key: identifies the sequence; unique among those that are alive.
         prompt_ids: at least one id.
         max_tokens: tokens to generate at the most, EOS included, at least 1.
         stream: emit chunks as they come; otherwise one chunk with everything.
@@ -76,6 +76,8 @@ class GenerationRequest:
             where the kind says it all.
         lora: name of the adapter to use.
         given: the names of the parameters that the client sent, as in the ensemble.
+        row: which text of the client's request it answers.
+        sequence: which of several answers to that text; None for the only one.
     """
 
     key: int
@@ -100,6 +102,8 @@ class GenerationRequest:
     guide: tuple[str, str] | None = None
     lora: str | None = None
     given: frozenset[str] = field(default_factory=frozenset)
+    row: int = 0
+    sequence: int | None = None
 
     @property
     def greedy(self) -> bool:

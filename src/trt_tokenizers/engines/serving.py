@@ -104,6 +104,7 @@ class _Request:
             self.wanted -= {"output_log_probs", "cum_log_probs"}
         if not rows[0].return_perf_metrics:
             self.wanted -= PERF.keys()
+        self.rows = rows
         self.keys = [row.key for row in rows]
         self.open_rows = len(rows)
         self.whole: list[Chunk] = [Chunk()] * len(rows)  # filled unless streaming
@@ -191,6 +192,11 @@ class Server:
         for row in rows:
             validate(row, self._engine)
         request = _Request(rows, reply)
+        if any(row.sequence for row in rows) and "sequence_index" not in request.wanted:
+            raise RequestError(
+                "num_return_sequences is above 1, but the ensemble gives no sequence_index, which "
+                "tells them apart; send 1, or generate the server with it among --outputs"
+            )
         with self._lock:
             if len(set(request.keys)) < len(rows) or not self._live.keys().isdisjoint(request.keys):
                 raise RequestError("stream_key names a stream that is running; leave it out")
@@ -272,16 +278,15 @@ class Server:
         if chunk.last:
             request.open_rows -= 1
         request.over = request.open_rows == 0
-        keys, wanted = request.keys, request.wanted
         if request.stream:
-            arrays = output_arrays([chunk], [row], [keys[row]], wanted)
+            arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
             request.reply.send(arrays, final=request.over)
             if not request.over and request.cancelled():
                 self._cancel(request)
             return
         request.whole[row] = merge([request.whole[row], chunk])
         if request.over:
-            arrays = output_arrays(request.whole, range(len(keys)), keys, wanted)
+            arrays = output_arrays(request.whole, request.rows, request.wanted)
             request.reply.send(arrays, final=True)
 
     def _look_for_cancels(self) -> None:

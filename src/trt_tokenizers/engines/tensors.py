@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.streams import KEY_BITS, pack
+from trt_tokenizers.streams import KEY_BITS, MAX_SEQUENCES, pack, sequence_key
 from trt_tokenizers.words import from_array
 
 Array = npt.NDArray[Any]
@@ -38,7 +39,6 @@ _GUIDE = ("guided_decoding_guide_type", "guided_decoding_guide")
 #: Inputs that are accepted with the one value that asks for nothing.
 _ONLY = {
     "beam_width": ("beam_width", 1),
-    "num_return_sequences": ("num_return_sequences", 1),
     "return_context_logits": ("return_context_logits", False),
     "return_generation_logits": ("return_generation_logits", False),
 }
@@ -58,6 +58,7 @@ INPUTS = (
     "bad_words_list",
     "embedding_bias",
     "len_penalty",
+    "num_return_sequences",
     "stream_key",
     *_SAMPLING,
     *_GUIDE,
@@ -66,7 +67,7 @@ INPUTS = (
 
 
 def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
-    """One `GenerationRequest` per row of the batch.
+    """One `GenerationRequest` per sequence, those of a row of the batch side by side.
 
     Args:
         arrays: input name -> array; the first dimension is the batch.
@@ -77,13 +78,40 @@ def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise RequestError(f"the input {name!r} is missing; send it")
-    rows = [_parse_row(arrays, row) for row in range(arrays["input_ids"].shape[0])]
+    rows = [
+        sequence
+        for row in range(arrays["input_ids"].shape[0])
+        for sequence in _sequences(_parse_row(arrays, row), arrays)
+    ]
     if len({(row.stream, row.return_log_probs) for row in rows}) > 1:
         raise RequestError(
             "stream and return_log_probs differ between the texts of one request; "
             "send them in requests of their own"
         )
     return rows
+
+
+def _sequences(row: GenerationRequest, arrays: Mapping[str, Array]) -> list[GenerationRequest]:
+    """As many as the client wants of *row*, each as if asked for by itself with the next seed."""
+    count = _scalar(arrays, "num_return_sequences", row.row, 1)
+    if not 1 <= count <= MAX_SEQUENCES:
+        raise RequestError(f"num_return_sequences is {count}; it must be 1 to {MAX_SEQUENCES}")
+    if count == 1:
+        return [row]
+    if not row.stream:
+        raise RequestError(
+            f"num_return_sequences is {count}, and an answer that does not stream holds one; send "
+            "stream true, or the text several times"
+        )
+    return [
+        replace(
+            row,
+            key=sequence_key(row.key, sequence),
+            seed=None if row.seed is None else (row.seed + sequence) % 2**64,
+            sequence=sequence,
+        )
+        for sequence in range(count)
+    ]
 
 
 def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
@@ -115,6 +143,7 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
         stop_words=_words(arrays, "stop_words_list", row),
         bad_words=_words(arrays, "bad_words_list", row),
         given=given,
+        row=row,
         **values,
     )
 
@@ -190,11 +219,10 @@ OUTPUTS = (
 
 def output_arrays(
     chunks: Sequence[Chunk],
-    rows: Sequence[int],
-    keys: Sequence[int],
+    requests: Sequence[GenerationRequest],
     wanted: Container[str] = OUTPUTS,
 ) -> dict[str, Array]:
-    """Arrays of one response that carries a chunk for each of some rows.
+    """Arrays of one response that carries a chunk for each of some sequences: its rows.
 
     No other than the wanted ones: every tensor costs on its way through Triton, and Triton 24.10's
     response sender throws those that nobody asked for away without holding the GIL, of which a
@@ -202,8 +230,7 @@ def output_arrays(
 
     Args:
         chunks: one per row, without errors.
-        rows: the rows' places in the request's batch.
-        keys: the rows' stream keys.
+        requests: what they are of.
         wanted: names of `OUTPUTS`.
 
     Returns:
@@ -221,14 +248,14 @@ def output_arrays(
     if "output_ids" in wanted:
         arrays["output_ids"] = ids
     if "stream_key" in wanted:
-        packed = [pack(key, c.finish_reason) for key, c in zip(keys, chunks, strict=True)]
+        packed = [pack(r.key, c.finish_reason) for r, c in zip(requests, chunks, strict=True)]
         arrays["stream_key"] = _column(packed, np.int64)
     if "sequence_length" in wanted:
         arrays["sequence_length"] = _column(lengths, np.int32)
     if "batch_index" in wanted:
-        arrays["batch_index"] = _column(rows, np.int32)
+        arrays["batch_index"] = _column([r.row for r in requests], np.int32)
     if "sequence_index" in wanted:
-        arrays["sequence_index"] = np.zeros((len(chunks), 1), dtype=np.int32)
+        arrays["sequence_index"] = _column([r.sequence or 0 for r in requests], np.int32)
     if "output_log_probs" in wanted or "cum_log_probs" in wanted:
         values = np.zeros(shape, dtype=np.float32)
         for at, chunk in enumerate(chunks):
