@@ -24,6 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from trt_tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
@@ -143,8 +144,14 @@ class Tokenizer(ABC):
             first: the ids begin a text, where some tokenizers drop a space.
         """
         return WindowStreamDecoder(
-            lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens)
+            lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens),
+            () if first else self._any_ids,
         )
+
+    @cached_property
+    def _any_ids(self) -> list[int]:
+        """Of some text, for what goes on after one: its decoder is past the first token then."""
+        return self.encode("a", add_special_tokens=False)
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 of one token as it stands inside a text; part of a character where it is cut."""
