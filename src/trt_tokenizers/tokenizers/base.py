@@ -86,6 +86,7 @@ class Tokenizer(ABC):
         bos_id: id that begins a prompt, if the model has one.
         eos_ids: every id that ends an answer, the main one first; may be empty.
         pad_id: fills the rows of a batch; EOS if the model has none of its own.
+        unk_id: what stands for everything unknown, if text can have such a token.
         adds_bos: whether prompts of this type begin with BOS.
         adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         padding_side: which side transformers would pad. The arrays sent to the engine are padded
@@ -99,6 +100,7 @@ class Tokenizer(ABC):
     bos_id: int | None
     eos_ids: tuple[int, ...]
     pad_id: int
+    unk_id: int | None = None
     adds_bos: bool
     adds_eos: bool = False
     padding_side: str
