@@ -199,5 +199,7 @@ def _set_parameters(
 def _set_instances(ours: dict[str, Any], configs: dict[str, Any], notes: list[str]) -> None:
     count = sum(max(1, group.count) for group in configs["preprocessing"].instance_group)
     ours["preprocessing"].instance_group[0].count = max(1, count)
+    if configs["preprocessing"].HasField("dynamic_batching"):
+        ours["preprocessing"].dynamic_batching.CopyFrom(configs["preprocessing"].dynamic_batching)
     if sum(max(1, group.count) for group in configs["postprocessing"].instance_group) > 1:
         notes.append("postprocessing gets one instance: several mix the chunks of a stream up")

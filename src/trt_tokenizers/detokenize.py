@@ -68,11 +68,16 @@ class WindowStreamDecoder(StreamDecoder):
 
     __slots__ = ("_decode", "_emitted", "_ids", "_prefix")
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
+        """
+        Args:
+            decode: ids -> text.
+            before: ids that the stream goes on after; their text is not given.
+        """
         self._decode = decode
-        self._ids: list[int] = []
-        self._emitted = 0  # how many of _ids are in text that was emitted
-        self._prefix = ""  # their text
+        self._ids = list(before)
+        self._emitted = len(self._ids)  # how many of _ids are in text that was emitted
+        self._prefix = decode(self._ids) if before else ""  # their text
 
     def feed(self, ids: Sequence[int]) -> str:
         # One id at a time, so that the result does not depend on how the ids were cut.

@@ -22,17 +22,14 @@ def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list
     a space, and in the middle of a line. Empty words are passed over: clients send ``[""]``.
 
     Raises:
-        RequestError: a word has no tokens at all; *name* is the parameter to blame.
+        RequestError: a word has no tokens of its own; *name* is the parameter to blame.
     """
     found: dict[TokenIds, None] = {}
     newline: list[int] | None = None
     for word in words:
         if not word:
             continue
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        if not ids:
-            raise RequestError(f"{name}: {word!r} has no tokens; leave it out")
-        found[tuple(ids)] = None
+        found[tuple(_ids(tokenizer, word, name))] = None
         found[tuple(tokenizer.encode(f" {word}", add_special_tokens=False))] = None
         if newline is None:
             newline = tokenizer.encode("\n", add_special_tokens=False)
@@ -51,8 +48,8 @@ def embedding_bias(
     the tokenizer would put around a text get none.
 
     Raises:
-        RequestError: as many words as weights are wanted; a word without tokens; a token beyond
-            *vocab_size*, which is 0 where the server does not know it.
+        RequestError: as many words as weights are wanted; a word without tokens of its own; a
+            token beyond *vocab_size*, which is 0 where the server does not know it.
     """
     pairs = [(word, weight) for word, weight in zip(words, weights, strict=False) if word]
     if len(words) != len(weights):
@@ -66,9 +63,7 @@ def embedding_bias(
     for word, weight in pairs:
         if not np.isfinite(weight):
             raise RequestError(f"embedding_bias_weights has {weight}; send finite numbers")
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        if not ids:
-            raise RequestError(f"embedding_bias_words: {word!r} has no tokens; leave it out")
+        ids = _ids(tokenizer, word, "embedding_bias_words")
         if max(ids) >= vocab_size:
             raise RequestError(
                 f"embedding_bias_words: {word!r} has the token {max(ids)} and the server knows of "
@@ -76,6 +71,21 @@ def embedding_bias(
             )
         np.add.at(bias, ids, weight)
     return bias
+
+
+def _ids(tokenizer: Tokenizer, word: str, name: str) -> list[int]:
+    """Ids of *word*; one of unknown characters alone would stand for every other unknown one."""
+    ids = tokenizer.encode(word, add_special_tokens=False)
+    if not ids:
+        raise RequestError(f"{name}: {word!r} has no tokens; leave it out")
+    if (unk := tokenizer.unk_id) in ids and tokenizer.special_tokens.get("unk_token") != word:
+        known = [i for i in ids if i != unk]
+        if not tokenizer.decode(known, skip_special_tokens=False).strip():
+            raise RequestError(
+                f"{name}: {word!r} has only characters that the tokenizer does not know; "
+                "leave it out"
+            )
+    return ids
 
 
 def to_array(rows: Sequence[Sequence[TokenIds]]) -> npt.NDArray[np.int32]:

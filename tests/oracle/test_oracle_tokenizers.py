@@ -318,10 +318,12 @@ def check(pair: Pair, text: str) -> None:
             assert streamed(pair.ours, ids, skip, seed=text) == whole, (text, skip)
 
 
-def streamed(tokenizer: Tokenizer, ids: Sequence[int], skip: bool, *, seed: object) -> str:
+def streamed(
+    tokenizer: Tokenizer, ids: Sequence[int], skip: bool, *, seed: object, first: bool = True
+) -> str:
     """All that a stream gives for *ids* in random cuts."""
     cuts = random.Random(seed).choices((1, 1, 1, 2, 3, 7), k=len(ids))
-    stream = tokenizer.stream(skip_special_tokens=skip)
+    stream = tokenizer.stream(skip_special_tokens=skip, first=first)
     feed = iter(ids)
     parts = [stream.feed(list(itertools.islice(feed, cut))) for cut in cuts]
     return "".join(parts) + stream.finish()
@@ -352,6 +354,22 @@ def test_ids_that_no_text_gives(pair: Pair) -> None:
     assert same > 500
     beyond = [10**6, -1]
     assert pair.ours.decode([*known[:5], *beyond]) == pair.ours.decode(known[:5])
+
+
+def test_an_answer_that_goes_on_with_a_text(pair: Pair) -> None:
+    """Its stream gives what the reference's whole decode has more than the text's."""
+    before = pair.ours.encode("one two", add_special_tokens=False)
+    text = pair.decode(before, True)
+    spaces = 0
+    for answer in TEXTS[::8]:
+        ids = pair.ours.encode(answer, add_special_tokens=False)
+        whole = pair.decode([*before, *ids], True)
+        if text is None or whole is None or "\ufffd" in whole:
+            continue
+        given_ = streamed(pair.ours, ids, True, seed=answer, first=False)
+        assert text + given_ == whole, answer
+        spaces += given_.startswith(" ")
+    assert spaces or text is None
 
 
 def test_places_are_the_librarys(pair: Pair) -> None:

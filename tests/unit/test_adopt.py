@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from trt_tokenizers.adopt import plan_adoption
 from trt_tokenizers.check import check
-from trt_tokenizers.cli import main
+from trt_tokenizers.cli import fill_template, main
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.layouts import layout
 from trt_tokenizers.pbtxt import format_config, parse_config
@@ -101,6 +101,24 @@ def test_engine_and_values_stay_and_the_old_one_is_kept(old: Path) -> None:
                 assert now.parameters[name].string_value == value
     assert config(old, "preprocessing").instance_group[0].count == 2
     assert sorted(p.name for p in old.parent.iterdir()) == sorted(["repo", backup.name])
+
+
+@pytest.mark.parametrize("size", ["0", "8"])
+@pytest.mark.parametrize("own", ["", "dynamic_batching { max_queue_delay_microseconds: 7 }"])
+def test_prompts_that_wait_are_encoded_together(
+    bpe_dir: Path, tmp_path: Path, own: str, size: str
+) -> None:
+    """As the owner set it, or at once with what waits; not where batches are off."""
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir, triton_max_batch_size=size)
+    path = old / "preprocessing/config.pbtxt"
+    path.write_text(path.read_text() + own)
+    assert run(old).exit_code == 0
+    made = config(old, "preprocessing")
+    assert made.HasField("dynamic_batching") is (size != "0")
+    assert made.dynamic_batching.max_queue_delay_microseconds == (7 if own and size != "0" else 0)
+    assert not config(old, "postprocessing").HasField("dynamic_batching")
+    assert check_text(old) == []
+    assert "nothing to do" in run(old).stderr
 
 
 def test_twice_changes_nothing(old: Path) -> None:
@@ -274,6 +292,9 @@ def test_versions_between_go_by_their_tensors(version: str, bpe_dir: Path, tmp_p
     for name in less:
         del step.input_map[name]
     (repository / "ensemble/config.pbtxt").write_text(format_config(ensemble))
+    path.write_text(path.read_text().replace("/engines/e", "${engine_dir}"))
+    filled = CliRunner().invoke(fill_template, ["-i", str(path), "engine_dir:/engines/e"])
+    assert filled.exit_code == 0, filled.output
     before, inputs = path.read_text(), {(t.name, t.data_type) for t in ensemble.input}
     done = run(repository)
     assert done.exit_code == 0, done.output

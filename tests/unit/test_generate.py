@@ -105,7 +105,14 @@ def test_the_engine_says_its_version(bpe_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("0.8.0", "layout of TensorRT-LLM 0.8.0 is not known; fill NVIDIA's templates"),
+        *(
+            (
+                version,
+                f"layout of TensorRT-LLM {version} is not known; fill NVIDIA's templates of that "
+                "version (fill_template -i FILE KEY:VALUE,…), then: trt-tokenizers adopt REPOSITORY",
+            )
+            for version in ("0.6.0", "0.8", "v0.10.0")
+        ),
         ("1.3.0", "TensorRT-LLM 1.3.0 has no C++ backend any more"),
         ("new", "'new' is no version of TensorRT-LLM"),
     ],

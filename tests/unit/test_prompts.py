@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from texts import HARD_TEXTS
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor
+from trt_tokenizers.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.settings import parse
-from trt_tokenizers.streams import ContextStore
+from trt_tokenizers.streams import ContextStore, key_of_request_id
 from trt_tokenizers.textrequest import TextRequest, from_tensors
 from trt_tokenizers.words import embedding_bias
 
@@ -150,6 +151,8 @@ def test_embedding_bias_names_a_word_without_tokens(sentencepiece_dir: Path) -> 
     from trt_tokenizers.tokenizers.registry import create
 
     class Mute:
+        unk_id = None
+
         def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
             return []
 
@@ -157,6 +160,62 @@ def test_embedding_bias_names_a_word_without_tokens(sentencepiece_dir: Path) -> 
         embedding_bias(Mute(), ["a"], [1.0], 10)  # type: ignore[arg-type]
     tokenizer = create(TokenizerSettings(str(sentencepiece_dir), "llama"))
     assert embedding_bias(tokenizer, [], [], 0) is None
+
+
+def test_words_of_unknown_characters_are_refused(tmp_path: Path, contexts: ContextStore) -> None:
+    """They would match any other unknown character, whatever the library puts in front."""
+    pieces = ["<unk>", "</s>", "\u2581", "a", "\u2581a"]
+    library = Tokenizer(models.Unigram([(p, -1.0) for p in pieces], unk_id=0))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    library.add_special_tokens(["<unk>", "</s>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    names = {"eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    preprocessor = make(tmp_path, contexts, vocab_size="8")
+    assert 0 in library.encode("\u4e2d").ids
+    for fields in (
+        {"stop_words": [["\u4e2d".encode()]]},
+        {"bad_words": [["\u4e2d \u6587".encode()]]},
+        {"embedding_bias_words": [["\u4e2d".encode()]], "embedding_bias_weights": [[1.0]]},
+    ):
+        message = f"{next(iter(fields))}: .* has only characters that the tokenizer does not know"
+        with pytest.raises(RequestError, match=message):
+            preprocessor.process(TextRequest(text_input=[b"a"], **fields))
+    served = [[b"</s>", b"<unk>", b"a", "a\u4e2d".encode()]]
+    preprocessor.process(TextRequest(text_input=[b"a"], stop_words=served, bad_words=served))
+
+
+@pytest.mark.parametrize("parameters", [False, True], ids=["request_id", "sequence_id"])
+def test_keys_and_parameters_of_a_batch_stay_apart(
+    bpe_dir: Path, contexts: ContextStore, parameters: bool
+) -> None:
+    """Triton batches what waits: each request's context lies under its own key."""
+    settings = parse(PreprocessingSettings, {"tokenizer_dir": str(bpe_dir)}, "here")
+    preprocessor = Preprocessor(settings, contexts, response_parameters=parameters)
+    requests = [
+        TextRequest(
+            rows=1 + at % 2,
+            text_input=[f"text {at}".encode()] * (1 + at % 2),
+            max_tokens=[at + 1, at + 100],
+            stop_words=[[f"stop {at}".encode()]] * (1 + at % 2),
+            request_id="" if parameters else f"id {at}",
+        )
+        for at in range(16)
+    ]
+    made = preprocessor.process_batch([*requests[:8], RequestError("bad"), *requests[8:]])
+    assert isinstance(made.pop(8), RequestError)
+    for at, its in enumerate(made):
+        assert isinstance(its, EngineRequest)
+        key = its.sequence_id if parameters else key_of_request_id(f"id {at}")
+        assert key is not None
+        for row in range(1 + at % 2):
+            context = contexts.take(key, row)
+            assert context is not None
+            assert context.stop_strings == (f"stop {at}",)
+            assert context.max_tokens == (at + 1, at + 100)[row]
+            expected = preprocessor.tokenizer.encode(f"text {at}")
+            assert its.arrays["INPUT_ID"][row].tolist() == expected
+            assert its.arrays["REQUEST_OUTPUT_LEN"][row].item() == context.max_tokens
 
 
 def test_a_batch_is_what_its_requests_are_alone(bpe_dir: Path, contexts: ContextStore) -> None:

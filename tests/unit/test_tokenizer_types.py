@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
 
 from texts import HARD_TEXTS
 from trt_tokenizers.errors import TokenizerError
@@ -69,6 +71,23 @@ def test_runs_are_cut_as_llama_3_cuts_them() -> None:
     text = "a" * 60_000 + " " * 25_000 + "b"
     assert [len(piece) for piece in bounded_runs(text)] == [25_000, 25_000, 35_001]
     assert list(bounded_runs("a b")) == ["a b"]
+
+
+def test_an_answer_that_goes_on_with_a_text_keeps_its_first_space(tmp_path: Path) -> None:
+    """Where the library's decoder drops the space of the first token: unigram with metaspace."""
+    pieces = ["<unk>", "</s>", "\u2581", "a", "\u2581hello", "\u2581world"]
+    library = tokenizers.Tokenizer(models.Unigram([(p, -1.0) for p in pieces], unk_id=0))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    library.add_special_tokens(["</s>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load(tmp_path)
+    whole = library.decode([3, 4, 5])
+    for ids in ([4, 5], [1, 4, 5]):
+        goes_on, begins = (tokenizer.stream(first=first) for first in (False, True))
+        texts = ["".join([*(s.feed([i]) for i in ids), s.finish()]) for s in (goes_on, begins)]
+        assert [library.decode([3]) + texts[0], texts[1]] == [whole, "hello world"]
+    clean = load(tmp_path, clean_up_tokenization_spaces=True).stream(first=False)
+    assert clean.feed([4, 5]) + clean.finish() == " hello world"
 
 
 def test_byte_is_utf8(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def layout_version(version: str) -> str:
     if (0, 5) < wanted < (0, 11) or wanted < (0, 5):
         raise RepositoryError(
             f"the layout of TensorRT-LLM {version} is not known; fill NVIDIA's templates of that "
-            "version with fill_template, then: trt-tokenizers adopt"
+            "version (fill_template -i FILE KEY:VALUE,…), then: trt-tokenizers adopt REPOSITORY"
         )
     if wanted > (1, 2):
         raise RepositoryError(

@@ -48,6 +48,9 @@ def _tojson(
 _HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 _MAX_SOURCE = 1 << 16  # characters of a template
 
+#: Follows the text that the model goes on with, while it is rendered: what a template writes after
+#: a message may hold the message's own words.
+_HERE = "TRT_TOKENIZERS_GOES_ON_HERE "
 #: Decided by the request itself, not by its template arguments.
 _RESERVED = ("messages", "tools", "conversation")
 
@@ -136,8 +139,10 @@ class ChatTemplate:
                 "chat_template_kwargs asks for add_generation_prompt and continue_final_message; "
                 "send one of them"
             )
+        content = messages[-1].get("content") or ""
         if continues:
             variables["add_generation_prompt"] = False
+            messages = [*messages[:-1], {**messages[-1], "content": content + _HERE}]
         # A template that does not read them would drop them without a word.
         for what, given in (
             ("tools", bool(tools)),
@@ -150,9 +155,10 @@ class ChatTemplate:
                     f"{', '.join(_with_tools())}, or auto if the model's own has"
                 )
         prompt = self._rendered(
-            {**special_tokens, **variables, "messages": messages, "tools": tools}
+            # transformers always passes documents, so that templates compare it with none.
+            {"documents": None, **special_tokens, **variables, "messages": messages, "tools": tools}
         )
-        return _cut_after(prompt, messages[-1], self.name) if continues else prompt
+        return _cut_after(prompt, content, self.name) if continues else prompt
 
     def _rendered(self, variables: dict[str, Any]) -> str:
         try:
@@ -169,17 +175,16 @@ class ChatTemplate:
             ) from None
 
 
-def _cut_after(prompt: str, message: Message, name: str) -> str:
-    """*prompt* up to the end of the last message's content, as transformers cuts it."""
-    content = message.get("content") or ""
-    at = prompt.rfind(content.strip())
-    if at < 0 or not content.strip():
+def _cut_after(prompt: str, content: str, name: str) -> str:
+    """*prompt* up to `_HERE`, which stands after the last message's *content*; a template that
+    trims `_HERE` would have trimmed the content."""
+    at = prompt.rfind(_HERE.strip())
+    if at < 0 or not content.strip() or content.strip() not in prompt:
         raise RequestError(
             f"continue_final_message: template {name!r} changes the last message, or it is empty; "
             "send another one, or leave continue_final_message out"
         )
-    whole = content.lstrip()
-    return prompt[: at + len(whole if prompt.startswith(whole, at) else content.strip())]
+    return prompt[:at] if prompt.startswith(_HERE, at) else prompt[:at].rstrip()
 
 
 #: Name -> the named template that it is, with these variables: tekken has no space of its own

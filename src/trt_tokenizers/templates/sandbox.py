@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -225,9 +226,11 @@ def _check_items(value: Any, *_: Any, **__: Any) -> None:
         _refuse_over(len(value), MAX_ITEMS)
 
 
-def _check_tojson(value: Any, ensure_ascii: Any = False, indent: Any = None, **_: Any) -> None:
+def _check_tojson(
+    value: Any, ensure_ascii: Any = False, indent: Any = None, *_: Any, **__: Any
+) -> None:
     if indent is not None:
-        _refuse_over(int(indent), 64)
+        _refuse_over(len(indent) if isinstance(indent, str) else int(indent), 64)
 
 
 _FILTER_CHECKS: dict[str, Callable[..., None]] = {
@@ -245,9 +248,16 @@ _FILTER_CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-def _sum(values: Any, attribute: str | None = None, start: Any = 0) -> Any:
+@jinja2.pass_environment
+def _sum(
+    environment: jinja2.Environment,
+    values: Any,
+    attribute: str | int | None = None,
+    start: Any = 0,
+) -> Any:
+    part = (lambda value: value) if attribute is None else make_attrgetter(environment, attribute)
     for value in values:
-        start = start + (value if attribute is None else value[attribute])
+        start = start + part(value)
         _size(start)
     return start
 
@@ -293,6 +303,7 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012 - as the base class has it
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)

@@ -24,6 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from trt_tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
@@ -85,6 +86,7 @@ class Tokenizer(ABC):
         bos_id: id that begins a prompt, if the model has one.
         eos_ids: every id that ends an answer, the main one first; may be empty.
         pad_id: fills the rows of a batch; EOS if the model has none of its own.
+        unk_id: what stands for everything unknown, if text can have such a token.
         adds_bos: whether prompts of this type begin with BOS.
         adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         padding_side: which side transformers would pad. The arrays sent to the engine are padded
@@ -98,6 +100,7 @@ class Tokenizer(ABC):
     bos_id: int | None
     eos_ids: tuple[int, ...]
     pad_id: int
+    unk_id: int | None = None
     adds_bos: bool
     adds_eos: bool = False
     padding_side: str
@@ -143,8 +146,14 @@ class Tokenizer(ABC):
             first: the ids begin a text, where some tokenizers drop a space.
         """
         return WindowStreamDecoder(
-            lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens)
+            lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens),
+            () if first else self._any_ids,
         )
+
+    @cached_property
+    def _any_ids(self) -> list[int]:
+        """Of some text, for what goes on after one: its decoder is past the first token then."""
+        return self.encode("a", add_special_tokens=False)
 
     def token_bytes(self, token_id: int) -> bytes:
         """UTF-8 of one token as it stands inside a text; part of a character where it is cut."""

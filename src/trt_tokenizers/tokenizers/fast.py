@@ -54,6 +54,8 @@ class FastTokenizer(Tokenizer):
         self._backend.no_truncation()
         self._backend.no_padding()
         bos, eos, pad = (self._token_id(role) for role in ("bos_token", "eos_token", "pad_token"))
+        unk = getattr(self._backend.model, "unk_token", None)
+        self.unk_id = self._backend.token_to_id(unk) if unk else self._token_id("unk_token")
         framed = self._backend.encode("a").ids
         file_adds_bos = bos is not None and framed[:1] == [bos]
         self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)

@@ -83,6 +83,7 @@ class SentencePieceTokenizer(SegmentedTokenizer):
             hidden=frozenset({sp.unk_id()}),
             strip_first_space=sp.encode("a", out_type=str)[0].startswith(_SPACE),
         )
+        self.unk_id = sp.unk_id()
         self._set_special_ids(special, adds_eos)
 
     def _set_special_ids(self, special: dict[str, int], adds_eos: bool) -> None:

@@ -34,6 +34,7 @@ class TransformersTokenizer(Tokenizer):
         self.special_tokens = {
             role: token for role, token in hf.special_tokens_map.items() if isinstance(token, str)
         }
+        self.unk_id = hf.unk_token_id
         eos = hf.eos_token_id
         self._set_eos_and_pad(
             eos, hf.pad_token_id, file_adds=eos is not None and framed[-1:] == [eos]
