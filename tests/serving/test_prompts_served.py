@@ -61,9 +61,17 @@ def test_tools_and_arguments_arrive(allowing: Server) -> None:
         ({"chat_template_kwargs": json.dumps(
             {"chat_template": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
                               "{% endfor %}"})}, "takes more than 0.5 s"),
+        ({"chat_template_kwargs": json.dumps({"chat_template": r"{{ '\ud800' }}"})},
+         "surrogates not allowed"),
+        ({"chat_template_kwargs": '{"x": ' + "9" * 5000 + "}"}, "chat_template_kwargs is not JSON"),
+        ({"messages": r'[{"role": "user", "content": "\ud800"}]'}, "half of a surrogate pair"),
+        ({"messages": '[{"role": ' + "[" * 900 + "]" * 900 + "}]"}, "messages[0] has the role"),
+        ({"messages": "[" + ",".join(['{"role": "user", "content": ""}'] * 60_000) + "]"},
+         "at most 50000 are served"),
         ({"embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]}, "set vocab_size"),
     ],
-    ids=["kwargs", "tools", "raises", "size", "time", "bias"],
+    ids=["kwargs", "tools", "raises", "size", "time", "half", "digits", "half-sent", "role", "many",
+         "bias"],
 )  # fmt: skip
 def test_what_the_client_can_mend_is_a_400(
     allowing: Server, body: dict[str, object], message: str

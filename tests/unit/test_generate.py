@@ -109,7 +109,7 @@ def test_the_engine_says_its_version(bpe_dir: Path, tmp_path: Path) -> None:
             (
                 version,
                 f"layout of TensorRT-LLM {version} is not known; fill NVIDIA's templates of that "
-                "version (fill_template -i FILE KEY:VALUE,…), then: trt-tokenizers adopt REPOSITORY",
+                "version (fill_template -i FILE KEY:VALUE,…), then: trt-tokenizers adopt ",
             )
             for version in ("0.6.0", "0.8", "v0.10.0")
         ),

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from trt_tokenizers.errors import RequestError, TemplateError
-from trt_tokenizers.templates.messages import parse_messages
+from trt_tokenizers.templates.messages import parse_messages, parse_template_arguments
 from trt_tokenizers.templates.render import ChatTemplate, load, named_templates
 
 HI = [{"role": "user", "content": "hi"}]
@@ -122,6 +122,62 @@ def test_hostile_messages_are_bounded() -> None:
             assert time.thread_time() - started < 1, name
     with pytest.raises(RequestError, match="messages is nested too deeply"):
         parse_messages("[" * 100_000)
+
+
+USER = '{"role": "user", "content": '
+HOSTILE_JSON = {
+    "many": "[" + ",".join([USER + '"x"}'] * 10**6) + "]",
+    "many and short": "[" + ",".join([USER + '"x"}'] * 100_000) + "]",
+    "long": f'[{USER}"{"x" * 10**8}"' + "}]",
+    "lists": f'[{USER}"x", "y": [' + ",".join(["[]"] * 2_700_000) + "]}]",
+    "digits": f'[{USER}"x", "y": ' + "9" * 5000 + "}]",
+    "role": '[{"role": ' + "[" * 900 + "]" * 900 + ', "content": "x"}]',
+    "long role": '[{"role": "' + "x" * 10**6 + '", "content": "x"}]',
+    "half": f'[{USER}"\\ud800"' + "}]",
+    "half a key": f'[{USER}"x", "\\uDC00": 1' + "}]",
+    **{
+        f"deep {depth}": f'[{USER}"\\ud83d\\ude00", "y": ' + "[" * depth + "]" * depth + "}]"
+        for depth in (*range(800, 1000, 5), 5000, 10**6)
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_JSON)
+def test_hostile_json_is_refused_or_rendered_within_a_second(name: str) -> None:
+    template = ChatTemplate("x", "{{ messages | tojson(ensure_ascii=true) }}")
+    started = time.thread_time()
+    refusals = []
+    try:
+        template.render(parse_messages(HOSTILE_JSON[name]), {})
+    except RequestError as error:
+        refusals.append(str(error))
+    assert time.thread_time() - started < 1
+    assert refusals or name.startswith("deep")
+    assert all(len(text.encode()) < 1000 for text in refusals)
+
+
+def test_odd_numbers_and_keys_are_as_json_loads_has_them() -> None:
+    messages = parse_messages("[" + USER + '"a", "content": "b", "n": NaN, "i": -Infinity}]')
+    template = ChatTemplate("x", "{{ messages[0].content }} {{ messages[0].n }} {{ x }}")
+    arguments = parse_template_arguments('{"x": -1e999}')
+    assert template.render(messages, {}, arguments=arguments) == "b nan -inf"
+    with pytest.raises(RequestError, match="chat_template_kwargs is not JSON: Exceeds the limit"):
+        parse_template_arguments('{"x": ' + "9" * 5000 + "}")
+    grown = parse_template_arguments('{"x": ' + "9" * 4300 + "}")
+    with pytest.raises(RequestError, match="template 'x' fails"):
+        ChatTemplate("x", "{{ x + x }}").render(HI, {}, arguments=grown)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ '\\ud800' }}", "{{ '%c' % 55296 }}", "{{ raise_exception('\\ud800') }}",
+     "{{ raise_exception('x' * 10000000) }}"],
+)  # fmt: skip
+def test_half_a_character_made_by_a_template_is_the_requests_fault(source: str) -> None:
+    """What is not caught here spoils the requests that are encoded together with this one."""
+    with pytest.raises(RequestError, match="template 'x'") as caught:
+        ChatTemplate("x", source).render(HI, {})
+    assert len(str(caught.value).encode()) < 1000
 
 
 def test_ordinary_work_is_within_the_bounds() -> None:

@@ -9,6 +9,9 @@ from trt_tokenizers.errors import RequestError
 
 Message = dict[str, Any]
 
+#: Characters of a request's JSON and messages in it: more would take longer than a second.
+MAX_JSON = 1 << 23
+MAX_MESSAGES = 50_000
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -26,6 +29,8 @@ def parse_messages(text: str) -> list[Message]:
         raise RequestError(
             'messages must be a JSON list with at least one {"role": …, "content": …} object in it'
         )
+    if len(data) > MAX_MESSAGES:
+        raise RequestError(f"messages has {len(data)} of them; at most {MAX_MESSAGES} are served")
     return [_checked(message, f"messages[{at}]") for at, message in enumerate(data)]
 
 
@@ -60,19 +65,20 @@ def parse_template_arguments(text: str) -> dict[str, Any]:
 
 
 def _json(text: str, name: str, what: str) -> Any:
+    if len(text) > MAX_JSON:
+        raise RequestError(f"{name} has {len(text)} characters; at most {MAX_JSON} are served")
     try:
         data = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"{name} holds half of a surrogate pair; send whole characters"
+        ) from None
     except ValueError as error:
         raise RequestError(f"{name} is not JSON: {error}; send {what} as JSON text") from None
     except RecursionError:
         raise RequestError(f"{name} is nested too deeply; send {what} less nested") from None
-    if "\\ud" in text or "\\uD" in text:
-        try:
-            json.dumps(data, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise RequestError(
-                f"{name} holds half of a surrogate pair; send whole characters"
-            ) from None
     return data
 
 
@@ -83,7 +89,8 @@ def _checked(message: Any, where: str) -> Message:
         raise RequestError(f"{where} has no role; it must be one of {', '.join(ROLES)}")
     role = message["role"]
     if role not in ROLES:
-        raise RequestError(f"{where} has the role {role!r}; it must be one of {', '.join(ROLES)}")
+        shown = repr(role[:40]) if isinstance(role, str) else f"that is a {type(role).__name__}"
+        raise RequestError(f"{where} has the role {shown}; it must be one of {', '.join(ROLES)}")
     content = message.get("content")
     if content is None and role == "assistant" and message.get("tool_calls"):
         return message

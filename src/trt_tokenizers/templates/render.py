@@ -164,15 +164,25 @@ class ChatTemplate:
         try:
             with self._lock:
                 self._environment.start()
-                return "".join(self._template.generate(variables))
+                prompt = "".join(self._template.generate(variables))
+            prompt.encode()  # a template can make half a character, which no tokenizer takes
+            return prompt
         except _Refused as error:
-            raise RequestError(f"template {self.name!r} refuses these messages: {error}") from None
+            raise RequestError(
+                f"template {self.name!r} refuses these messages: {_shown(error)}"
+            ) from None
         except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
                 LookupError, RecursionError, MemoryError, AssertionError) as error:  # fmt: skip
             raise RequestError(
-                f"template {self.name!r} fails on these messages: {error or type(error).__name__}; "
+                f"template {self.name!r} fails on these messages: {_shown(error)}; "
                 "send other messages, or have the server's template corrected"
             ) from None
+
+
+def _shown(error: Exception) -> str:
+    """What *error* says, if it can be sent and read."""
+    text = str(error)[:500] or type(error).__name__
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut_after(prompt: str, content: str, name: str) -> str:

@@ -248,16 +248,17 @@ _FILTER_CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-@jinja2.pass_environment
+@jinja2.pass_environment  # as Jinja's own
 def _sum(
     environment: jinja2.Environment,
     values: Any,
     attribute: str | int | None = None,
     start: Any = 0,
 ) -> Any:
-    part = (lambda value: value) if attribute is None else make_attrgetter(environment, attribute)
+    if attribute is not None:
+        values = map(make_attrgetter(environment, attribute), values)
     for value in values:
-        start = start + part(value)
+        start = start + value
         _size(start)
     return start
 
