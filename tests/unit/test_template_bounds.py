@@ -129,7 +129,7 @@ HOSTILE_JSON = {
     "many": "[" + ",".join([USER + '"x"}'] * 10**6) + "]",
     "many and short": "[" + ",".join([USER + '"x"}'] * 100_000) + "]",
     "long": f'[{USER}"{"x" * 10**8}"' + "}]",
-    "lists": f'[{USER}"x", "y": [' + ",".join(["[]"] * 2_700_000) + "]}]",
+    "lists": f'[{USER}"x", "y": [' + ",".join(["[]"] * 1_600_000) + "]}]",
     "digits": f'[{USER}"x", "y": ' + "9" * 5000 + "}]",
     "role": '[{"role": ' + "[" * 900 + "]" * 900 + ', "content": "x"}]',
     "long role": '[{"role": "' + "x" * 10**6 + '", "content": "x"}]',

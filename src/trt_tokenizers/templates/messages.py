@@ -10,7 +10,7 @@ from trt_tokenizers.errors import RequestError
 Message = dict[str, Any]
 
 #: Characters of a request's JSON and messages in it: more would take longer than a second.
-MAX_JSON = 1 << 23
+MAX_JSON = 5_000_000
 MAX_MESSAGES = 50_000
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
