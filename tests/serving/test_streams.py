@@ -41,6 +41,10 @@ def body(number: int, **more: Any) -> dict[str, Any]:
     return {"text_input": text(number), "max_tokens": 4000, "stream": True, **more}
 
 
+#: Some tests leave contexts behind, which nobody takes and a longer stop would wait for.
+SOON = ("--drain-timeout", "3")
+
+
 @pytest.fixture(scope="module", params=["auto", "llama"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -57,7 +61,7 @@ def server(
         "--tokenizer-type", kind, "--set", "add_bos=false", "--outputs", outputs, *two, *SIZES,
     )  # fmt: skip
     repository = generate_replay(folder / "repo", tokenizer, *options)
-    with launched(repository, folder) as server:
+    with launched(repository, folder, *SOON) as server:
         # The replayed ids begin with SentencePiece's dummy space, and the answer, which goes on
         # in the prompt's text, keeps it.
         server.prefix = "" if kind == "auto" else " "
@@ -232,7 +236,7 @@ def keyless(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("keyless")
     slow = ("--engine-parameter", "steps_per_second=100")
     repository = without_keys(generate_replay(folder / "repo", bpe_dir, *SIZES, *slow))
-    with launched(repository, folder) as server:
+    with launched(repository, folder, *SOON) as server:
         yield server
 
 
@@ -289,7 +293,7 @@ def slow(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     repository = generate_replay(
         folder / "repo", bpe_dir, "--engine-parameter", "steps_per_second=20"
     )
-    with launched(repository, folder) as server:
+    with launched(repository, folder, *SOON) as server:
         yield server
 
 
