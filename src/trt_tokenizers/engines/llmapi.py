@@ -67,8 +67,6 @@ class LlmApiEngine(Engine):
             versions.clear_job()
         if not self.leads:
             return
-        if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-            os.environ.setdefault("TRTLLM_VISIBLE_DEVICES", visible)  # workers get this one only
         self._api = versions.Api()
         if self._api.double:
             logger.warning("this is the tests' double of TensorRT-LLM, not the real one")
