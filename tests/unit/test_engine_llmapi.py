@@ -487,6 +487,14 @@ def test_signs_of_death() -> None:
         ({"llm_args": '{"model": "x"}'}, "llm_args holds 'model', set by model_dir"),
         ({"llm_args": '{"max_seq_len": 9}'}, "make them equal"),
         ({"max_seq_len": ""}, "say how many tokens"),
+        (
+            {"max_seq_len": "", "llm_args": '{"max_seq_len": "x"}'},
+            "max_seq_len is 'x'; say how many tokens",
+        ),
+        (
+            {"llm_args": '{"tensor_parallel_size": null}'},
+            "tensor_parallel_size is None; it must be 1 or more",
+        ),
         ({"loras": "fr"}, "write name=folder"),
         ({"loras": "fr=/nowhere"}, "there is no folder /nowhere"),
         ({"dtyp": "x"}, "unknown parameter 'dtyp'"),

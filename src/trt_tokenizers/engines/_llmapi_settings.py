@@ -20,6 +20,8 @@ _OURS = {
     "num_postprocess_workers": "nothing: text is made by postprocessing",
     "postprocess_tokenizer_dir": "nothing: text is made by postprocessing",
 }
+#: LLM arguments whose product is the number of ranks.
+SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +96,13 @@ def checked(settings: Mapping[str, str]) -> Settings:
             raise SettingsError(
                 f"{WHERE}: loras: there is no folder {folder} for {name!r}; correct it"
             )
-    if parsed.max_seq_len < 0 or not parsed.arguments.get("max_seq_len"):
+    for name in SIZES:
+        size = parsed.arguments.get(name, 1)
+        if not isinstance(size, int) or size < 1:
+            raise SettingsError(f"{WHERE}: llm_args: {name} is {size!r}; it must be 1 or more")
+    longest = parsed.arguments.get("max_seq_len", 0)
+    if not isinstance(longest, int) or longest < 1:
         raise SettingsError(
-            f"{WHERE}: max_seq_len is {parsed.max_seq_len}; say how many tokens a sequence may have"
+            f"{WHERE}: max_seq_len is {longest!r}; say how many tokens a sequence may have"
         )
     return parsed

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 from trt_tokenizers.engines import _llmapi_versions as versions
 from trt_tokenizers.engines._llmapi_sampling import GUIDES, SUPPORTED, sampling_params
-from trt_tokenizers.engines._llmapi_settings import Settings, checked
+from trt_tokenizers.engines._llmapi_settings import SIZES, Settings, checked
 from trt_tokenizers.engines._llmapi_stream import Stream
 from trt_tokenizers.engines._llmapi_versions import WHERE
 from trt_tokenizers.engines.base import (
@@ -296,14 +297,11 @@ def _check_ranks(s: Settings, rank: Rank) -> None:
         SettingsError: the model is not split over just these ranks.
         EngineError: mpi4py is missing, or belongs to another MPI than the one that started them.
     """
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
-    world = 1
-    for name in sizes:
-        world *= int(s.arguments.get(name, 1))
+    world = math.prod(s.arguments.get(name, 1) for name in SIZES)
     if world != rank.size:
         raise SettingsError(
             f"{WHERE}: there are {rank.size} ranks, and llm_args split the model over {world} "
-            f"({' × '.join(sizes)}); start it with --world-size {world}, or change llm_args"
+            f"({' × '.join(SIZES)}); start it with --world-size {world}, or change llm_args"
         )
     try:
         from mpi4py.MPI import COMM_WORLD
