@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import random
 import re
 import shutil
 import signal
@@ -26,11 +27,18 @@ Generated = dict[str, Any]
 
 
 def free_ports(count: int) -> list[int]:
+    """Below those that the kernel gives to outgoing connections: one of these could be taken again
+    before the server binds to it."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port, bound = random.SystemRandom().randrange(10_000, ephemeral), socket.socket()
+            stack.enter_context(bound)
+            with contextlib.suppress(OSError):
+                bound.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 @dataclass
