@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -280,14 +279,16 @@ def _check_engine(path: Path, config: Any, configs: Mapping[str, Any]) -> Iterat
             elif key in _BY_PARAMETER and (wrong := _BY_PARAMETER[key].problem(raw.get(key, ""))):
                 yield Problem(path, line_of(path, f'"{key}"'), wrong)
         return
-    name, *_ = [raw.pop(own.name, "") for own in dataclasses.fields(ServingSettings)]
+    name = raw.get("engine", "")
     if config.backend != "python" or ":" in name or "gpt_model_type" in raw:
         return  # somebody else's engine, which may be importable in the server only
     try:
         if not name:
             raise EngineError("parameter 'engine' has no value; it must name an engine")
         engine: Any = find_plugin(ENGINES, name, "engine", EngineError)
-        engine.check(raw)
+        engines_own = dict(raw)
+        ServingSettings.take(engines_own, f"model {config.name!r}")
+        engine.check(engines_own)
     except TrtTokenizersError as error:
         yield Problem(path, parameter_line(path, str(error), {"engine": name, **raw}), str(error))
 

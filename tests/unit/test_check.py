@@ -140,6 +140,8 @@ PYTHON: list[tuple[Mend, str, str]] = [
      "stop_model is 'tensorrtllm', which is no model here (did you mean 'tensorrt_llm'?)"),
     (value("postprocessing", "tokenizer_type", "gpt2"), AFTER,
      "tokenizer_type is 'gpt2' and that of preprocessing 'auto'"),
+    (value("tensorrt_llm", "max_tokens_per_chunk", "few"), ENGINE,
+     "'few'; expected a whole number"),
     (value("tensorrt_llm", "engine", "transfromers"), ENGINE, "did you mean 'transformers'"),
     (value("tensorrt_llm", "dtype", "int4"), ENGINE, "dtype is 'int4'; it must be one of"),
     (text("tensorrt_llm", "decoupled: true", "decoupled: false"), ENGINE, "refuses to stream"),
