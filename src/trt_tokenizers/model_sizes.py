@@ -12,6 +12,7 @@ from typing import Any
 
 from trt_tokenizers.engine_folder import read_config, read_engine
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.ranks import text_model
 
 _BYTES = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "fp8": 1, "int8": 1,
@@ -72,8 +73,7 @@ def read_model(folder: Path, dtype: str = "") -> Model:
 
 
 def _checkpoint(folder: Path, config: Mapping[str, Any], dtype: str) -> Model:
-    text = config.get("text_config")
-    config = {**config, **text} if isinstance(text, Mapping) else config
+    config = text_model(config)
     hidden, heads, layers = _hidden_heads_layers(config)
     own = str(config.get("dtype") or config.get("torch_dtype") or "float16")
     length = int(config.get("max_position_embeddings") or config.get("n_positions") or 4096)

@@ -154,14 +154,21 @@ class Preprocessor:
             )
             return [stopping] * len(requests)
         self._contexts.sweep()
-        prompts = [_caught(partial(self._prompts.make, request)) for request in requests]
+        prompts = [
+            request
+            if isinstance(request, Exception)
+            else _caught(partial(self._prompts.make, request))
+            for request in requests
+        ]
         texts = [prompt for its in prompts if not isinstance(its, Exception) for prompt in its]
         encoded = iter(self._prompts.encode(texts))
         made: list[EngineRequest | Exception] = []
         for request, its in zip(requests, prompts, strict=True):
-            if isinstance(its, Exception):
+            if isinstance(request, Exception):
+                made.append(request)
+            elif isinstance(its, Exception):
                 made.append(its)
-            elif not isinstance(request, Exception):
+            else:
                 ids = [next(encoded) for _ in its]
                 made.append(_caught(partial(self._made, request, its, ids, arrived)))
         return made

@@ -79,15 +79,12 @@ class PromptMaker:
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
 
-    def make(self, request: TextRequest | Exception) -> list[Prompt]:
+    def make(self, request: TextRequest) -> list[Prompt]:
         """The prompt of each row.
 
         Raises:
             RequestError: the first thing that is wrong with the request.
-            Exception: *request*, if it is one.
         """
-        if isinstance(request, Exception):
-            raise request
         check_parameters(request.parameters)
         return [self._one(request, at) for at in range(request.rows)]
 

@@ -120,6 +120,12 @@ def meeting_point(environ: Mapping[str, str], rank: Rank) -> tuple[str, int]:
     return environ["MASTER_ADDR"], int(port)
 
 
+def text_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json, of a model for images too, as that of the model for its text."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, Mapping) else config
+
+
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads")
 
@@ -134,8 +140,7 @@ def splittable(config: Mapping[str, Any], size: int) -> str | None:
         config: the model's config.json. One without numbers of heads is not judged.
         size: ranks.
     """
-    text = config.get("text_config")
-    config = {**config, **text} if isinstance(text, Mapping) else config
+    config = text_model(config)
     heads = next((_counts(config.get(name)) for name in _HEADS if name in config), ())
     if not heads:
         return None

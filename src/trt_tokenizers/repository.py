@@ -210,11 +210,9 @@ def _values(deployment: Deployment) -> dict[str, str]:
         raise RepositoryError("the engine has no model; set --model to its folder")
     if deployment.llm_args and deployment.engine != LLM_API:
         raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; leave it out")
-    model_dir = deployment.model_dir
-    if deployment.engine != LLM_API or model_dir.exists():
-        model_dir = model_dir.resolve()
+    on_hub = deployment.engine == LLM_API and not deployment.model_dir.exists()
+    model_dir = deployment.model_dir if on_hub else deployment.model_dir.resolve()
     config = read_json(model_dir / "config.json")
-    on_hub = deployment.engine == LLM_API and not model_dir.exists()
     if not (config or on_hub):
         raise RepositoryError(
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"

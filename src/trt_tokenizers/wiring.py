@@ -126,7 +126,8 @@ class _Wiring:
         for name, client_name in {**maps, **_OPTIONAL}.items():
             theirs = self._inputs.get(client_name)
             if theirs is None:
-                needless = _NEEDS.get(client_name, "input_ids") not in self._engine_inputs
+                needs = _NEEDS.get(client_name)
+                needless = needs is not None and needs not in self._engine_inputs
                 if name not in maps or needless:
                     if needless:
                         self._before.input.remove(wanted[name])

@@ -33,7 +33,7 @@ from trt_tokenizers.engines.base import (
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, one_line
 from trt_tokenizers.ranks import Rank, read_rank
 from trt_tokenizers.settings import nearest
-from trt_tokenizers.tokenizers.files import read_json
+from trt_tokenizers.tokenizers.files import read_json, vocab_size
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ class LlmApiEngine(Engine):
         self._guided = s.arguments.get("guided_decoding_backend") is not None
         arguments = self._arguments(s)
         self.max_seq_len = int(arguments["max_seq_len"])
-        self._vocab_size = _vocab_size(s.model_dir)
+        # 0, which is not checked, for a model on the hub.
+        self._vocab_size = vocab_size(read_json(Path(s.model_dir) / "config.json"))
         self._lock = threading.Lock()
         self._open: dict[int, Stream] = {}
         self._ended: str | None = None  # why no request is taken any more
@@ -314,10 +315,3 @@ def _check_ranks(s: Settings, rank: Rank) -> None:
             f"{WHERE}: {rank.source} tell of {rank.size} ranks and mpi4py sees "
             f"{COMM_WORLD.Get_size()}; start them with the mpirun of the MPI that mpi4py uses"
         )
-
-
-def _vocab_size(model_dir: str) -> int:
-    """By the model's config.json; 0 where it does not tell, or lies on the hub."""
-    config = read_json(Path(model_dir) / "config.json")
-    found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size", 0))
-    return found if isinstance(found, int) else 0

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.files import read_json
+from trt_tokenizers.tokenizers.registry import GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,9 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     """
     name, why = choose(Path(settings.tokenizer_dir))
     logger.info("tokenizer type auto: %s, since %s %s", name, settings.tokenizer_dir, why)
-    return _LOADERS[name](settings)
+    factory = _OWN.get(name) or find_plugin(GROUP, name, "tokenizer type", TokenizerError)
+    tokenizer: Tokenizer = factory(settings)
+    return tokenizer
 
 
 def choose(directory: Path) -> tuple[str, str]:
@@ -87,49 +91,8 @@ def _gpt2(settings: TokenizerSettings) -> Tokenizer:
     return Gpt2Tokenizer(settings, always_bos=False)
 
 
-def _llama(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.llama import load
-
-    return load(settings)
-
-
-def _t5(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.t5 import load
-
-    return load(settings)
-
-
-def _mistral(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.mistral import load
-
-    return load(settings)
-
-
-def _tiktoken(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.tiktoken import TiktokenTokenizer
-
-    return TiktokenTokenizer(settings)
-
-
-def _sentencepiece(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.sentencepiece import SentencePieceTokenizer
-
-    return SentencePieceTokenizer(settings)
-
-
-def _transformers(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.transformers import TransformersTokenizer
-
-    return TransformersTokenizer(settings)
-
-
-_LOADERS: dict[str, Callable[[TokenizerSettings], Tokenizer]] = {
+#: What is no type of its own, or is read otherwise than by the type.
+_OWN: dict[str, Callable[[TokenizerSettings], Tokenizer]] = {
     "tokenizers": _tokenizers,
     "gpt2": _gpt2,
-    "llama": _llama,
-    "t5": _t5,
-    "mistral": _mistral,
-    "tiktoken": _tiktoken,
-    "sentencepiece": _sentencepiece,
-    "transformers": _transformers,
 }

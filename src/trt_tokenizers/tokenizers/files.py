@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.ranks import text_model
 
 #: By pattern: what every type of tokenizer reads, if it is there.
 SMALL_FILES = (
@@ -85,7 +86,6 @@ class TokenizerFiles:
         model = read_json(directory / "config.json")
         if eos is None:
             eos = model.get("eos_token_id")
-        vocab_size = model.get("vocab_size")
         return cls(
             directory=directory,
             config=config,
@@ -93,7 +93,7 @@ class TokenizerFiles:
             added=_added_tokens(directory, config, [*tokens.values(), *_more_special(sources)]),
             eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
             chat_template=_chat_template(directory, config),
-            vocab_size=vocab_size if isinstance(vocab_size, int) else 0,
+            vocab_size=vocab_size(model),
         )
 
 
@@ -108,6 +108,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise TokenizerError(f"{path} holds no JSON object; restore the file")
     return data
+
+
+def vocab_size(config: dict[str, Any]) -> int:
+    """Rows of the output layer of the model with this config.json; 0 where it does not say."""
+    found = text_model(config).get("vocab_size")
+    return found if isinstance(found, int) else 0
 
 
 def _added_tokens(
