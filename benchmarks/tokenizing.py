@@ -1,4 +1,4 @@
-"""What preprocessing costs: ours as generated, ours without batching, and the usual one.
+"""What preprocessing costs: ours and the usual one, with one instance and two.
 
 The usual one is `benchmarks/usual/preprocessing.py`: one AutoTokenizer.encode per text. All are
 models of one server, asked directly over gRPC by one client, and take turns; figures are medians of
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import shutil
 import statistics
 import struct
@@ -25,12 +26,21 @@ from pathlib import Path
 
 import click
 import grpc
-from streaming import ROOT, build, served
+from streaming import ROOT, Server, build, served
 from tritonclient.grpc import service_pb2
+
+from trt_tokenizers.drain import WAITING, stream_folder
 
 WORDS = (50, 1000, 8000)
 AT_ONCE = (1, 16)
-CONTESTANTS = ("preprocessing", "unbatched_preprocessing", "usual_preprocessing")
+#: Model -> the one it is a copy of, and how many instances it has; generated is the first.
+CONTESTANTS = {
+    "ours_two": ("preprocessing", 2),
+    "ours_one": ("preprocessing", 1),
+    "usual_one": ("usual_preprocessing", 1),
+    "usual_two": ("usual_preprocessing", 2),
+}
+COMPARED = (("ours_two", "usual_one"), ("ours_one", "usual_one"), ("ours_two", "usual_two"))
 #: What short prompts wait behind: words of each long one, and how many of them are always there.
 LONG = ((8_000, 1), (8_000, 4), (100_000, 1))
 LOAD = {
@@ -80,6 +90,13 @@ def turn(grpc_port: int, model: str, words: int, at_once: int, seconds: float) -
         for future in futures:
             future.result()
     return len(done) / (max(done) - started)
+
+
+def forget_contexts(server: Server) -> None:
+    """What no postprocessing takes here; where thousands lie, looking through them costs."""
+    for pid in server.processes:
+        for path in stream_folder(pid).glob(WAITING):
+            path.unlink(missing_ok=True)
 
 
 def waits(grpc_port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:
@@ -135,16 +152,12 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="tokenize-") as folder:
         repository = Path(folder) / "repo"
         build(repository, tokenizer, "1")
-        config = (repository / "preprocessing" / "config.pbtxt").read_text()
-        variants = {
-            "unbatched": config.replace("dynamic_batching { }\n", ""),
-            "two": config.replace("count: 1", "count: 2"),
-        }
-        for name, text in variants.items():
-            variant = repository / f"{name}_preprocessing"
-            shutil.copytree(repository / "preprocessing", variant)
-            named = text.replace('name: "preprocessing"', f'name: "{variant.name}"')
-            (variant / "config.pbtxt").write_text(named)
+        for name, (of, count) in CONTESTANTS.items():
+            shutil.copytree(repository / of, repository / name)
+            config = repository / name / "config.pbtxt"
+            text = re.sub(r"instance_group \[.*?\n\]\n", "", config.read_text(), flags=re.DOTALL)
+            text = text.replace(f'name: "{of}"', f'name: "{name}"')
+            config.write_text(f"{text}\ninstance_group {{ count: {count} kind: KIND_CPU }}\n")
         with served(repository, port) as server:
             for words in WORDS:
                 for at_once in AT_ONCE:
@@ -152,6 +165,7 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
                     for number in range(turns + 1):
                         for name, its in runs.items():
                             rate = turn(server.port + 1, name, words, at_once, seconds)
+                            forget_contexts(server)
                             if number:
                                 its.append(rate)
                     for name, its in runs.items():
@@ -160,20 +174,17 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
                     click.echo(f"{words:>5} words, {at_once:>2} at once, requests/s:{shown}")
             for words, at_once in LONG:
                 shown = ""
-                for name in ("preprocessing", "two_preprocessing", "usual_preprocessing"):
+                for name in CONTESTANTS:
                     took = sorted(waits(server.port + 1, name, words, at_once, 2 * seconds))
                     p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
                     shown += f"  {name} {p50 * 1e3:.1f} and {p99 * 1e3:.1f}"
                 click.echo(f"50 words behind {at_once} of {words}, p50 and p99, ms:{shown}")
     click.echo("\nAgainst the usual way (goal at 16 at once: >= 1.5 x, never below 1.0 x)")
-    for words in WORDS:
-        for at_once in AT_ONCE:
-            usual = rates[words, at_once, "usual_preprocessing"]
-            ours, unbatched = (rates[words, at_once, name] / usual for name in CONTESTANTS[:2])
-            click.echo(
-                f"  {words:>5} words, {at_once:>2} at once {ours:6.2f} x   "
-                f"without batching {unbatched:6.2f} x"
-            )
+    for words, at_once in itertools.product(WORDS, AT_ONCE):
+        of = {name: rates[words, at_once, name] for name in CONTESTANTS}
+        click.echo(f"  {words:>5} words, {at_once:>2} at once:" + "".join(
+            f"   {ours} / {usual} {of[ours] / of[usual]:5.2f} x" for ours, usual in COMPARED
+        ))  # fmt: skip
     loads = {kind: [loading(kind, str(tokenizer)) for _ in range(turns)] for kind in LOAD}
     for at, (what, unit) in enumerate((("import and load", "s"), ("memory", "MB"))):
         ours, theirs = (statistics.median(run[at] for run in loads[kind]) for kind in LOAD)

@@ -197,9 +197,12 @@ def _set_parameters(
 
 
 def _set_instances(ours: dict[str, Any], configs: dict[str, Any], notes: list[str]) -> None:
-    count = sum(max(1, group.count) for group in configs["preprocessing"].instance_group)
-    ours["preprocessing"].instance_group[0].count = max(1, count)
+    count = max(1, sum(max(1, group.count) for group in configs["preprocessing"].instance_group))
+    ours["preprocessing"].instance_group[0].count = count
     if configs["preprocessing"].HasField("dynamic_batching"):
-        ours["preprocessing"].dynamic_batching.CopyFrom(configs["preprocessing"].dynamic_batching)
+        notes.append(
+            "preprocessing gets no dynamic_batching, which ends Triton after a long queue; "
+            f"prompts are encoded side by side by more instances (count: {count})"
+        )
     if sum(max(1, group.count) for group in configs["postprocessing"].instance_group) > 1:
         notes.append("postprocessing gets one instance: several mix the chunks of a stream up")

@@ -71,6 +71,8 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
     if "postprocessing" in configs:
         path = repository / "postprocessing" / "config.pbtxt"
         problems += _check_order(path, configs["postprocessing"])
+    for name in configs.keys() & set(_TEXT):
+        problems += _check_batching(repository / name / "config.pbtxt", configs[name])
     problems += _check_text(repository, configs, engine)
     if engine in configs:
         path = repository / engine / "config.pbtxt"
@@ -248,13 +250,16 @@ def _check_order(path: Path, config: Any) -> Iterator[Problem]:
             "several instances decode the chunks of one stream side by side and mix them up; "
             "set count: 1",
         )
-    batching = config.dynamic_batching
-    if config.HasField("dynamic_batching") and not batching.preserve_ordering:
+
+
+def _check_batching(path: Path, config: Any) -> Iterator[Problem]:
+    if config.HasField("dynamic_batching"):
         yield Problem(
             path,
             line_of(path, "dynamic_batching"),
-            "dynamic batching lets chunks overtake each other, from Triton 25.06 on; "
-            "remove it, or set preserve_ordering: true",
+            "Triton's dynamic batcher damages the server's memory once more than a thousand "
+            "requests have waited, of any model, and reorders the chunks of a stream; remove it "
+            "(preprocessing may have more instances)",
         )
 
 

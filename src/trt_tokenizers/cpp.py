@@ -62,8 +62,8 @@ def render_cpp(engine_dir: Path, version: str, values: Mapping[str, str]) -> dic
         parameters = sorted(configs[name].parameters)
         set_parameters(configs[name], {key: derived.get(key, "") for key in parameters})
         configs[name].max_batch_size = engine.max_batch_size
-    instances = values.get("preprocessing_instance_count") or "1"
-    configs["preprocessing"].instance_group[0].count = int(instances)
+    count = UPSTREAM["preprocessing_instance_count"]
+    configs["preprocessing"].instance_group[0].count = int(given.get(count.name) or count.default)
     ensemble = ensemble_config(surveyed, given)
     ensemble.max_batch_size = engine.max_batch_size
     wired = wire(ensemble, engine, configs, "ensemble/config.pbtxt")

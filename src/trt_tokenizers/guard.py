@@ -114,7 +114,10 @@ def sweep(shm_prefix: str, folders: set[Path], remove: tuple[str, ...] = ()) -> 
     (`trt_tokenizers.drain.stream_folder`) and the files *remove*. What is gone is no error."""
     if shm_prefix:
         for path in SHM.glob(shm_prefix + "*"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():  # an MPI's session
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     for name in remove:

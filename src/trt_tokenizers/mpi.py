@@ -196,6 +196,18 @@ def first_host(nodelist: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else nodelist
 
 
+def session_environment(folder: Path) -> dict[str, str]:
+    """What has Open MPI's mpirun keep its session in *folder*, which it makes; others ignore it.
+
+    Else that is a folder in TMPDIR named after its process id, and an mpirun that was killed leaves
+    it there: the next one with that id, as in a container that is restarted, does not start.
+    """
+    return {
+        "PRTE_MCA_prte_local_tmpdir_base": str(folder),  # 5
+        "OMPI_MCA_orte_local_tmpdir_base": str(folder),  # 4
+    }
+
+
 def mpi_argv(
     mpi: Mpi,
     world_size: int,

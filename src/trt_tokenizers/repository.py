@@ -228,7 +228,7 @@ def _values(deployment: Deployment) -> dict[str, str]:
         )
     return {
         "triton_max_batch_size": "64",
-        "preprocessing_instance_count": "1",
+        "preprocessing_instance_count": "2",
         "engine": deployment.engine,
         "stream_key": "tensor",  # which every Python engine hands on
         "model_dir": str(model_dir),

@@ -26,9 +26,11 @@ from typing import IO, cast
 
 from trt_tokenizers import guard, httpqueues
 from trt_tokenizers.announce import notify_systemd, write_ready_file
+from trt_tokenizers.drain import SHM
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launch import Plan
 from trt_tokenizers.lifecycle import Lifecycle
+from trt_tokenizers.mpi import session_environment
 from trt_tokenizers.protocol import Report
 from trt_tokenizers.readiness import read_readiness
 from trt_tokenizers.watch import copy_output, write_all
@@ -149,7 +151,7 @@ class _Run:
     def _start(self) -> list[threading.Thread]:
         job = guard.Job(
             argv=self._plan.command,
-            env=dict(os.environ),
+            env={**session_environment(SHM / f"{self._plan.shm_prefix}mpi"), **os.environ},
             shm_prefix=self._plan.shm_prefix,
             remove=(str(self._ready_file),) if self._ready_file else (),
         )

@@ -94,7 +94,7 @@ UPSTREAM: dict[str, Setting] = {s.name: s for s in (
             (*_ALL, *_BLS), since="0.11", until="1.2"),
     Setting("logits_datatype", "data type", "TYPE_FP32", "of the logits that can be asked for",
             ("ensemble", "tensorrt_llm", *_BLS), since="0.17", until="1.2"),
-    Setting("preprocessing_instance_count", "int", "1", "copies of preprocessing, one process each",
+    Setting("preprocessing_instance_count", "int", "2", "copies of preprocessing, one process each",
             ("preprocessing",), since="0.11", until="1.2"),
     Setting("postprocessing_instance_count", "int", "1",
             "one: several would mix the chunks of a stream up", ("postprocessing",),

@@ -98,8 +98,6 @@ class _Wiring:
         self._skeleton = skeleton["ensemble"]
         self._before = _copy(skeleton["preprocessing"])
         self._after = _copy(skeleton["postprocessing"])
-        if not self._before.max_batch_size:  # then there is no batch to gather
-            self._before.ClearField("dynamic_batching")
         self._new = _copy(skeleton["ensemble"])
         del self._new.input[:], self._new.output[:], self._new.ensemble_scheduling.step[:]
         self._new.max_batch_size = old.max_batch_size

@@ -80,6 +80,20 @@ def test_whoever_is_killed_all_end_and_nothing_is_left(start: Start, fault: str)
     assert_the_next_start_works(start)
 
 
+def test_a_killed_mpirun_leaves_no_session_to_stumble_over(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open MPI names it after its process id, which a restarted container gives to the next."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    launch = start().until_ready()
+    kill(mpirun_of(launch))
+    assert launch.ended() == 137, launch.err()
+    left = {path.name for path in folder.iterdir() if not path.name.startswith("trt-tokenizers-")}
+    assert not left
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_model_that_raises_is_named_with_its_rank(start: Start, rank: int) -> None:
     launch = start(FAKE_FAIL=str(rank), FAKE_LOAD="600")

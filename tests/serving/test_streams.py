@@ -84,6 +84,13 @@ def test_many_connections(server: Server) -> None:
     assert [joined(chunks) for chunks in streams] == expected(server)
 
 
+def test_more_wait_than_triton_keeps_payloads_for(server: Server) -> None:
+    """A thousand; with dynamic batching the server then ended sooner or later."""
+    bodies = [{"text_input": f"{n} waits", "max_tokens": 40, "stream": True} for n in range(1500)]
+    answers = [joined(chunks) for chunks in server.streams(bodies)]
+    assert answers == [f"{server.prefix}{n} waits" for n in range(1500)]
+
+
 def test_http(server: Server) -> None:
     with ThreadPoolExecutor(STREAMS) as pool:
         events = list(pool.map(lambda n: server.sse(body(n)), range(STREAMS)))
