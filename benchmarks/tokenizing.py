@@ -1,7 +1,7 @@
 """What preprocessing costs: ours and the usual one, with one instance and two.
 
 The usual one is `benchmarks/usual/preprocessing.py`: one AutoTokenizer.encode per text. All are
-models of one server, asked directly over gRPC by one client, and take turns; figures are medians of
+models of one server, asked directly over HTTP by one client, and take turns; figures are medians of
 the turns. Then how long short prompts wait while long ones are encoded, with one instance and with
 two, and what a process pays for loading a tokenizer, ours and transformers'.
 
@@ -10,10 +10,14 @@ two, and what a process pays for loading a tokenizer, ours and transformers'.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import random
 import re
+import selectors
 import shutil
+import socket
 import statistics
 import struct
 import subprocess
@@ -25,9 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-import grpc
 from streaming import ROOT, Server, build, served
-from tritonclient.grpc import service_pb2
 
 from trt_tokenizers.drain import WAITING, stream_folder
 
@@ -58,38 +60,79 @@ def text_of(words: int, seed: int) -> str:
 
 
 def asked(model: str, text: str) -> bytes:
-    """One request for all outputs, as an ensemble asks for all that it maps."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="QUERY", datatype="BYTES", shape=[1, 1])
-    request.inputs.add(name="REQUEST_OUTPUT_LEN", datatype="INT32", shape=[1, 1])
+    """One HTTP request for all outputs, as an ensemble asks for all that it maps."""
     data = text.encode()
-    request.raw_input_contents.extend((struct.pack("<I", len(data)) + data, struct.pack("<i", 8)))
-    return bytes(request.SerializeToString())
+    tensors = struct.pack("<I", len(data)) + data + struct.pack("<i", 8)
+    head = json.dumps({
+        "inputs": [
+            {"name": "QUERY", "datatype": "BYTES", "shape": [1, 1],
+             "parameters": {"binary_data_size": len(tensors) - 4}},
+            {"name": "REQUEST_OUTPUT_LEN", "datatype": "INT32", "shape": [1, 1],
+             "parameters": {"binary_data_size": 4}},
+        ],
+        "parameters": {"binary_data_output": True},
+    }).encode()  # fmt: skip
+    return (
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\n"
+        f"Inference-Header-Content-Length: {len(head)}\r\n"
+        f"Content-Length: {len(head) + len(tensors)}\r\n\r\n"
+    ).encode() + head + tensors  # fmt: skip
 
 
-def turn(grpc_port: int, model: str, words: int, at_once: int, seconds: float) -> float:
+class Connection:
+    """A bare socket that stays open: a client of more comfort would cost more than the server."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._answer = bytearray()
+
+    def send(self, request: bytes) -> None:
+        self._answer.clear()
+        self.socket.sendall(request)
+
+    def receive(self) -> bool:
+        """Take what has come; whether the answer is whole."""
+        self._answer += self.socket.recv(1 << 18)
+        end = self._answer.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = bytes(self._answer[:end])
+        if not head.startswith(b"HTTP/1.1 200"):
+            sys.exit(self._answer.decode(errors="replace")[:500])
+        (length,) = re.findall(rb"\r\nContent-Length: (\d+)", head)
+        return len(self._answer) == end + 4 + int(length)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def ask(self, request: bytes) -> None:
+        self.send(request)
+        while not self.receive():
+            pass
+
+
+def turn(port: int, model: str, words: int, at_once: int, seconds: float) -> float:
     """Requests a second, *at_once* in flight, over *seconds*."""
     requests = itertools.cycle([asked(model, text_of(words, seed)) for seed in range(8)])
-    free = threading.Semaphore(at_once)
-    done: list[float] = []
-
-    def answered(future: grpc.Future) -> None:
-        done.append(time.perf_counter())
-        free.release()
-
-    # Bytes, made once and not read: a client of more comfort would cost more than the server.
-    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
-        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        infer(next(requests))
-        futures = []
+    connections = [Connection(port) for _ in range(at_once)]
+    connections[0].ask(next(requests))
+    done, last = 0, 0.0
+    with selectors.DefaultSelector() as selector:
         started = time.perf_counter()
-        while time.perf_counter() < started + seconds:
-            free.acquire()
-            futures.append(infer.future(next(requests)))
-            futures[-1].add_done_callback(answered)
-        for future in futures:
-            future.result()
-    return len(done) / (max(done) - started)
+        for connection in connections:
+            connection.send(next(requests))
+            selector.register(connection.socket, selectors.EVENT_READ, connection)
+        while selector.get_map():
+            for key, _ in selector.select():
+                if key.data.receive():
+                    done, last = done + 1, time.perf_counter()
+                    if last < started + seconds:
+                        key.data.send(next(requests))
+                    else:
+                        selector.unregister(key.fileobj)
+                        key.data.close()
+    return done / (last - started)
 
 
 def forget_contexts(server: Server) -> None:
@@ -99,25 +142,23 @@ def forget_contexts(server: Server) -> None:
             path.unlink(missing_ok=True)
 
 
-def waits(grpc_port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:
+def waits(port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:
     """Seconds that each prompt of 50 words takes, one after another, while *at_once* prompts of
     *words* words are always being encoded."""
     long, over = asked(model, text_of(words, 0)), threading.Event()
-    method = "/inference.GRPCInferenceService/ModelInfer"
     took: list[float] = []
 
     def load() -> None:
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as own:
+        with contextlib.closing(Connection(port)) as own:
             while not over.is_set():
-                own.unary_unary(method)(long)
+                own.ask(long)
 
     with ThreadPoolExecutor(at_once) as pool:
         loads = [pool.submit(load) for _ in range(at_once)]
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
-            infer = channel.unary_unary(method)
+        with contextlib.closing(Connection(port)) as own:
             ends = time.perf_counter() + seconds
             while (started := time.perf_counter()) < ends:
-                infer(asked(model, text_of(50, len(took))))
+                own.ask(asked(model, text_of(50, len(took))))
                 took.append(time.perf_counter() - started)
         over.set()
         for each in loads:
@@ -140,7 +181,7 @@ def loading(kind: str, folder: str) -> tuple[float, float]:
 @click.command(epilog="Example: python benchmarks/tokenizing.py --turns 3")
 @click.option("--turns", default=3, show_default=True, help="Measured turns of each contestant.")
 @click.option("--seconds", default=2.0, show_default=True, help="Of each turn.")
-@click.option("--port", default=18610, show_default=True, help="HTTP; gRPC is one above.")
+@click.option("--port", default=18610, show_default=True, help="HTTP; two more above it.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
 def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
     """Encode prompts by our preprocessing and by the usual one, side by side."""
@@ -164,7 +205,7 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
                     runs: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
                     for number in range(turns + 1):
                         for name, its in runs.items():
-                            rate = turn(server.port + 1, name, words, at_once, seconds)
+                            rate = turn(server.port, name, words, at_once, seconds)
                             forget_contexts(server)
                             if number:
                                 its.append(rate)
@@ -175,16 +216,15 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
             for words, at_once in LONG:
                 shown = ""
                 for name in CONTESTANTS:
-                    took = sorted(waits(server.port + 1, name, words, at_once, 2 * seconds))
+                    took = sorted(waits(server.port, name, words, at_once, 2 * seconds))
                     p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
                     shown += f"  {name} {p50 * 1e3:.1f} and {p99 * 1e3:.1f}"
                 click.echo(f"50 words behind {at_once} of {words}, p50 and p99, ms:{shown}")
     click.echo("\nAgainst the usual way (goal at 16 at once: >= 1.5 x, never below 1.0 x)")
     for words, at_once in itertools.product(WORDS, AT_ONCE):
-        of = {name: rates[words, at_once, name] for name in CONTESTANTS}
-        click.echo(f"  {words:>5} words, {at_once:>2} at once:" + "".join(
-            f"   {ours} / {usual} {of[ours] / of[usual]:5.2f} x" for ours, usual in COMPARED
-        ))  # fmt: skip
+        rate_of = {name: rates[words, at_once, name] for name in CONTESTANTS}
+        ratios = [f"{us} / {them} {rate_of[us] / rate_of[them]:5.2f} x" for us, them in COMPARED]
+        click.echo(f"  {words:>5} words, {at_once:>2} at once:   " + "   ".join(ratios))
     loads = {kind: [loading(kind, str(tokenizer)) for _ in range(turns)] for kind in LOAD}
     for at, (what, unit) in enumerate((("import and load", "s"), ("memory", "MB"))):
         ours, theirs = (statistics.median(run[at] for run in loads[kind]) for kind in LOAD)
