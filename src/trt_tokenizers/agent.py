@@ -107,6 +107,8 @@ class _Agent:
             except OSError as error:
                 return self._unstartable(126, f"{self._argv[0]} cannot be run: {error.strerror}")
             self._pid = server.pid
+            shm_prefix = self._ranks.shm_prefix_of(self._rank)
+            guard.name_stream_folder(shm_prefix, stream_folder(server.pid))
             self._report("started")
             threads = [
                 threading.Thread(target=self._copy, args=(source, target), daemon=True)
@@ -122,7 +124,7 @@ class _Agent:
             server.returncode = 0  # it was collected
             for thread in threads:  # what it said last explains its end
                 thread.join(timeout=2.0)
-            guard.sweep(self._ranks.shm_prefix_of(self._rank), self._folders)
+            guard.sweep(shm_prefix, self._folders)
             return self._ended(end)
 
     def _watch(self, awake: int, parent: int) -> int | Report:

@@ -26,6 +26,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -45,6 +46,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 #: Seconds to wait for killed processes; one that hangs in a driver cannot be waited for for ever.
 _KILL_WAIT = 10.0
+_STREAM_FOLDER = re.compile(r"trt-tokenizers-\d+-\d+$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +111,28 @@ def running_with(text: str) -> set[int]:
     return found
 
 
+def name_stream_folder(shm_prefix: str, folder: Path) -> None:
+    """Let whoever sweeps *shm_prefix* remove *folder* too: who knows it may be killed before."""
+    if shm_prefix and folder.parent == SHM:
+        with contextlib.suppress(OSError):
+            (SHM / f"{shm_prefix}{folder.name}").touch(mode=0o600, exist_ok=False)
+
+
 def sweep(shm_prefix: str, folders: set[Path], remove: tuple[str, ...] = ()) -> None:
     """Remove what dead servers left: shared memory by prefix, the *folders* of their streams
-    (`trt_tokenizers.drain.stream_folder`) and the files *remove*. What is gone is no error."""
+    (`trt_tokenizers.drain.stream_folder`), those that `name_stream_folder` named, and the files
+    *remove*. What is gone is no error."""
     if shm_prefix:
         for path in SHM.glob(shm_prefix + "*"):
             if path.is_dir():  # an MPI's session
                 shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+                continue
+            named = _STREAM_FOLDER.search(path.name)
+            # A name that anybody may have made: ours alone counts, and only such a folder goes.
+            with contextlib.suppress(OSError):
+                if named and path.lstat().st_uid == os.geteuid():
+                    shutil.rmtree(SHM / named[0], ignore_errors=True)
+            path.unlink(missing_ok=True)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     for name in remove:

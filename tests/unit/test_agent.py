@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from launching import alive, until
+from trt_tokenizers import guard
+from trt_tokenizers.drain import SHM
 from trt_tokenizers.protocol import LONGEST, Ranks, Report
 
 SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
@@ -143,6 +146,22 @@ def test_the_shared_memory_of_a_rank_is_swept(run) -> None:
         assert other.exists()
     finally:
         other.unlink()
+
+
+def test_a_stream_folder_goes_although_who_knew_it_was_killed() -> None:
+    """Its name lies beside the launch's shared memory; any other name removes only itself."""
+    prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
+    folder = SHM / f"trt-tokenizers-{os.getpid()}-{secrets.randbelow(10**12)}"
+    other = SHM / f"other-{secrets.token_hex(6)}"
+    for made in (folder, other):
+        made.mkdir()
+        (made / "17.0").touch()
+        guard.name_stream_folder(prefix, made)
+    guard.sweep(prefix, set())
+    assert not folder.exists()
+    assert other.exists()
+    assert not list(SHM.glob(f"{prefix}*"))
+    shutil.rmtree(other)
 
 
 def test_lines_begin_with_the_rank(run) -> None:
