@@ -64,6 +64,8 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
             problems.append(Problem(path, int(line[1]) if line else 1, f"{error}; correct it"))
             continue
         problems += _check_model(path, name, configs[name])
+        if name in _TEXT:
+            problems += _check_batching(path, configs[name])
     if "ensemble" in configs:
         path = repository / "ensemble" / "config.pbtxt"
         problems += Wiring(path, configs, models).problems()
@@ -71,8 +73,6 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
     if "postprocessing" in configs:
         path = repository / "postprocessing" / "config.pbtxt"
         problems += _check_order(path, configs["postprocessing"])
-    for name in configs.keys() & set(_TEXT):
-        problems += _check_batching(repository / name / "config.pbtxt", configs[name])
     problems += _check_text(repository, configs, engine)
     if engine in configs:
         path = repository / engine / "config.pbtxt"

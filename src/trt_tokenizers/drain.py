@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from pathlib import Path
 
@@ -26,6 +27,10 @@ SILENT_S = 10.0
 #: Seconds without any: a request may be on its way between two models, or its last response
 #: between postprocessing and the client.
 _QUIET_S = 0.5
+
+
+#: The name that `stream_folder` gives.
+STREAM_FOLDER = re.compile(r"trt-tokenizers-\d+-\d+$")
 
 
 def stream_folder(server_pid: int) -> Path:

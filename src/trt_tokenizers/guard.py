@@ -26,7 +26,6 @@ import ctypes
 import dataclasses
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -39,14 +38,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[1]))
 
-from trt_tokenizers.drain import SHM, stream_folder
+from trt_tokenizers.drain import SHM, STREAM_FOLDER, stream_folder
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 #: Seconds to wait for killed processes; one that hangs in a driver cannot be waited for for ever.
 _KILL_WAIT = 10.0
-_STREAM_FOLDER = re.compile(r"trt-tokenizers-\d+-\d+$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +122,10 @@ def sweep(shm_prefix: str, folders: set[Path], remove: tuple[str, ...] = ()) -> 
     *remove*. What is gone is no error."""
     if shm_prefix:
         for path in SHM.glob(shm_prefix + "*"):
-            if path.is_dir():  # an MPI's session
+            if path.is_dir() and not path.is_symlink():  # an MPI's session
                 shutil.rmtree(path, ignore_errors=True)
                 continue
-            named = _STREAM_FOLDER.search(path.name)
+            named = STREAM_FOLDER.search(path.name)
             # A name that anybody may have made: ours alone counts, and only such a folder goes.
             with contextlib.suppress(OSError):
                 if named and path.lstat().st_uid == os.geteuid():

@@ -26,6 +26,7 @@ from trt_tokenizers.skeleton import skeleton
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.files import SMALL_FILES, read_json
 from trt_tokenizers.tokenizers.registry import create
+from trt_tokenizers.upstream import UPSTREAM
 
 #: The engine whose model may be on the hub, and that takes arguments of its own.
 LLM_API = "llmapi"
@@ -227,8 +228,10 @@ def _values(deployment: Deployment) -> dict[str, str]:
             "is a model on the hub, set max_seq_len, and --tokenizer-dir to its tokenizer's folder"
         )
     return {
-        "triton_max_batch_size": "64",
-        "preprocessing_instance_count": "2",
+        **{
+            name: UPSTREAM[name].default
+            for name in ("triton_max_batch_size", "preprocessing_instance_count")
+        },
         "engine": deployment.engine,
         "stream_key": "tensor",  # which every Python engine hands on
         "model_dir": str(model_dir),
