@@ -88,6 +88,6 @@ class Drain:
         oldest = time.time() - SILENT_S
         for stream in self._folder.glob(RUNNING):
             with contextlib.suppress(FileNotFoundError):  # ended meanwhile
-                if stream.stat().st_mtime >= oldest:
+                if stream.lstat().st_mtime >= oldest:
                     return True
         return False

@@ -60,12 +60,12 @@ def test_a_stream_that_has_fallen_silent_is_not_waited_for(store: ContextStore) 
     key = store.put(StreamContext(1))
     store.take(key)
     old = time.time() - 2 * SILENT_S
-    os.utime(store.directory / f"open-{key}-0", (old, old))
+    os.utime(store.directory / f"open-{key}-0", (old, old), follow_symlinks=False)
     drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(100.0)
     store.touch(key)
     assert not drain.done(101.0), "it goes on"
-    os.utime(store.directory / f"open-{key}-0", (old, old))
+    os.utime(store.directory / f"open-{key}-0", (old, old), follow_symlinks=False)
     assert not drain.done(102.0)
     assert drain.done(103.0)
 

@@ -14,6 +14,7 @@ from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.postprocess import EngineStep, PostprocessingSettings, Postprocessor
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import parse
+from trt_tokenizers.smalltexts import LINK_BYTES
 from trt_tokenizers.streams import ContextStore, FinishReason, StreamContext
 
 
@@ -143,7 +144,6 @@ def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
     contexts = ContextStore(folder, max_age_s=0.2)
     key = contexts.put(StreamContext(1, stop_strings=("é",), end_ids=(1, 2)))
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / f"{key}.0").stat().st_mode & 0o777 == 0o600
     assert contexts.take(key) == StreamContext(1, stop_strings=("é",), end_ids=(1, 2))
     contexts.put(StreamContext(1))
     contexts.sweep()
@@ -155,6 +155,34 @@ def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
     contexts.close()
     assert not folder.exists()
     assert json.dumps(contexts.put(StreamContext(1))), "the folder comes back when it is needed"
+
+
+def test_a_context_of_any_size_is_taken_as_it_was_put(tmp_path: Path) -> None:
+    """Most fit into a link; the prompt that is to stand before the answer may not."""
+    store = ContextStore(tmp_path / "streams")
+    # Whatever JSON adds, one of these is the first that is too long for a link.
+    for length in (0, 1, *range(LINK_BYTES - 120, LINK_BYTES + 2), 1 << 20):
+        context = StreamContext(1, echo="x" * length)
+        key = store.put(context)
+        assert store.has(key)
+        assert store.take(key) == context
+        assert store.take(key) is None, "once"
+        store.touch(key)
+        store.release(key)
+    assert [path.name for path in store.directory.iterdir() if "user-" not in path.name] == []
+
+
+@pytest.mark.parametrize("before", [0, 5000])
+@pytest.mark.parametrize("after", [0, 5000])
+def test_a_request_id_used_again_has_the_newer_context(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    store = ContextStore(tmp_path / "streams")
+    store.put_under(7, [StreamContext(1, echo="a" * before)])
+    newer = StreamContext(2, echo="b" * after)
+    store.put_under(7, [newer])
+    assert len(store) == 1
+    assert store.take(7) == newer
 
 
 LONG = "héllo 世界 — that is all, folks"
@@ -400,7 +428,11 @@ def test_contexts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for number in range(10):
         keys.append(contexts.put(StreamContext(number)))
         # The clock of files ticks every few milliseconds only.
-        os.utime(contexts.directory / f"{keys[-1]}.0", (number, time.time() - 60 + number))
+        os.utime(
+            contexts.directory / f"{keys[-1]}.0",
+            (number, time.time() - 60 + number),
+            follow_symlinks=False,
+        )
         contexts.sweep()
     assert len(contexts) == 3
     assert [contexts.take(key) is not None for key in keys] == [False] * 7 + [True] * 3

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Room -> level; a room imports from lower levels, or from its own package folder.
 LEVELS = {
-    "": 0, "errors": 0, "drain": 0,
+    "": 0, "errors": 0, "drain": 0, "smalltexts": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
     "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "layouts": 3, "wiring": 4,
     "skeleton": 4, "cpp": 5, "catalogue": 7, "adopt": 9, "cli_generate": 10, "cli_repository": 10,
