@@ -1,7 +1,8 @@
-"""Short texts by name on tmpfs, each there whole or not at all.
+"""Short texts by name on tmpfs.
 
-A text is the target of a symbolic link that leads nowhere: one system call to write it, one to read
-it, and no page of memory. One too long for a link is a file.
+A text is the target of a symbolic link that leads nowhere: one system call to write it, whole or
+not at all, one to read it, and no page of memory below 128 characters. One too long for a link is a
+file, which is not to be read before `write_new` returns.
 """
 
 from __future__ import annotations
@@ -30,18 +31,16 @@ def write_new(path: str, text: str) -> None:
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        data = text.encode()
-        while data:
-            data = data[os.write(descriptor, data) :]
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
     except OSError:
         Path(path).unlink(missing_ok=True)
         raise
-    finally:
-        os.close(descriptor)
 
 
 def read(path: str) -> str:
-    """
+    """What is at *path*; bytes that nobody here wrote are surrogates, in a link and in a file.
+
     Raises:
         FileNotFoundError: there is none.
     """
@@ -50,4 +49,4 @@ def read(path: str) -> str:
     except FileNotFoundError:
         raise
     except OSError:  # a file
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")

@@ -212,27 +212,25 @@ class ContextStore:
         """Store *context* under a new key."""
         while True:
             key = self.mint()
-            if self._write(key, 0, context, new=True):
+            if self._write(key, 0, context):
                 return key
 
     def put_under(self, key: int, contexts: Sequence[StreamContext]) -> None:
         """Store the contexts of a request's rows under a key that came from elsewhere."""
         for row, context in enumerate(contexts):
-            self._write(key, row, context, new=False)
+            while not self._write(key, row, context):
+                self.discard(key, row)  # a client used its id again
 
-    def _write(self, key: int, row: int, context: StreamContext, *, new: bool) -> bool:
-        """False if *new* and there is one already."""
+    def _write(self, key: int, row: int, context: StreamContext) -> bool:
+        """False if there is one already."""
         path = self._path(key, row)
         try:
             smalltexts.write_new(path, json.dumps(_VALUES(context)))
         except FileExistsError:
-            if new:
-                return False
-            Path(path).unlink(missing_ok=True)
-            return self._write(key, row, context, new=new)
+            return False
         except FileNotFoundError:  # somebody emptied /dev/shm
             self._make()
-            return self._write(key, row, context, new=new)
+            return self._write(key, row, context)
         return True
 
     def has(self, key: int, row: int = 0) -> bool:
@@ -258,9 +256,9 @@ class ContextStore:
             logger.error("the context of stream %d cannot be read: %r", key, data[:80])
             return None
 
-    def discard(self, key: int) -> None:
+    def discard(self, key: int, row: int = 0) -> None:
         """Remove the context of a stream that will not reach postprocessing."""
-        Path(self._path(key)).unlink(missing_ok=True)
+        Path(self._path(key, row)).unlink(missing_ok=True)
 
     def touch(self, key: int, row: int = 0) -> None:
         """The stream goes on. To be called every few seconds, not per token."""

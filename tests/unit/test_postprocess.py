@@ -144,6 +144,9 @@ def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
     contexts = ContextStore(folder, max_age_s=0.2)
     key = contexts.put(StreamContext(1, stop_strings=("é",), end_ids=(1, 2)))
     assert folder.stat().st_mode & 0o777 == 0o700
+    long = contexts.put(StreamContext(1, echo="x" * LINK_BYTES))
+    assert (folder / f"{long}.0").stat().st_mode & 0o777 == 0o600, "a link has no mode, a file has"
+    contexts.discard(long)
     assert contexts.take(key) == StreamContext(1, stop_strings=("é",), end_ids=(1, 2))
     contexts.put(StreamContext(1))
     contexts.sweep()
@@ -170,6 +173,21 @@ def test_a_context_of_any_size_is_taken_as_it_was_put(tmp_path: Path) -> None:
         store.touch(key)
         store.release(key)
     assert [path.name for path in store.directory.iterdir() if "user-" not in path.name] == []
+
+
+@pytest.mark.parametrize("form", ["link", "file"])
+@pytest.mark.parametrize("found", [b"[", b"[]", b"\xff", b"1"])
+def test_a_context_that_cannot_be_read_is_none(
+    tmp_path: Path, form: str, found: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ContextStore(tmp_path / "streams")
+    path = store.directory / "7.0"
+    if form == "link":
+        path.symlink_to(os.fsdecode(found))
+    else:
+        path.write_bytes(found)
+    assert store.take(7) is None
+    assert "the context of stream 7 cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize("before", [0, 5000])
