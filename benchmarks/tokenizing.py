@@ -31,7 +31,9 @@ from pathlib import Path
 import click
 from streaming import ROOT, Server, build, served
 
-from trt_tokenizers.drain import WAITING, stream_folder
+from trt_tokenizers.drain import stream_folder
+from trt_tokenizers.slots import Slots
+from trt_tokenizers.smalltexts import SmallTexts
 
 WORDS = (50, 1000, 8000)
 AT_ONCE = (1, 16)
@@ -136,10 +138,10 @@ def turn(port: int, model: str, words: int, at_once: int, seconds: float) -> flo
 
 
 def forget_contexts(server: Server) -> None:
-    """What no postprocessing takes here; where thousands lie, looking through them costs."""
+    """What no postprocessing takes here; where thousands lie, looking for a free slot costs."""
     for pid in server.processes:
-        for path in stream_folder(pid).glob(WAITING):
-            path.unlink(missing_ok=True)
+        Slots(stream_folder(pid)).sweep(0)
+        SmallTexts(stream_folder(pid)).sweep(0)
 
 
 def waits(port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:

@@ -18,6 +18,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from trt_tokenizers import logs
+from trt_tokenizers.contexts import ContextStore
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.serving import Server, ServingSettings
@@ -38,7 +39,6 @@ from trt_tokenizers.settings import MODEL_DIRECTORY, parse
 from trt_tokenizers.stopline import STOP_REQUEST, StopListener, StopSender
 from trt_tokenizers.streams import (
     Carrier,
-    ContextStore,
     FinishReason,
     key_of_request_id,
     sequence_key,

@@ -11,16 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from pathlib import Path
+
+from trt_tokenizers import slots, smalltexts
 
 #: Shared memory, where Triton and its Python models meet.
 SHM = Path("/dev/shm")
 #: The mark.
 MARK = "draining"
-#: File names in the stream folder: a context that waits, and one whose stream runs.
-WAITING = "*.[0-9]*"
-RUNNING = "open-*"
 #: Seconds after which a running stream that says nothing is not waited for: many engines do not
 #: tell which response is their last, so it may have ended.
 SILENT_S = 10.0
@@ -83,11 +81,8 @@ class Drain:
         return self._quiet_since is not None and now - self._quiet_since >= _QUIET_S
 
     def _any_request(self) -> bool:
-        if any(self._folder.glob(WAITING)):
-            return True
-        oldest = time.time() - SILENT_S
-        for stream in self._folder.glob(RUNNING):
-            with contextlib.suppress(FileNotFoundError):  # ended meanwhile
-                if stream.lstat().st_mtime >= oldest:
-                    return True
-        return False
+        return any(
+            waits or silent_s <= SILENT_S
+            for kept in (slots, smalltexts)
+            for waits, silent_s in kept.found(self._folder)
+        )

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_tokenizers.contexts import ContextStore, StreamContext
 from trt_tokenizers.metrics import Metrics
 from trt_tokenizers.sequences import BeamSequences, TextSequence, TextStep
 from trt_tokenizers.settings import setting
-from trt_tokenizers.streams import ASK_S, ContextStore, FinishReason, StreamContext
+from trt_tokenizers.streams import ASK_S, FinishReason
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
 
@@ -212,7 +213,7 @@ class Postprocessor:
 
     def _open(self, place: Place, step: EngineStep, now: float) -> TextSequence | BeamSequences:
         """A stream met for the first time; room is made for it, oldest first."""
-        self._contexts.sweep()
+        self._contexts.sweep(now)
         while self._ended:
             oldest_end = next(iter(self._ended.values()))
             if len(self._ended) <= _ENDED and now - oldest_end.heard_at < _ENDED_S:

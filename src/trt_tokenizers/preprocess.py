@@ -5,28 +5,26 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from trt_tokenizers.contexts import ContextStore, StreamContext
 from trt_tokenizers.errors import SettingsError, StoppingError
 from trt_tokenizers.inputs import OptionalInputs
 from trt_tokenizers.limits import check_length
 from trt_tokenizers.prompts import Prompt, PromptMaker, PromptSettings
 from trt_tokenizers.settings import setting
-from trt_tokenizers.streams import Carrier, ContextStore, StreamContext, key_of_request_id
+from trt_tokenizers.streams import Carrier, key_of_request_id
 from trt_tokenizers.textrequest import TextRequest, at_row, text_of
 from trt_tokenizers.tokenizers.base import Tokenizer
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
 from trt_tokenizers.words import TokenIds, embedding_bias, to_array, tokenizations
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ class EngineRequest:
     sequence_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     ids: list[int]
     max_tokens: int
     end_id: int
@@ -148,30 +145,37 @@ class Preprocessor:
             An error in the place of a request comes back as it is.
         """
         arrived = time.monotonic()
-        if self._contexts.draining:
+        if self._contexts.draining(arrived):
             stopping = StoppingError(
                 "the server is stopping and takes no new requests; ask again later"
             )
             return [stopping] * len(requests)
-        self._contexts.sweep()
-        prompts = [
-            request
-            if isinstance(request, Exception)
-            else _caught(partial(self._prompts.make, request))
-            for request in requests
-        ]
-        texts = [prompt for its in prompts if not isinstance(its, Exception) for prompt in its]
-        encoded = iter(self._prompts.encode(texts))
+        self._contexts.sweep(arrived)
+        prompts = [self._prompts_of(request) for request in requests]
+        ids = self._prompts.encode(
+            [prompt for its in prompts if not isinstance(its, Exception) for prompt in its]
+        )
         made: list[EngineRequest | Exception] = []
+        first = 0
         for request, its in zip(requests, prompts, strict=True):
-            if isinstance(request, Exception):
-                made.append(request)
-            elif isinstance(its, Exception):
-                made.append(its)
-            else:
-                ids = [next(encoded) for _ in its]
-                made.append(_caught(partial(self._made, request, its, ids, arrived)))
+            if isinstance(request, Exception) or isinstance(its, Exception):
+                made.append(its)  # type: ignore[arg-type]
+                continue
+            after = first + len(its)
+            try:
+                made.append(self._made(request, its, ids[first:after], arrived))
+            except Exception as error:
+                made.append(error)
+            first = after
         return made
+
+    def _prompts_of(self, request: TextRequest | Exception) -> list[Prompt] | Exception:
+        if isinstance(request, Exception):
+            return request
+        try:
+            return self._prompts.make(request)
+        except Exception as error:
+            return error
 
     def _made(
         self,
@@ -184,11 +188,9 @@ class Preprocessor:
             self._row(request, at, its, prompt.continues, arrived)
             for at, (prompt, its) in enumerate(zip(prompts, ids, strict=True))
         ]
-        longest = max(len(row.ids) for row in rows)
-        input_ids = np.empty((len(rows), longest), dtype=np.int32)
-        for at, row in enumerate(rows):
-            input_ids[at, : len(row.ids)] = row.ids
-            input_ids[at, len(row.ids) :] = row.pad_id
+        longest = max(map(len, ids))
+        padded = [row.ids + [row.pad_id] * (longest - len(row.ids)) for row in rows]
+        input_ids = np.array(padded, dtype=np.int32)
         made = EngineRequest(
             {
                 "INPUT_ID": input_ids,
@@ -221,8 +223,7 @@ class Preprocessor:
             keys = [[self._contexts.put(context)] for context in contexts]
             made.arrays["STREAM_KEY"] = np.array(keys, dtype=np.int64)
         elif self._carrier is Carrier.SEQUENCE_ID:
-            made.sequence_id = self._contexts.mint()
-            self._contexts.put_under(made.sequence_id, contexts)
+            made.sequence_id = self._contexts.put(*contexts)
         elif (key := key_of_request_id(request.request_id)) is not None:
             self._contexts.put_under(key, contexts)
         if self._carrier is not Carrier.TENSOR:
@@ -303,13 +304,6 @@ class Preprocessor:
         if self._settings.word_lists == "csv":
             words = [word for line in words for word in next(csv.reader([line]), [])]
         return tuple(word for word in words if word)
-
-
-def _caught(do: Callable[[], T]) -> T | Exception:
-    try:
-        return do()
-    except Exception as error:
-        return error
 
 
 def _column(values: Sequence[int]) -> npt.NDArray[np.int32]:

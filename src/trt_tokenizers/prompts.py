@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
 from trt_tokenizers.settings import setting
@@ -14,7 +15,7 @@ from trt_tokenizers.templates.messages import (
     parse_tools,
 )
 from trt_tokenizers.templates.render import ChatTemplate, load
-from trt_tokenizers.textrequest import TextRequest, at_row, check_parameters, text_of
+from trt_tokenizers.textrequest import TextRequest, check_parameters, text_at
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
 
@@ -44,8 +45,7 @@ class PromptSettings(TokenizerSettings):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A row's prompt before it is encoded.
 
     Attributes:
@@ -89,10 +89,10 @@ class PromptMaker:
         return [self._one(request, at) for at in range(request.rows)]
 
     def _one(self, request: TextRequest, at: int) -> Prompt:
-        text = text_of(at_row(request.text_input, at, b""), "text_input")
-        messages = text_of(at_row(request.messages, at, b""), "messages")
-        tools = text_of(at_row(request.tools, at, b""), "tools")
-        arguments = text_of(at_row(request.chat_template_kwargs, at, b""), "chat_template_kwargs")
+        text = text_at(request.text_input, at, "text_input")
+        messages = text_at(request.messages, at, "messages")
+        tools = text_at(request.tools, at, "tools")
+        arguments = text_at(request.chat_template_kwargs, at, "chat_template_kwargs")
         if text and messages:
             raise RequestError("text_input and messages are both given; send one of them")
         if messages:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trt_tokenizers.contexts import StreamContext
 from trt_tokenizers.detokenize import StopStrings
-from trt_tokenizers.streams import FinishReason, StreamContext
+from trt_tokenizers.streams import FinishReason
 from trt_tokenizers.tokenizers.base import Tokenizer
 
 

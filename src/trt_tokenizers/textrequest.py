@@ -62,7 +62,7 @@ _COLUMNS = {
     "SKIP_SPECIAL_TOKENS": "skip_special_tokens",
     "INCLUDE_STOP_STR_IN_OUTPUT": "include_stop_str_in_output",
     "STREAM": "stream",
-    "MIN_LENGTH": "min_tokens",  # the older name; the newer one wins
+    "MIN_LENGTH": "min_tokens",  # the older name
     "MIN_TOKENS": "min_tokens",
     "DECODER_QUERY": "decoder_text_input",
     "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
@@ -88,14 +88,15 @@ def from_tensors(
     Raises:
         RequestError: an input has several values where one is wanted.
     """
-    fields: dict[str, Any] = {
-        field_: scalars(inputs, name) for name, field_ in _COLUMNS.items() if name in inputs
-    }
-    for name, field_ in _LISTS.items():
-        if name in inputs:
-            fields[field_] = inputs[name].reshape(len(inputs[name]), -1).tolist()
-    rows = len(next(iter(inputs.values())))
-    return TextRequest(rows=rows, request_id=request_id, parameters=parameters, **fields)
+    made = TextRequest(len(next(iter(inputs.values()))))
+    made.request_id, made.parameters = request_id, parameters
+    for name, array in inputs.items():
+        if (column := _COLUMNS.get(name)) is not None:
+            if name != "MIN_LENGTH" or "MIN_TOKENS" not in inputs:
+                setattr(made, column, _one_per_row(array, name))
+        elif (lists := _LISTS.get(name)) is not None:
+            setattr(made, lists, array.reshape(len(array), -1).tolist())
+    return made
 
 
 def scalars(inputs: Mapping[str, npt.NDArray[Any]], name: str) -> list[Any] | None:
@@ -104,8 +105,11 @@ def scalars(inputs: Mapping[str, npt.NDArray[Any]], name: str) -> list[Any] | No
     Raises:
         RequestError: it has several in a row.
     """
-    if (array := inputs.get(name)) is None:
-        return None
+    array = inputs.get(name)
+    return None if array is None else _one_per_row(array, name)
+
+
+def _one_per_row(array: npt.NDArray[Any], name: str) -> list[Any]:
     if array.size != len(array):
         raise RequestError(f"{name} has the shape {list(array.shape)}; send one value per row")
     values: list[Any] = array.ravel().tolist()
@@ -138,6 +142,15 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 def at_row(values: Sequence[Any] | None, at: int, default: Any) -> Any:
     """The value of row *at*, or *default* where the client sent none."""
     return default if values is None else values[at]
+
+
+def text_at(values: Sequence[bytes] | None, at: int, name: str) -> str:
+    """The text of row *at*, empty where the client sent none.
+
+    Raises:
+        RequestError: it is not UTF-8; *name* is the input to blame.
+    """
+    return "" if values is None else text_of(values[at], name)
 
 
 def text_of(value: bytes, name: str) -> str:

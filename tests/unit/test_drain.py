@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from trt_tokenizers.contexts import LOOK_S, ContextStore, StreamContext
 from trt_tokenizers.drain import SILENT_S, Drain, stream_folder
 from trt_tokenizers.errors import StoppingError
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
-from trt_tokenizers.streams import ContextStore, StreamContext
 
 
 @pytest.fixture
@@ -55,19 +55,31 @@ def test_a_server_without_streams_of_ours_is_asked_at_once(tmp_path: Path) -> No
     assert Drain(tmp_path / "trt-tokenizers-1-2", 100.0, 20.0).done(100.0)
 
 
-def test_a_stream_that_has_fallen_silent_is_not_waited_for(store: ContextStore) -> None:
+@pytest.mark.parametrize("echo", ["", "kept by name " * 100])
+def test_a_stream_that_has_fallen_silent_is_not_waited_for(
+    store: ContextStore, monkeypatch: pytest.MonkeyPatch, echo: str
+) -> None:
     """Many engines do not tell which response was their last."""
-    key = store.put(StreamContext(1))
+    assert SILENT_S > 5
+    monkeypatch.setattr("trt_tokenizers.drain.SILENT_S", 0.3)
+    key = store.put(StreamContext(1, echo=echo))
     store.take(key)
-    old = time.time() - 2 * SILENT_S
-    os.utime(store.directory / f"open-{key}-0", (old, old), follow_symlinks=False)
+    time.sleep(0.35)
     drain = Drain(store.directory, 100.0, 20.0)
-    assert not drain.done(100.0)
+    assert not drain.done(100.0), "its last response may be on its way"
     store.touch(key)
     assert not drain.done(101.0), "it goes on"
-    os.utime(store.directory / f"open-{key}-0", (old, old), follow_symlinks=False)
+    time.sleep(0.35)
     assert not drain.done(102.0)
     assert drain.done(103.0)
+    store.touch(key)
+    assert not drain.done(104.0)
+    waiting = store.put(StreamContext(1, echo=echo))
+    time.sleep(0.35)
+    assert not drain.done(105.0), "what waits is waited for, however long"
+    store.discard(waiting)
+    assert not drain.done(106.0)
+    assert drain.done(107.0)
 
 
 def test_the_folder_is_of_one_process_and_not_of_its_number() -> None:
@@ -83,9 +95,9 @@ import os, subprocess, sys
 from pathlib import Path
 from trt_tokenizers import drain, guard
 drain.SHM = Path("/nowhere")
-model = "import os, time; from pathlib import Path; from trt_tokenizers import drain, streams; "
-model += "drain.SHM = Path('/nowhere'); store = streams.ContextStore(); "
-model += "store.put(streams.StreamContext(1)); print(store.directory, flush=True); time.sleep(60)"
+model = "import os, time; from pathlib import Path; from trt_tokenizers import drain, contexts; "
+model += "drain.SHM = Path('/nowhere'); store = contexts.ContextStore(); "
+model += "store.put(contexts.StreamContext(1)); print(store.directory, flush=True); time.sleep(60)"
 server = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 command = [sys.executable, "-c", server, model]
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -112,6 +124,7 @@ def test_new_requests_are_refused(store: ContextStore, bpe_dir: Path) -> None:
     request = TextRequest(text_input=[b"a"])
     preprocessor.process(request)
     Drain(store.directory, 100.0, 20.0)
+    time.sleep(LOOK_S)
     with pytest.raises(StoppingError, match="takes no new requests"):
         preprocessor.process(request)
     assert len(store) == 1

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trt_tokenizers.contexts import ContextStore
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.inputs import OptionalInputs, as_declared
 from trt_tokenizers.postprocess import EngineStep, PostprocessingSettings, Postprocessor
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor
-from trt_tokenizers.streams import ContextStore, key_of_request_id
+from trt_tokenizers.streams import key_of_request_id
 from trt_tokenizers.textrequest import TextRequest, scalars
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create

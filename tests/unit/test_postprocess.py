@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.contexts import ContextStore, StreamContext
 from trt_tokenizers.postprocess import EngineStep, PostprocessingSettings, Postprocessor
 from trt_tokenizers.sequences import TextStep
 from trt_tokenizers.settings import parse
-from trt_tokenizers.smalltexts import LINK_BYTES
-from trt_tokenizers.streams import ContextStore, FinishReason, StreamContext
+from trt_tokenizers.streams import FinishReason
 
 
 @pytest.fixture
@@ -137,70 +134,6 @@ def test_without_a_key_no_space_is_lost(
     ids = post.tokenizer.encode(text, add_special_tokens=False)
     assert run(post, None, ids)[0] == f" {text}", "the dummy space of the beginning stays as well"
     assert sum("carry no stream key" in r.message for r in caplog.records) == 1
-
-
-def test_contexts_are_private_swept_and_gone(tmp_path: Path) -> None:
-    folder = tmp_path / "streams"
-    contexts = ContextStore(folder, max_age_s=0.2)
-    key = contexts.put(StreamContext(1, stop_strings=("é",), end_ids=(1, 2)))
-    assert folder.stat().st_mode & 0o777 == 0o700
-    long = contexts.put(StreamContext(1, echo="x" * LINK_BYTES))
-    assert (folder / f"{long}.0").stat().st_mode & 0o777 == 0o600, "a link has no mode, a file has"
-    contexts.discard(long)
-    assert contexts.take(key) == StreamContext(1, stop_strings=("é",), end_ids=(1, 2))
-    contexts.put(StreamContext(1))
-    contexts.sweep()
-    assert len(contexts) == 1
-    time.sleep(0.25)
-    contexts.sweep()
-    assert len(contexts) == 0
-    contexts.discard(key)
-    contexts.close()
-    assert not folder.exists()
-    assert json.dumps(contexts.put(StreamContext(1))), "the folder comes back when it is needed"
-
-
-def test_a_context_of_any_size_is_taken_as_it_was_put(tmp_path: Path) -> None:
-    """Most fit into a link; the prompt that is to stand before the answer may not."""
-    store = ContextStore(tmp_path / "streams")
-    # Whatever JSON adds, one of these is the first that is too long for a link.
-    for length in (0, 1, *range(LINK_BYTES - 120, LINK_BYTES + 2), 1 << 20):
-        context = StreamContext(1, echo="x" * length)
-        key = store.put(context)
-        assert store.has(key)
-        assert store.take(key) == context
-        assert store.take(key) is None, "once"
-        store.touch(key)
-        store.release(key)
-    assert [path.name for path in store.directory.iterdir() if "user-" not in path.name] == []
-
-
-@pytest.mark.parametrize("form", ["link", "file"])
-@pytest.mark.parametrize("found", [b"[", b"[]", b"\xff", b"1"])
-def test_a_context_that_cannot_be_read_is_none(
-    tmp_path: Path, form: str, found: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = ContextStore(tmp_path / "streams")
-    path = store.directory / "7.0"
-    if form == "link":
-        path.symlink_to(os.fsdecode(found))
-    else:
-        path.write_bytes(found)
-    assert store.take(7) is None
-    assert "the context of stream 7 cannot be read" in caplog.text
-
-
-@pytest.mark.parametrize("before", [0, 5000])
-@pytest.mark.parametrize("after", [0, 5000])
-def test_a_request_id_used_again_has_the_newer_context(
-    tmp_path: Path, before: int, after: int
-) -> None:
-    store = ContextStore(tmp_path / "streams")
-    store.put_under(7, [StreamContext(1, echo="a" * before)])
-    newer = StreamContext(2, echo="b" * after)
-    store.put_under(7, [newer])
-    assert len(store) == 1
-    assert store.take(7) == newer
 
 
 LONG = "héllo 世界 — that is all, folks"
@@ -352,25 +285,6 @@ def test_a_stream_whose_client_is_gone_ends(bpe_dir: Path, contexts: ContextStor
     assert post._ended == {}
 
 
-def test_the_last_model_to_leave_removes_the_folder(tmp_path: Path) -> None:
-    first, second = ContextStore(tmp_path / "s"), ContextStore(tmp_path / "s")
-    key = first.put(StreamContext(1))
-    first.close()
-    assert second.take(key) is not None, "reloading a model must not wipe the streams of others"
-    second.close()
-    assert not (tmp_path / "s").exists()
-
-
-def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir(mode=0o777)
-    (tmp_path / "s").chmod(0o777)
-    with pytest.raises(SettingsError, match="open to others; remove it"):
-        ContextStore(tmp_path / "s")
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(SettingsError):
-        ContextStore(tmp_path / "link")
-
-
 def test_a_broken_context_is_none_and_gone(tmp_path: Path) -> None:
     contexts = ContextStore(tmp_path / "s")
     (tmp_path / "s" / "7.0").write_text("{")
@@ -436,21 +350,3 @@ def test_a_stop_word_that_is_a_special_token_ends_the_text(
     key = contexts.put(StreamContext(1, stop_strings=("<|im_start|>",), stop_ids=((1,),)))
     ids = [*post.tokenizer.encode("hi there"), 1, *post.tokenizer.encode("no more")]
     assert run(post, key, ids, size)[:2] == ("hi there", "stop")
-
-
-def test_contexts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_tokenizers.streams._MOST", 3)
-    monkeypatch.setattr("trt_tokenizers.streams._MANY", 5)
-    contexts = ContextStore(tmp_path / "s")
-    keys = []
-    for number in range(10):
-        keys.append(contexts.put(StreamContext(number)))
-        # The clock of files ticks every few milliseconds only.
-        os.utime(
-            contexts.directory / f"{keys[-1]}.0",
-            (number, time.time() - 60 + number),
-            follow_symlinks=False,
-        )
-        contexts.sweep()
-    assert len(contexts) == 3
-    assert [contexts.take(key) is not None for key in keys] == [False] * 7 + [True] * 3

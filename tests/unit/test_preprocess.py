@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trt_tokenizers.contexts import ContextStore
 from trt_tokenizers.errors import RequestError, SettingsError
 from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
 from trt_tokenizers.settings import parse
-from trt_tokenizers.streams import ContextStore, key_of_request_id
+from trt_tokenizers.streams import key_of_request_id
 from trt_tokenizers.words import from_array, to_array, tokenizations
 
 

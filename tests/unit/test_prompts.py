@@ -10,10 +10,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from texts import HARD_TEXTS
+from trt_tokenizers.contexts import ContextStore
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.settings import parse
-from trt_tokenizers.streams import ContextStore, key_of_request_id
+from trt_tokenizers.streams import key_of_request_id
 from trt_tokenizers.textrequest import TextRequest, from_tensors
 from trt_tokenizers.words import embedding_bias
 

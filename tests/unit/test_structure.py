@@ -13,12 +13,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Room -> level; a room imports from lower levels, or from its own package folder.
 LEVELS = {
-    "": 0, "errors": 0, "drain": 0, "smalltexts": 0,
+    "slots": -1, "smalltexts": -1,
+    "": 0, "errors": 0, "drain": 0,
     "settings": 1, "stopline": 1, "metrics": 1, "logs": 1, "ranks": 1, "process": 1,
     "pbtxt": 2, "upstream": 2, "replacing": 2, "fill": 3, "layouts": 3, "wiring": 4,
     "skeleton": 4, "cpp": 5, "catalogue": 7, "adopt": 9, "cli_generate": 10, "cli_repository": 10,
     "model_sizes": 2, "memory": 3, "memory_picture": 4, "cli_plan": 10,
-    "plugins": 2, "limits": 2, "streams": 2, "detokenize": 2,
+    "plugins": 2, "limits": 2, "streams": 2, "contexts": 2, "detokenize": 2,
     "tokenizers": 3, "templates": 3,
     "words": 4, "sequences": 4, "textrequest": 4,
     "prompts": 5, "inputs": 5, "postprocess": 5, "engines": 5,
@@ -38,7 +39,8 @@ LEVELS = {
 }  # fmt: skip
 OPERATOR = {
     "server", "watch", "guard", "httpqueues", "lifecycle", "client", "launch", "supervise",
-    "drain", "agent", "protocol", "mpi", "preflight", "lock", "announce", "readiness",
+    "drain", "slots", "smalltexts", "agent", "protocol", "mpi", "preflight", "lock", "announce",
+    "readiness",
 }  # fmt: skip
 
 

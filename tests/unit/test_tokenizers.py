@@ -239,7 +239,7 @@ def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> No
         "import sys\n"
         "from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor\n"
         "from trt_tokenizers.postprocess import PostprocessingSettings, Postprocessor\n"
-        "from trt_tokenizers.streams import ContextStore\n"
+        "from trt_tokenizers.contexts import ContextStore\n"
         "from pathlib import Path\n"
         f"contexts = ContextStore(Path({str(tmp_path)!r}))\n"
         f"Preprocessor(PreprocessingSettings({str(bpe_dir)!r}), contexts)\n"

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.streams import KEY_BITS, MAX_SEQUENCES, pack, sequence_key
+from trt_tokenizers.slots import KEY_BITS
+from trt_tokenizers.streams import MAX_SEQUENCES, pack, sequence_key
 from trt_tokenizers.words import from_array
 
 Array = npt.NDArray[Any]
