@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -263,18 +264,63 @@ def test_llama3_takes_one_call_at_a_time_and_a_user_message_first() -> None:
         render("llama3", [{"role": "system", "content": "s"}], tools=[TOOL])
 
 
+def test_deepseek_calls() -> None:
+    """As in deepseek-ai/DeepSeek-V3-0324 and R1-0528, tokenizer_config.json; on these the templates
+    in vllm-project/vllm, examples/tool_chat_template_deepseekv3.jinja and …r1.jinja, are built."""
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Łódź"}}}
+    as_text = {"type": "function", "function": {"name": "time", "arguments": "{}"}}
+    messages = [
+        *talk("Hi", system="s"),
+        {"role": "assistant", "content": "<think>hm</think>I look.", "tool_calls": [call, as_text]},
+        {"role": "tool", "content": "sun"},
+        {"role": "tool", "content": "noon"},
+        {"role": "assistant", "content": None, "tool_calls": [as_text]},
+        {"role": "tool", "content": "one"},
+    ]
+    prompt = (
+        "<｜begin▁of▁sentence｜>s<｜User｜>Hi<｜Assistant｜>I look.<｜tool▁calls▁begin｜>"
+        '<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{"city": "Łódź"}\n```'
+        "<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>time\n```json\n{}\n```"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜><｜tool▁outputs▁begin｜>"
+        "<｜tool▁output▁begin｜>sun<｜tool▁output▁end｜>\n<｜tool▁output▁begin｜>noon"
+        "<｜tool▁output▁end｜><｜tool▁outputs▁end｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function"
+        "<｜tool▁sep｜>time\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        "<｜end▁of▁sentence｜><｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>one<｜tool▁output▁end｜>"
+        "<｜tool▁outputs▁end｜>"
+    )
+    assert render("deepseek", messages) == prompt, "the model goes on without <｜Assistant｜>"
+    answered = [*messages, {"role": "assistant", "content": "It is one."}, *talk("Bye")]
+    assert render("deepseek", answered) == (
+        f"{prompt}It is one.<｜end▁of▁sentence｜><｜User｜>Bye<｜Assistant｜>"
+    )
+
+
+@pytest.mark.parametrize(("name", "tools"), [("deepseek", None)])
+def test_an_answer_to_no_call_is_refused(name: str, tools: object) -> None:
+    answer = {"role": "tool", "content": "sun"}
+    for messages in ([answer], [*talk("Hi"), answer], [*talk("Hi", "Hello"), answer]):
+        with pytest.raises(RequestError, match=f"'{name}' refuses .* must follow a tool call"):
+            render(name, messages, tools=tools)
+
+
 WITH_TOOLS = {"granite", "llama3", "mistral-v3", "mistral-v3-tekken", "mistral-v7",
               "mistral-v7-tekken", "qwen"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted({*named_templates()} - WITH_TOOLS))
-def test_tools_where_there_is_no_form_for_them_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "taking", "given"),
+    [("tools", WITH_TOOLS, {"messages": talk("Hi"), "tools": [TOOL]}),
+     ("tool_calls", WITH_TOOLS | {"deepseek"}, {"messages": called({})})],
+)  # fmt: skip
+def test_tools_where_there_is_no_form_for_them_are_refused(
+    what: str, taking: set[str], given: dict[str, Any]
+) -> None:
     """Nor are they dropped without a word; the refusal names the templates that take them."""
-    named = ", ".join(sorted(WITH_TOOLS))
-    with pytest.raises(RequestError, match=rf"'{name}' has no form for tools; .*{named}, or auto"):
-        render(name, talk("Hi"), tools=[TOOL])
-    with pytest.raises(RequestError, match=f"'{name}' has no form for tool_calls; leave them out"):
-        render(name, called({}))
+    named = ", ".join(sorted(taking))
+    for name in {*named_templates()} - taking:
+        refusal = rf"'{name}' has no form for {what}; leave them out, .*: {named}, or auto"
+        with pytest.raises(RequestError, match=refusal):
+            render(name, **given)
 
 
 @pytest.mark.parametrize("name", sorted({*named_templates()} - {"chatml", "gpt-oss"}))

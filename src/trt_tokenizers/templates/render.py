@@ -152,7 +152,7 @@ class ChatTemplate:
                 raise RequestError(
                     f"template {self.name!r} has no form for {what}; leave them out, or set the "
                     "parameter 'template' of the model preprocessing to one that has: "
-                    f"{', '.join(_with_tools())}, or auto if the model's own has"
+                    f"{', '.join(_that_read(what))}, or auto if the model's own has"
                 )
         prompt = self._rendered(
             # transformers always passes documents, so that templates compare it with none.
@@ -213,8 +213,8 @@ def named_templates() -> list[str]:
 
 
 @functools.lru_cache
-def _with_tools() -> list[str]:
-    return [name for name in named_templates() if _named(name).reads]
+def _that_read(what: str) -> list[str]:
+    return [name for name in named_templates() if what in _named(name).reads]
 
 
 def _named(name: str) -> ChatTemplate:
