@@ -45,6 +45,14 @@ def _tojson(
     )
 
 
+def _fromjson(value: Any) -> Any:
+    # OpenAI's clients send a call's arguments as text; some forms lay them out anew.
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _Refused(f"the arguments of a tool call are not JSON: {error}") from None
+
+
 _HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 _MAX_SOURCE = 1 << 16  # characters of a template
 
@@ -74,7 +82,9 @@ class ChatTemplate:
             TemplateError: *source* is not valid Jinja; names template and line.
         """
         self.name = name
-        self._environment = TemplateEnvironment(_HELPERS, {"tojson": _tojson})
+        self._environment = TemplateEnvironment(
+            _HELPERS, {"tojson": _tojson, "fromjson": _fromjson}
+        )
         self._environment.globals.update(defaults)
         self._lock = threading.Lock()
         if len(source) > _MAX_SOURCE:
