@@ -103,6 +103,29 @@ def test_tools(name: str, file: str, arguments: dict[str, Any], generation: bool
     assert ours(name, as_text, [TOOL]) == ours(name, asked, [TOOL])
 
 
+def test_deepseek_calls() -> None:
+    """V3's own for one call and answer, R1-Distill's for two of each: V3's joins answers otherwise,
+    R1-Distill's never ends a single call, and both lose count in later rounds.
+    tests/unit/test_template_forms.py has the form of V3-0324 and R1-0528, which mended that."""
+    one = called('{"city": "Łódź"}')
+    calls = one[1]["tool_calls"]
+    two = [one[0], {**one[1], "content": None, "tool_calls": calls * 2}, one[2], one[2]]
+    more = [{"role": "assistant", "content": "Sunny."}, *talk("And tomorrow?")]
+    for file, messages in (
+        ("deepseekv3", one),
+        ("deepseekv3", [one[0], {**one[1], "content": None}, one[2]]),
+        ("deepseekv3", [one[0], {**one[1], "content": "I look."}, *one[2:], more[0]]),
+        ("deepseekv3", [{"role": "system", "content": "Be terse."}, *one, *more]),
+        ("deepseek_r1_distill", two),
+        ("deepseek_r1_distill", [*two, *more]),
+    ):
+        for generation in (True, False):
+            expected = original(file, messages, None, DEEPSEEK, add_generation_prompt=generation)
+            got = ours("deepseek", messages, add_generation_prompt=generation)
+            assert got == expected.removesuffix("<think>\n"), messages
+    assert ours("deepseek", called({"city": "Łódź"})) == ours("deepseek", one)
+
+
 @pytest.mark.parametrize(
     ("name", "theirs", "begin"),
     [("vicuna", "vicuna_v1.1", ""), ("zephyr", "zephyr", ""), ("llama2", "llama-2", "<s>")],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -263,18 +264,194 @@ def test_llama3_takes_one_call_at_a_time_and_a_user_message_first() -> None:
         render("llama3", [{"role": "system", "content": "s"}], tools=[TOOL])
 
 
-WITH_TOOLS = {"granite", "llama3", "mistral-v3", "mistral-v3-tekken", "mistral-v7",
+def test_deepseek_calls() -> None:
+    """As in deepseek-ai/DeepSeek-V3-0324 and R1-0528, tokenizer_config.json; on these the templates
+    in vllm-project/vllm, examples/tool_chat_template_deepseekv3.jinja and …r1.jinja, are built."""
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Łódź"}}}
+    as_text = {"type": "function", "function": {"name": "time", "arguments": "{}"}}
+    messages = [
+        *talk("Hi", system="s"),
+        {"role": "assistant", "content": "<think>hm</think>I look.", "tool_calls": [call, as_text]},
+        {"role": "tool", "content": "sun"},
+        {"role": "tool", "content": "noon"},
+        {"role": "assistant", "content": None, "tool_calls": [as_text]},
+        {"role": "tool", "content": "one"},
+    ]
+    prompt = (
+        "<｜begin▁of▁sentence｜>s<｜User｜>Hi<｜Assistant｜>I look.<｜tool▁calls▁begin｜>"
+        '<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{"city": "Łódź"}\n```'
+        "<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>time\n```json\n{}\n```"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜><｜tool▁outputs▁begin｜>"
+        "<｜tool▁output▁begin｜>sun<｜tool▁output▁end｜>\n<｜tool▁output▁begin｜>noon"
+        "<｜tool▁output▁end｜><｜tool▁outputs▁end｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function"
+        "<｜tool▁sep｜>time\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        "<｜end▁of▁sentence｜><｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>one<｜tool▁output▁end｜>"
+        "<｜tool▁outputs▁end｜>"
+    )
+    assert render("deepseek", messages) == prompt, "the model goes on without <｜Assistant｜>"
+    answered = [*messages, {"role": "assistant", "content": "It is one."}, *talk("Bye")]
+    assert render("deepseek", answered) == (
+        f"{prompt}It is one.<｜end▁of▁sentence｜><｜User｜>Bye<｜Assistant｜>"
+    )
+
+
+COMMAND_R_TOOLS = [
+    {"type": "function", "function": {
+        "name": "internet_search",
+        "description": "Returns a list of relevant document snippets for a textual query retrieved "
+        "from the internet",
+        "parameters": {"type": "object", "required": ["query"], "properties": {
+            "query": {"type": "string", "description": "Query to search the internet with"}}}}},
+    {"type": "function", "function": {
+        "name": "directly_answer",
+        "description": "Calls a standard (un-augmented) AI chatbot to generate a response given the "
+        "conversation history",
+        "parameters": {"type": "object", "properties": {}}}},
+]  # fmt: skip
+COMMAND_R_HEAD = """<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|># Safety Preamble
+The instructions in this section override those in the task description and style guide sections. Don't answer questions that are harmful or immoral.
+
+# System Preamble
+## Basic Rules
+You are a powerful conversational AI trained by Cohere to help people. You are augmented by a number of tools, and your job is to use and consume the output of these tools to best help the user. You will see a conversation history between yourself and a user, ending with an utterance from the user. You will then see a specific instruction instructing you what kind of response to generate. When you answer the user's requests, you cite your sources in your answers, according to those instructions.
+
+# User Preamble
+## Task and Context
+You help people answer their questions and other requests interactively. You will be asked a very wide array of requests on all kinds of topics. You will be equipped with a wide range of search engines or similar tools to help you, which you use to research your answer. You should focus on serving the user's needs as best you can, which will be wide-ranging.
+
+## Style Guide
+Unless the user asks for a different style of answer, you should answer in full sentences, using proper grammar and spelling.
+
+## Available Tools
+Here is a list of tools that you have available to you:
+
+```python
+def internet_search(query: str) -> List[Dict]:
+    \"\"\"Returns a list of relevant document snippets for a textual query retrieved from the internet
+
+    Args:
+        query (str): Query to search the internet with
+    \"\"\"
+    pass
+```
+
+```python
+def directly_answer() -> List[Dict]:
+    \"\"\"Calls a standard (un-augmented) AI chatbot to generate a response given the conversation history
+    \"\"\"
+    pass
+```<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Whats the biggest penguin in the world?<|END_OF_TURN_TOKEN|>"""
+COMMAND_R_CALL = """<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>
+Action:
+```json
+[
+    {
+        "tool_name": "internet_search",
+        "parameters": {
+            "query": "biggest penguin species"
+        }
+    }
+]```
+<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|><results>
+Tool results go here!</results><|END_OF_TURN_TOKEN|>"""
+COMMAND_R_END = """<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Write 'Action:' followed by a json-formatted list of actions that you want to perform in order to produce a good response to the user's last input. You can use any of the supplied tools any number of times, but you should aim to execute the minimum number of necessary actions for the input. You should use the `directly-answer` tool if calling the other tools is unnecessary. The list of actions you want to call should be formatted as a list of json objects, for example:
+```json
+[
+    {
+        "tool_name": title of the tool in the specification,
+        "parameters": a dict of parameters to input into the tool as they are defined in the specs, or {} if it takes no parameters
+    }
+]```<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"""
+
+
+def penguins(arguments: object) -> Messages:
+    call = {"function": {"name": "internet_search", "arguments": arguments}}
+    return [
+        *talk("Whats the biggest penguin in the world?"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "Tool results go here!"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"query": "biggest penguin species"}, '{"query": "biggest penguin species"}']
+)
+def test_command_r_tools(arguments: object) -> None:
+    """What CohereForAI/c4ai-command-r-v01's own tool_use template makes of them, as recorded in
+    huggingface/huggingface.js, packages/jinja/test/e2e.test.js; without the call as in
+    huggingface/transformers, tests/models/cohere/test_tokenization_cohere.py."""
+    messages = penguins(arguments)
+    asked = render("command-r", messages[:1], tools=COMMAND_R_TOOLS)
+    assert asked == COMMAND_R_HEAD + COMMAND_R_END
+    prompt = render("command-r", messages, tools=COMMAND_R_TOOLS)
+    assert prompt == COMMAND_R_HEAD + COMMAND_R_CALL + COMMAND_R_END
+
+
+def test_command_r_tools_in_other_shapes() -> None:
+    """As in CohereForAI/c4ai-command-r-plus, tool_use, which ggerganov/llama.cpp carries in
+    models/templates; docs/templates.md says where they differ."""
+    properties = {
+        "count": {"type": "integer", "description": "How many"},
+        "share": {"type": ["number", "boolean"], "description": "A part"},
+        "names": {"type": "array", "items": {"type": "string"}, "description": "Whose"},
+        "any": {"anyOf": []},
+        "map": {"type": "object", "additionalProperties": {"type": "number"}},
+    }
+    tool = {"name": "f", "parameters": {"properties": properties, "required": ["count"]}}
+    messages = penguins({})
+    messages[1] |= {"content": " I look. ", "tool_calls": messages[1]["tool_calls"] * 2}
+    prompt = render("command-r", [{"role": "system", "content": " s "}, *messages],
+                    tools=[tool, {"name": "g"}])  # fmt: skip
+    assert "\n\n# User Preamble\n s \n\n## Available Tools\n" in prompt
+    assert (
+        "\n\n```python\ndef f(count: int, share: Optional[Union[float,bool]] = None, names: "
+        "Optional[List[str]] = None, any: Optional[Any] = None, map: Optional[Dict[str, float]] = "
+        'None) -> List[Dict]:\n    """\n\n    Args:\n        count (int): How many\n        share '
+        "(Optional[Union[float,bool]]): A part\n        names (Optional[List[str]]): Whose\n"
+        "        any (Optional[Any]): \n        map (Optional[Dict[str, float]]): \n    "
+        '"""\n    pass\n```\n\n```python\ndef g() -> List[Dict]:\n    """\n    """\n    pass\n```<'
+    ) in prompt
+    call = '    {\n        "tool_name": "internet_search",\n        "parameters": {}\n    }'
+    assert f"<|CHATBOT_TOKEN|>I look.\nAction:\n```json\n[\n{call},\n{call}\n]```\n<" in prompt
+
+
+def test_command_r_refuses_what_its_tools_do_not_take() -> None:
+    for messages, tools, why in (
+        (penguins({}), None, "only where tools are sent"),
+        (penguins("{"), COMMAND_R_TOOLS, "arguments of a tool call are not JSON"),
+        (talk("Hi"), [{"name": "f", "parameter_definitions": {}}], "as JSON schema"),
+        ([{"role": "developer", "content": "d"}], COMMAND_R_TOOLS, "the role developer"),
+    ):
+        with pytest.raises(RequestError, match=f"'command-r' refuses these messages: .*{why}"):
+            render("command-r", messages, tools=tools)
+
+
+@pytest.mark.parametrize(("name", "tools"), [("deepseek", None), ("command-r", COMMAND_R_TOOLS)])
+def test_an_answer_to_no_call_is_refused(name: str, tools: object) -> None:
+    answer = {"role": "tool", "content": "sun"}
+    for messages in ([answer], [*talk("Hi"), answer], [*talk("Hi", "Hello"), answer]):
+        with pytest.raises(RequestError, match=f"'{name}' refuses .* must follow a tool call"):
+            render(name, messages, tools=tools)
+
+
+WITH_TOOLS = {"command-r", "granite", "llama3", "mistral-v3", "mistral-v3-tekken", "mistral-v7",
               "mistral-v7-tekken", "qwen"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted({*named_templates()} - WITH_TOOLS))
-def test_tools_where_there_is_no_form_for_them_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "taking", "given"),
+    [("tools", WITH_TOOLS, {"messages": talk("Hi"), "tools": [TOOL]}),
+     ("tool_calls", WITH_TOOLS | {"deepseek"}, {"messages": called({})})],
+)  # fmt: skip
+def test_tools_where_there_is_no_form_for_them_are_refused(
+    what: str, taking: set[str], given: dict[str, Any]
+) -> None:
     """Nor are they dropped without a word; the refusal names the templates that take them."""
-    named = ", ".join(sorted(WITH_TOOLS))
-    with pytest.raises(RequestError, match=rf"'{name}' has no form for tools; .*{named}, or auto"):
-        render(name, talk("Hi"), tools=[TOOL])
-    with pytest.raises(RequestError, match=f"'{name}' has no form for tool_calls; leave them out"):
-        render(name, called({}))
+    named = ", ".join(sorted(taking))
+    for name in {*named_templates()} - taking:
+        refusal = rf"'{name}' has no form for {what}; leave them out, .*: {named}, or auto"
+        with pytest.raises(RequestError, match=refusal):
+            render(name, **given)
 
 
 @pytest.mark.parametrize("name", sorted({*named_templates()} - {"chatml", "gpt-oss"}))

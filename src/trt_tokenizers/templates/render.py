@@ -45,6 +45,14 @@ def _tojson(
     )
 
 
+def _fromjson(value: Any) -> Any:
+    # OpenAI's clients send a call's arguments as text; some forms lay them out anew.
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _Refused(f"the arguments of a tool call are not JSON: {error}") from None
+
+
 _HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 _MAX_SOURCE = 1 << 16  # characters of a template
 
@@ -74,7 +82,9 @@ class ChatTemplate:
             TemplateError: *source* is not valid Jinja; names template and line.
         """
         self.name = name
-        self._environment = TemplateEnvironment(_HELPERS, {"tojson": _tojson})
+        self._environment = TemplateEnvironment(
+            _HELPERS, {"tojson": _tojson, "fromjson": _fromjson}
+        )
         self._environment.globals.update(defaults)
         self._lock = threading.Lock()
         if len(source) > _MAX_SOURCE:
@@ -152,7 +162,7 @@ class ChatTemplate:
                 raise RequestError(
                     f"template {self.name!r} has no form for {what}; leave them out, or set the "
                     "parameter 'template' of the model preprocessing to one that has: "
-                    f"{', '.join(_with_tools())}, or auto if the model's own has"
+                    f"{', '.join(_that_read(what))}, or auto if the model's own has"
                 )
         prompt = self._rendered(
             # transformers always passes documents, so that templates compare it with none.
@@ -213,8 +223,8 @@ def named_templates() -> list[str]:
 
 
 @functools.lru_cache
-def _with_tools() -> list[str]:
-    return [name for name in named_templates() if _named(name).reads]
+def _that_read(what: str) -> list[str]:
+    return [name for name in named_templates() if what in _named(name).reads]
 
 
 def _named(name: str) -> ChatTemplate:
