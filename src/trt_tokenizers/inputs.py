@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_tokenizers.limits import check_characters
 from trt_tokenizers.textrequest import TextRequest, text_of
 from trt_tokenizers.tokenizers.base import Tokenizer
 
@@ -36,11 +37,13 @@ def as_declared(
 class OptionalInputs:
     """Inputs that preprocessing turns into arrays for the engine only if a client sends them."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, most_characters: int) -> None:
         """
         Args:
             vocab_size: of the engine; 0: nobody knows.
+            most_characters: of a text.
         """
+        self._most_characters = most_characters
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
 
@@ -54,7 +57,7 @@ class OptionalInputs:
             REQUEST_DECODER_INPUT_LEN int32 [rows, 1]; OUT_PROMPT_TABLE_EXTRA_IDS uint64 [rows, n].
 
         Raises:
-            RequestError: a text is not UTF-8.
+            RequestError: a text is not UTF-8, or too long.
         """
         made: dict[str, Array] = {}
         if request.decoder_text_input is not None and any(request.decoder_text_input):
@@ -67,7 +70,11 @@ class OptionalInputs:
         return made
 
     def _decoder(self, texts: Sequence[bytes]) -> dict[str, Array]:
-        rows = [self._tokenizer.encode(text_of(text, "decoder_text_input")) for text in texts]
+        rows = []
+        for raw in texts:
+            text = text_of(raw, "decoder_text_input")
+            check_characters(len(text), self._most_characters, "decoder_text_input")
+            rows.append(self._tokenizer.encode(text))
         width = max(1, *map(len, rows))
         ids = np.full((len(rows), width), self._tokenizer.pad_id, dtype=np.int32)
         for at, row in enumerate(rows):

@@ -4,6 +4,33 @@ from __future__ import annotations
 
 from trt_tokenizers.errors import RequestError
 
+#: Characters that are served for each token of the longest sequence; no text of words has so many.
+_PER_TOKEN = 16
+#: The same where nobody knows the longest sequence, or longer prompts are cut.
+_CHARACTERS = 5_000_000
+
+
+def most_characters(wanted: int, max_seq_len: int) -> int:
+    """Characters of a prompt that are encoded at all: it takes about a second for a million.
+
+    Args:
+        wanted: what the operator set; 0: nothing.
+        max_seq_len: tokens of prompt and answer; 0 if not known, or if longer prompts are cut.
+    """
+    return wanted or (max_seq_len * _PER_TOKEN if max_seq_len else _CHARACTERS)
+
+
+def check_characters(characters: int, most: int, name: str) -> None:
+    """
+    Raises:
+        RequestError: *name*, which is to blame, is longer than any that can be served.
+    """
+    if characters > most:
+        raise RequestError(
+            f"{name} has {characters} characters and at most {most} are served; shorten it, or set "
+            "max_prompt_chars of the model preprocessing"
+        )
+
 
 def check_length(prompt_tokens: int, max_tokens: int, max_seq_len: int) -> None:
     """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from trt_tokenizers.contexts import ContextStore, StreamContext
 from trt_tokenizers.errors import SettingsError, StoppingError
 from trt_tokenizers.inputs import OptionalInputs
-from trt_tokenizers.limits import check_length
+from trt_tokenizers.limits import check_characters, check_length, most_characters
 from trt_tokenizers.prompts import Prompt, PromptMaker, PromptSettings
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams import Carrier, key_of_request_id
@@ -33,6 +33,9 @@ class PreprocessingSettings(PromptSettings):
 
     skip_special_tokens: bool = setting(True, "leave special tokens out of the text, by default")
     max_seq_len: int = setting(0, "tokens of prompt and answer together; 0: the engine checks")
+    max_prompt_chars: int = setting(
+        0, "characters of a prompt; 0: 16 for each token of max_seq_len, without it 5,000,000"
+    )
     default_max_tokens: int = setting(512, "max_tokens of requests that do not say")
     stream_key: str = setting("auto", "how keys travel: tensor, sequence_id, request_id or auto")
     word_lists: str = setting(
@@ -47,7 +50,7 @@ class PreprocessingSettings(PromptSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_seq_len", "vocab_size"):
+        for name in ("max_seq_len", "max_prompt_chars", "vocab_size"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.word_lists not in ("list", "csv"):
@@ -112,7 +115,11 @@ class Preprocessor:
         self.tokenizer: Tokenizer = create_tokenizer(settings)
         self._prompts = PromptMaker(settings, self.tokenizer)
         self._vocab_size = settings.vocab_size or self.tokenizer.files.vocab_size
-        self._optional = OptionalInputs(self.tokenizer, self._vocab_size)
+        self._most_chars = most_characters(
+            settings.max_prompt_chars,
+            0 if settings.truncate_prompt_tokens else settings.max_seq_len,
+        )
+        self._optional = OptionalInputs(self.tokenizer, self._vocab_size, self._most_chars)
         logger.info(
             "tokenizer %s of %s: BOS %s, EOS %s, PAD %s; template %s; stream keys travel by %s",
             settings.tokenizer_type,
@@ -173,7 +180,10 @@ class Preprocessor:
         if isinstance(request, Exception):
             return request
         try:
-            return self._prompts.make(request)
+            made = self._prompts.make(request)
+            for prompt in made:
+                check_characters(len(prompt.text), self._most_chars, "the prompt")
+            return made
         except Exception as error:
             return error
 
@@ -269,15 +279,7 @@ class Preprocessor:
             bad_words=tokenizations(
                 tokenizer, self._words(request.bad_words, at, "bad_words"), "bad_words"
             ),
-            bias=embedding_bias(
-                tokenizer,
-                [
-                    text_of(w, "embedding_bias_words")
-                    for w in at_row(request.embedding_bias_words, at, ())
-                ],
-                at_row(request.embedding_bias_weights, at, ()),
-                self._vocab_size,
-            ),
+            bias=self._bias(request, at),
             context=StreamContext(
                 num_input_tokens=len(ids),
                 end_ids=end_ids,
@@ -294,6 +296,15 @@ class Preprocessor:
             ),
         )
 
+    def _bias(self, request: TextRequest, at: int) -> npt.NDArray[np.float32] | None:
+        raw = at_row(request.embedding_bias_words, at, ())
+        weights = at_row(request.embedding_bias_weights, at, ())
+        if not raw and not weights:
+            return None
+        words = [text_of(word, "embedding_bias_words") for word in raw]
+        check_characters(sum(map(len, words)), self._most_chars, "embedding_bias_words")
+        return embedding_bias(self.tokenizer, words, weights, self._vocab_size)
+
     def _words(
         self, values: Sequence[Sequence[bytes]] | None, at: int, name: str
     ) -> tuple[str, ...]:
@@ -301,6 +312,7 @@ class Preprocessor:
         if values is None:
             return ()
         words = [text_of(value, name) for value in values[at]]
+        check_characters(sum(map(len, words)), self._most_chars, name)
         if self._settings.word_lists == "csv":
             words = [word for line in words for word in next(csv.reader([line]), [])]
         return tuple(word for word in words if word)

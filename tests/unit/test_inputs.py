@@ -22,7 +22,7 @@ IDS = np.array([[5, 700, 6]], dtype=np.int32)
 
 @pytest.fixture
 def optional(bpe_dir: Path) -> OptionalInputs:
-    return OptionalInputs(create(TokenizerSettings(str(bpe_dir))), 600)
+    return OptionalInputs(create(TokenizerSettings(str(bpe_dir))), 600, 100)
 
 
 def test_nothing_is_made_that_nobody_asked_for(optional: OptionalInputs) -> None:
@@ -45,6 +45,8 @@ def test_decoder_text(optional: OptionalInputs, bpe_dir: Path) -> None:
     assert made["REQUEST_DECODER_INPUT_LEN"].tolist() == [[len(ids)], [0]]
     with pytest.raises(RequestError, match="decoder_text_input is not valid UTF-8"):
         optional.arrays(TextRequest(decoder_text_input=[b"\xff"]), IDS)
+    with pytest.raises(RequestError, match="decoder_text_input has 101 characters"):
+        optional.arrays(TextRequest(decoder_text_input=[b"x" * 101]), IDS)
 
 
 def test_outputs_are_of_the_declared_types() -> None:

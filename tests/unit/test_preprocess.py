@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,12 @@ import pytest
 
 from trt_tokenizers.contexts import ContextStore
 from trt_tokenizers.errors import RequestError, SettingsError
-from trt_tokenizers.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.preprocess import (
+    EngineRequest,
+    PreprocessingSettings,
+    Preprocessor,
+    TextRequest,
+)
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams import key_of_request_id
 from trt_tokenizers.words import from_array, to_array, tokenizations
@@ -103,6 +109,19 @@ def test_one_bos_with_any_template(
         (TextRequest(text_input=[b"a"], parameters={"max_token": 1}),
          r"unknown parameter 'max_token' \(did you mean 'max_tokens'\?\)"),
         (TextRequest(text_input=[b"a"], stop_words=[[b"\xff"]]), "stop_words is not valid UTF-8"),
+        # More than 16 characters for each of the model's 64 tokens.
+        (TextRequest(text_input=[b"a" * 1025]),
+         "the prompt has 1025 characters and at most 1024 are served; shorten it, or set"),
+        (TextRequest(messages=[b'[{"role": "user", "content": "%s"}]' % (b"a" * 1025)]),
+         "the prompt has 10.. characters and at most 1024"),
+        (TextRequest(text_input=[b"a"], stop_words=[[b"a" * 512, b"b" * 513]]),
+         "stop_words has 1025 characters and at most 1024"),
+        (TextRequest(text_input=[b"a"], bad_words=[[b"a" * 1025]]),
+         "bad_words has 1025 characters"),
+        (TextRequest(text_input=[b"a"], embedding_bias_words=[[b"a" * 1025]],
+                     embedding_bias_weights=[[1.0]]), "embedding_bias_words has 1025 characters"),
+        (TextRequest(text_input=[b"a"], decoder_text_input=[b"a" * 1025]),
+         "decoder_text_input has 1025 characters"),
     ],
 )  # fmt: skip
 def test_bad_requests_are_named_and_leave_nothing(
@@ -111,6 +130,38 @@ def test_bad_requests_are_named_and_leave_nothing(
     with pytest.raises(RequestError, match=message):
         preprocessor.process(request_)
     assert len(contexts) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "most"),
+    [
+        ({}, 1024),
+        ({"max_prompt_chars": "7"}, 7),
+        ({"max_seq_len": "0"}, 5_000_000),
+        # What is to be cut need not fit.
+        ({"truncate_prompt_tokens": "3"}, 5_000_000),
+    ],
+)
+def test_no_text_is_encoded_that_is_too_long_for_any_tokenizer(
+    bpe_dir: Path,
+    contexts: ContextStore,
+    monkeypatch: pytest.MonkeyPatch,
+    parameters: dict[str, str],
+    most: int,
+) -> None:
+    preprocessor = make(bpe_dir, contexts, **parameters)
+    lengths: list[int] = []
+
+    def encode(texts: Sequence[str], **_: bool) -> list[list[int]]:
+        lengths.extend(map(len, texts))
+        return [[5] for _ in texts]
+
+    monkeypatch.setattr(preprocessor.tokenizer, "encode_batch", encode)
+    made = preprocessor.process_batch(
+        [TextRequest(text_input=[b"a" * length]) for length in (most, most + 1)]
+    )
+    assert lengths == [most]
+    assert [type(each) for each in made] == [EngineRequest, RequestError]
 
 
 def test_a_bad_row_leaves_no_context_of_its_neighbours(
@@ -151,6 +202,7 @@ def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
         ({"max_seq_len": "${max_seq_len}"}, "still holds the placeholder"),
         ({"max_seq_len": "many"}, "'max_seq_len' is 'many'; expected a whole number"),
         ({"max_seq_len": "-1"}, "max_seq_len is -1"),
+        ({"max_prompt_chars": "-1"}, "max_prompt_chars is -1"),
         ({"default_max_tokens": "0"}, "default_max_tokens is 0"),
         ({"add_special_tokens": "maybe"}, "expected true or false"),
         ({"stream_key": "pigeon"}, "stream_key is 'pigeon'; it must be one of auto, tensor"),
