@@ -145,14 +145,20 @@ class PromptMaker:
                     ensure_bos=special or rendered,
                 )
                 ids.update(zip(places, batch, strict=True))
-        return [self._cut(ids[at]) for at in range(len(prompts))]
+        return [self._cut(ids[at], prompt.rendered) for at, prompt in enumerate(prompts)]
 
-    def _cut(self, ids: list[int]) -> list[int]:
-        """*ids*, cut to ``truncate_prompt_tokens``; BOS stays in front."""
+    def _cut(self, ids: list[int], rendered: bool) -> list[int]:
+        """*ids*, cut to ``truncate_prompt_tokens``; BOS stays in front, and an EOS that was added
+        at the end."""
         limit = self._settings.truncate_prompt_tokens
         if not limit or len(ids) <= limit:
             return ids
-        if not self._cut_left:
-            return ids[:limit]
-        kept = ids[:1] if ids[0] == self._tokenizer.bos_id else []
-        return kept + ids[len(ids) - limit + len(kept) :]
+        tokenizer = self._tokenizer
+        # A template's own EOS is one of many, and the prompt goes on after it.
+        added = tokenizer.adds_eos and self._settings.add_special_tokens and not rendered
+        tail = ids[-1:] if added and ids[-1] == tokenizer.eos_ids[0] else []
+        head = ids[:1] if ids[0] == tokenizer.bos_id else []
+        body = ids[len(head) : len(ids) - len(tail)]
+        room = max(0, limit - len(head) - len(tail))
+        kept = body[len(body) - room :] if self._cut_left else body[:room]
+        return (head + kept + tail)[:limit]

@@ -38,7 +38,7 @@ def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]
     if told is None:
         spans = _searched(tokenizer, prompt, ids)
     else:
-        spans = _matched(ids, told, tokenizer.bos_id)
+        spans = _matched(ids, told, tokenizer.bos_id if tokenizer.adds_bos else None)
     found = []
     for token_id, (start, end) in zip(ids, spans, strict=True):
         text = tokenizer.token_bytes(token_id).decode("utf-8", "backslashreplace")
@@ -52,7 +52,8 @@ def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]
 def _matched(
     ids: Sequence[int], told: list[tuple[int, int, int]], bos_id: int | None
 ) -> list[tuple[int, int]]:
-    """Spans of *ids*: those of *told*, but of one BOS only, and with BOS and EOS added."""
+    """Spans of *ids*: those of *told*, but of one BOS only, if *bos_id* is to stand in front, and
+    with BOS and EOS added."""
     while len(told) > 1 and told[0][0] == told[1][0] == bos_id:
         del told[0]
     rest = iter(told)

@@ -16,6 +16,9 @@ from trt_tokenizers.tokenizers.base import Tokenizer
 
 TokenIds = tuple[int, ...]
 
+#: What a word may follow without a space. T5 and its kin drop line ends.
+_ANCHORS = ("\n", "(", "-", "x")
+
 
 def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list[TokenIds]:
     """Every way in which *words* may begin a run of tokens: as at the beginning of a text, after
@@ -25,18 +28,43 @@ def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list
         RequestError: a word has no tokens of its own; *name* is the parameter to blame.
     """
     found: dict[TokenIds, None] = {}
-    newline: list[int] | None = None
+    anchors: dict[str, list[int]] = {}
     for word in words:
         if not word:
             continue
-        found[tuple(_ids(tokenizer, word, name))] = None
+        alone = _ids(tokenizer, word, name)
+        found[tuple(alone)] = None
         found[tuple(tokenizer.encode(f" {word}", add_special_tokens=False))] = None
-        if newline is None:
-            newline = tokenizer.encode("\n", add_special_tokens=False)
-        inner = tokenizer.encode(f"\n{word}", add_special_tokens=False)
-        if inner[: len(newline)] == newline and len(inner) > len(newline):
-            found[tuple(inner[len(newline) :])] = None
+        if inner := _inner(tokenizer, word, alone, anchors):
+            found[inner] = None
     return list(found)
+
+
+def _inner(
+    tokenizer: Tokenizer, word: str, alone: Sequence[int], anchors: dict[str, list[int]]
+) -> TokenIds:
+    """Ids of *word* where neither a text nor a space is before it: what follows the first of
+    `_ANCHORS` whose own ids stay as they are; none if there is none.
+
+    Args:
+        tokenizer: whose ids.
+        word: not empty.
+        alone: its ids at the beginning of a text.
+        anchors: ids of those that were asked for, to be kept for the next word.
+    """
+    for anchor in _ANCHORS:
+        before = anchors.get(anchor)
+        if before is None:
+            before = anchors[anchor] = tokenizer.encode(anchor, add_special_tokens=False)
+        if not before:  # dropped, and the word would stand at the beginning
+            continue
+        # What is unknown is one with what is unknown next to it.
+        if tokenizer.unk_id in before and tokenizer.unk_id in alone:
+            continue
+        ids = tokenizer.encode(anchor + word, add_special_tokens=False)
+        if ids[: len(before)] == before and len(ids) > len(before):
+            return tuple(ids[len(before) :])
+    return ()
 
 
 def embedding_bias(
@@ -44,7 +72,8 @@ def embedding_bias(
 ) -> npt.NDArray[np.float32] | None:
     """What to add to each logit: float32 [vocab_size], or None where there is nothing to add.
 
-    Every token of a word gets the word's weight, as often as it stands in it; special tokens that
+    Every token of a word gets the word's weight, as often as it stands in it: of the word as at
+    the beginning of a text only, as TensorRT-LLM's own preprocessing has it. Special tokens that
     the tokenizer would put around a text get none.
 
     Raises:

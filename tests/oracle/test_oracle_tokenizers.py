@@ -399,6 +399,18 @@ def test_any_text(pair: Pair, text: str) -> None:
     check(pair, text)
 
 
+def test_several_bos_are_the_references_where_the_model_wants_none(
+    references: Path, tmp_path: Path
+) -> None:
+    """SmolLM2's begins every turn of its chat template, so one may follow another."""
+    pair = smollm2(references, tmp_path)
+    assert (pair.ours.bos_id, pair.ours.adds_bos) == (1, False)
+    for text in ("<|im_start|><|im_start|>user", "<|im_start|>user", "user"):
+        for add in (True, False):
+            ids = pair.ours.encode_prompt(text, add_special_tokens=add, ensure_bos=True)
+            assert ids == list(pair.encode(text, add))
+
+
 def test_mistral_control_tokens_written_out(references: Path, tmp_path: Path) -> None:
     """What mistral-common's message types put in as ids, templates write as text."""
     pair = mistral_v3(references, tmp_path)

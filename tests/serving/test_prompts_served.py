@@ -3,27 +3,87 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers.processors import TemplateProcessing
 
+from conversations import CONVERSATIONS, talk
 from harness import Server, generate_replay, launched
 from trt_tokenizers.templates.render import _VARIANTS, named_templates
 
 pytestmark = pytest.mark.triton
 
+#: Templates of models whose BOS is not ``<s>``.
+OWN_BOS = {
+    "llama3": "<|begin_of_text|>",
+    "gemma": "<bos>",
+    "deepseek": "<｜begin▁of▁sentence｜>",
+    "command-r": "<BOS_TOKEN>",
+}
+
 
 @pytest.fixture(scope="module")
-def allowing(sentencepiece_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def allowing(
+    sentencepiece_dir: Path, bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Beside the ensemble, whose BOS is ``<s>``, models of preprocessing's kind, asked for ids:
+    one with its tokenizer, and one for each of `OWN_BOS`."""
     folder = tmp_path_factory.mktemp("templates")
     repository = generate_replay(
         folder / "repo", sentencepiece_dir, "--tokenizer-type", "llama", "--template", "chatml",
         "--set", "allow_request_templates=true",
     )  # fmt: skip
+    # Keys by request id: whoever sends none leaves no stream that the server's end would wait for.
+    keyless = {"stream_key": "request_id"}
+    further_preprocessing(repository, "plain", keyless)
+    for name, bos in OWN_BOS.items():
+        its = {
+            "tokenizer_dir": str(with_bos(bpe_dir, folder / name, bos)),
+            "tokenizer_type": "auto",
+        }
+        further_preprocessing(repository, name, keyless | its)
     with launched(repository, folder) as server:
         yield server
+
+
+def further_preprocessing(repository: Path, name: str, parameters: dict[str, str]) -> None:
+    """A model ``preprocessing-<name>``: preprocessing with other *parameters*."""
+    model = repository / f"preprocessing-{name}"
+    shutil.copytree(repository / "preprocessing", model)
+    config = (model / "config.pbtxt").read_text()
+    for key, value in parameters.items():
+        pattern = rf'(key: "{key}"[^"]*string_value: )"[^"]*"'
+        config, found = re.subn(pattern, rf'\1"{value}"', config)
+        assert found == 1, key
+    config = config.replace('name: "preprocessing"', f'name: "{model.name}"')
+    config = re.sub(r"count: \d+", "count: 1", config)
+    (model / "config.pbtxt").write_text(config)
+
+
+def with_bos(bpe_dir: Path, folder: Path, bos: str) -> Path:
+    """The trained BPE with *bos*, which its tokenizer.json puts in front as Llama 3's does."""
+    folder.mkdir()
+    state = json.loads((bpe_dir / "tokenizer.json").read_text())
+    text = json.dumps(state, ensure_ascii=False).replace("<|endoftext|>", bos)
+    library = tokenizers.Tokenizer.from_str(text)
+    library.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 0)])
+    library.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": bos, "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
+
+
+def arguments_of(name: str) -> str:
+    """Template arguments that bring the named template *name*."""
+    own, variables = _VARIANTS.get(name, (name, {}))
+    source = (files("trt_tokenizers.templates") / "named" / f"{own}.jinja").read_text()
+    return json.dumps({"chat_template": source, **variables})
 
 
 def prompt(server: Server, **body: object) -> str:
@@ -32,14 +92,39 @@ def prompt(server: Server, **body: object) -> str:
     return str(answer["text_output"])
 
 
-@pytest.mark.parametrize("name", sorted(set(named_templates()) - set(_VARIANTS)))
+@pytest.mark.parametrize("name", named_templates())
 def test_one_bos_with_every_named_template(allowing: Server, name: str) -> None:
-    source = (files("trt_tokenizers.templates") / "named" / f"{name}.jinja").read_text()
-    arguments = json.dumps({"chat_template": source})
-    text = prompt(allowing, chat_template_kwargs=arguments)
+    text = prompt(allowing, chat_template_kwargs=arguments_of(name))
     assert text.count("<s>") == 1
     assert text.startswith("<s>")
     assert "hi" in text
+
+
+@pytest.mark.parametrize("name", named_templates())
+def test_one_bos_in_every_conversation(allowing: Server, name: str) -> None:
+    """With a tokenizer whose BOS is ``<s>``, and with one that has the model's own."""
+    arguments = arguments_of(name)
+    for bos, bos_id, model in (
+        ("<s>", 1, "preprocessing-plain"),
+        *([(OWN_BOS[name], 0, f"preprocessing-{name}")] if name in OWN_BOS else []),
+    ):
+        for messages in (*CONVERSATIONS, talk("Hi", "Yes", "So", system=f"{bos}{bos}s")):
+            body = {"messages": json.dumps(messages), "chat_template_kwargs": arguments}
+            ids = allowing.preprocess(body, model)["INPUT_ID"][0].tolist()
+            written = json.dumps(messages).count(bos)
+            # llama2 has one in front of every turn; what the messages hold stays inside.
+            turns = sum(m["role"] == "user" for m in messages) if name == "llama2" else 1
+            assert ids[0] == bos_id != ids[1], messages
+            assert ids.count(bos_id) <= turns + written, messages
+            assert written or ids.count(bos_id) == turns, messages
+
+
+@pytest.mark.parametrize("name", OWN_BOS)
+def test_one_bos_in_front_of_a_text(allowing: Server, name: str) -> None:
+    for times in range(4):
+        text = OWN_BOS[name] * times + "hi"
+        ids = allowing.preprocess({"text_input": text}, f"preprocessing-{name}")["INPUT_ID"][0]
+        assert [i == 0 for i in ids.tolist()] == [True, *[False] * (len(ids) - 1)]
 
 
 def test_tools_and_arguments_arrive(allowing: Server) -> None:

@@ -49,3 +49,14 @@ def called(arguments: Any) -> Messages:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "sunny, 20 °C", "name": "weather", "tool_call_id": "abcdefghi"},
     ]
+
+
+#: Mistral's named templates, each with a file of mistral-common and the version whose form it has.
+#: No tekken file of version 7 comes with it: the form is the version's, whatever the vocabulary.
+MISTRAL = {
+    "mistral-v1": ("tokenizer.model.v1", "v1"),
+    "mistral-v3": ("mistral_instruct_tokenizer_240323.model.v3", "v3"),
+    "mistral-v7": ("mistral_instruct_tokenizer_241114.model.v7", "v7"),
+    "mistral-v3-tekken": ("tekken_240718.json", "v3"),
+    "mistral-v7-tekken": ("tekken_240718.json", "v7"),
+}

@@ -124,11 +124,12 @@ class Server:
             lines = [line for line in response if line.startswith(b"data: ")]
         return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
-    def preprocess(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Outputs of the model preprocessing, asked directly."""
-        names = {"text_input": "QUERY", "messages": "MESSAGES"}
+    def preprocess(self, body: dict[str, Any], model: str = "preprocessing") -> dict[str, Any]:
+        """Outputs of the model preprocessing, or of another of its kind, asked directly."""
+        names = {"text_input": "QUERY"}
         with grpcclient.InferenceServerClient(self.grpc) as client:
-            result = client.infer("preprocessing", tensors({names[k]: v for k, v in body.items()}))
+            inputs = tensors({names.get(name, name.upper()): v for name, v in body.items()})
+            result = client.infer(model, inputs)
             return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -9,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import models
 
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
@@ -19,10 +22,13 @@ from trt_tokenizers.tokenizers.segmented import any_of
 PLAIN = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
 TOOL = {**PLAIN, "content": "<tool>", "special": False}
 NEW = {**PLAIN, "content": "<|new|>", "special": True}
+ALONE = {**PLAIN, "content": "zqfoo", "special": True, "single_word": True}
 BLANKS = {**NEW, "lstrip": True, "rstrip": True}
 TEXTS = [
     "hello", "<|im_end|>a <tool> b", "x <tool> <|new|>  y", "<|new|>z", "w<tool>\n x", "<tool>",
     "<|new|>  z\n", "a \n<|new|>\n\nb", "a <tool>b <tool>", "</s>a<s> b<unk>", "the<|new|><|new|>",
+    "azqfoob", "zqfoo", "a zqfoo b", "zqfoos", "(zqfoo)", "_zqfoo zqfoo ", "zqfoozqfoo",
+    "</s>zqfoo", "é zqfoo\u0301 é", "½zqfoo½",
 ]  # fmt: skip
 
 
@@ -58,6 +64,7 @@ def check(folder: Path, kind: str = "auto") -> None:
     [
         {"config": {"added_tokens_decoder": {"601": NEW, "600": TOOL}}},
         {"config": {"added_tokens_decoder": {"600": BLANKS, "601": TOOL}}},
+        {"config": {"added_tokens_decoder": {"600": ALONE}}},
         {"added_tokens": {"<|new|>": 601, "<tool>": 600}},
         {"config": {"additional_special_tokens": ["<tool>"]}},
         {"config": {"eos_token": "<|new|>"}},
@@ -72,8 +79,6 @@ def test_tokens_beside_tokenizer_json(bpe_dir: Path, tmp_path: Path, files: dict
 def test_an_ordinary_added_token_that_is_named_eos_is_skipped(
     bpe_dir: Path, tmp_path: Path
 ) -> None:
-    import tokenizers
-
     folder = altered(bpe_dir, tmp_path, config={"eos_token": "<tool>"})
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.add_tokens(["<tool>"])
@@ -88,6 +93,8 @@ def test_an_ordinary_added_token_that_is_named_eos_is_skipped(
         {"config": {"added_tokens_decoder": {"401": NEW, "400": TOOL}}},
         {"config": {"added_tokens_decoder": {"400": BLANKS, "401": TOOL}}},
         {"config": {"added_tokens_decoder": {"400": {**TOOL, "lstrip": True, "rstrip": True}}}},
+        {"config": {"added_tokens_decoder": {"400": ALONE}}},
+        {"config": {"added_tokens_decoder": {"400": {**ALONE, "special": False, "lstrip": True}}}},
         {"added_tokens": {"<tool>": 400}},
         {},
     ],
@@ -96,6 +103,37 @@ def test_tokens_beside_a_sentencepiece_file(
     sentencepiece_dir: Path, tmp_path: Path, kind: str, files: dict
 ) -> None:
     check(altered(sentencepiece_dir, tmp_path, **files), kind)
+
+
+PARTS = st.lists(
+    st.one_of(
+        st.sampled_from(["zqfoo", "zqfo", "<tool>", "<|new|>", " ", "\n", "a", "_"]),
+        st.characters(exclude_categories=["Cs", "Cn"]),
+    )
+)
+
+
+@given(parts=PARTS)
+def test_tokens_of_a_rank_file_are_found_where_the_tokenizers_library_finds_them(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str]
+) -> None:
+    """Marks and letters of any script before and after a single word, blanks around others."""
+    library = tokenizers.Tokenizer(models.BPE())
+    added = {"258": ALONE, "259": {**TOOL, "single_word": True}, "260": BLANKS}
+    library.add_tokens([tokenizers.AddedToken(**token) for token in added.values()])
+    folder = tmp_path_factory.getbasetemp() / "single"
+    folder.mkdir(exist_ok=True)
+    ranks = [f"{base64.b64encode(bytes([b])).decode()} {b}" for b in range(256)]
+    (folder / "mini.tiktoken").write_text("\n".join(ranks))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"added_tokens_decoder": added, "eos_token": "<|new|>"})
+    )
+    ours = create(TokenizerSettings(str(folder), tiktoken_pattern=r"\s+|\S+"))
+    text = "".join(parts)
+    found = [i for i in ours.encode(text) if i >= 258]
+    assert found == [i + 258 for i in library.encode(text).ids]
+    if not any(token in text for token in ("<tool>", "<|new|>")):
+        assert ours.decode(ours.encode(text)).replace("zqfoo", "") == text.replace("zqfoo", "")
 
 
 @given(words=st.lists(st.text("ab.\\|", min_size=1), max_size=8), text=st.text("ab.\\|"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from texts import HARD_TEXTS
 from trt_tokenizers.contexts import ContextStore
@@ -123,6 +124,69 @@ def test_truncation_keeps_bos(
     words = preprocessor.tokenizer.encode("one two three four", add_special_tokens=False)
     made = preprocessor.process(TextRequest(text_input=[b"one two three four"]))
     assert made.arrays["INPUT_ID"][0].tolist() == [1, *(words[at] for at in expected[1:])]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("frame", ["$A <|im_end|>", "<|endoftext|> $A <|im_end|>", "$A"])
+def test_truncation_is_transformers_and_keeps_an_added_eos(
+    bpe_dir: Path, tmp_path: Path, contexts: ContextStore, frame: str, side: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    library = Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))
+    tokens = [("<|endoftext|>", 0), ("<|im_end|>", 2)]
+    library.post_processor = processors.TemplateProcessing(single=frame, special_tokens=tokens)
+    library.save(str(tmp_path / "tokenizer.json"))
+    shutil.copy(bpe_dir / "tokenizer_config.json", tmp_path)
+    oracle = AutoTokenizer.from_pretrained(tmp_path, truncation_side=side)
+    for limit in range(max(1, frame.count("<")), 9):
+        preprocessor = make(
+            tmp_path, contexts, truncate_prompt_tokens=str(limit), truncation_side=side
+        )
+        for text in ("hello there my friend", "a", "capital<|im_end|> of France<|im_end|>"):
+            made = preprocessor.process(TextRequest(text_input=[text.encode()]))
+            expected = oracle(text, truncation=True, max_length=limit)["input_ids"]
+            ids = made.arrays["INPUT_ID"][0].tolist()
+            # What adds EOS adds none where the text ends with one.
+            assert ids == expected or text.endswith(">"), (text, limit)
+            assert len(ids) <= limit
+            assert ids[-1] == 2 or "<|im_end|>" not in frame
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["t5", "llama", "gpt2"])
+def test_truncation_keeps_eos_of_every_type_that_adds_it(
+    bpe_dir: Path, sentencepiece_dir: Path, contexts: ContextStore, kind: str, side: str
+) -> None:
+    folder = bpe_dir if kind == "gpt2" else sentencepiece_dir
+    asked = {"tokenizer_type": kind, "truncation_side": side, "add_eos": "true"}
+    tokenizer = make(folder, contexts, **asked).tokenizer
+    whole = tokenizer.encode("hello there my friend")
+    head = 1 if tokenizer.adds_bos else 0
+    for limit in range(1, len(whole) + 2):
+        preprocessor = make(folder, contexts, **asked, truncate_prompt_tokens=str(limit))
+        made = preprocessor.process(TextRequest(text_input=[b"hello there my friend"]))
+        ids = made.arrays["INPUT_ID"][0].tolist()
+        body = whole[head:-1]
+        room = min(len(body), max(0, limit - head - 1))
+        kept = body[len(body) - room :] if side == "left" else body[:room]
+        assert ids == [*whole[:head], *kept, tokenizer.eos_ids[0]][:limit]
+
+
+def test_truncation_of_a_rendered_prompt_keeps_no_eos(
+    sentencepiece_dir: Path, contexts: ContextStore
+) -> None:
+    adding = {"tokenizer_type": "llama", "add_eos": "true"}
+    preprocessor = make(sentencepiece_dir, contexts, **adding, truncate_prompt_tokens="4",
+                        template="{{ messages[0].content }}</s>")  # fmt: skip
+    whole = preprocessor.tokenizer.encode("hi</s>", add_special_tokens=False)
+    assert len(whole) > 3
+    made = preprocessor.process(TextRequest(messages=[HI]))
+    assert made.arrays["INPUT_ID"][0].tolist() == [1, *whole[:3]]
+    plain = make(sentencepiece_dir, contexts, **adding, truncate_prompt_tokens="3",
+                 add_special_tokens="false")  # fmt: skip
+    made = plain.process(TextRequest(text_input=[b"hi</s>"]))
+    assert made.arrays["INPUT_ID"][0].tolist() == whole[:3]
 
 
 def test_embedding_bias_is_one_weight_for_each_token_of_a_word(

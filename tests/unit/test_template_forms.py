@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conversations import CONVERSATIONS, TOOL, Messages, called, talk
+from conversations import CONVERSATIONS, MISTRAL, TOOL, Messages, called, talk
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.templates.render import load, named_templates
 
@@ -182,9 +182,9 @@ def test_ten_conversations(name: str) -> None:
 
 
 def test_every_named_template_has_a_reference() -> None:
-    """Mistral's is mistral-common (tests/oracle), llama2's is in test_templates."""
-    own = {name for name in named_templates() if not name.startswith("mistral-")} - {"llama2"}
-    assert own == set(FORMS)
+    """Mistral's is mistral-common (tests/oracle holds each of these against it), llama2's is in
+    test_templates."""
+    assert set(named_templates()) == {*FORMS, *MISTRAL, "llama2"}
 
 
 def render(name: str, messages: Messages, **arguments: object) -> str:

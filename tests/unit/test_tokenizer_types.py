@@ -224,7 +224,9 @@ def test_legacy_puts_a_space_after_special_tokens(sentencepiece_dir: Path) -> No
     assert legacy.encode("</s>a") == plain.encode("</s> a")
 
 
-CLEANABLE = st.lists(st.sampled_from(["a", "don", " ", "  ", "'", " '", "n't", "s", ".", ",", "é"]))
+CLEANABLE = st.lists(
+    st.sampled_from(["a", "don", " ", "  ", "'", " '", "n't", " n", "t", "s", ".", ",", "é"])
+)
 
 
 @given(words=CLEANABLE, cuts=st.lists(st.integers(1, 3), min_size=1))
@@ -245,11 +247,35 @@ def test_cleaned_up_streams_keep_the_law(
     assert "".join(parts) + stream.finish() == tokenizer.decode(ids) == clean_up(text)
 
 
+@pytest.mark.parametrize("letters", [" 'nt", " 'nst.", " 'rem"])
+def test_short_texts_of_what_the_rules_read_keep_the_law(tmp_path: Path, letters: str) -> None:
+    """All of them, each in the most parts, and those that went wrong in two of every length."""
+    tokenizer = load(tmp_path, "byte", clean_up_tokenization_spaces=True)
+    longest = 7 if len(letters) < 5 else 6
+    for text in map("".join, itertools.product(letters, repeat=longest)):
+        ids = tokenizer.encode(text)
+        whole, stream = clean_up(text), tokenizer.stream()
+        assert "".join([*(stream.feed([i]) for i in ids), stream.finish()]) == whole, text
+    for text in ("m' n ' t 'em", "a n ' t", "a n ' to n '", "n ' t", "  n '  t . n 't"):
+        ids = tokenizer.encode(text)
+        for cut in range(len(ids) + 1):
+            stream = tokenizer.stream()
+            parts = [stream.feed(ids[:cut]), stream.feed(ids[cut:]), stream.finish()]
+            assert "".join(parts) == tokenizer.decode(ids) == clean_up(text), (text, cut)
+
+
 def test_clean_up_is_transformers(bpe_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(bpe_dir)
-    for text in ("a . b ? c ! d , e ' f do n't I 'm it 's we 've you 're", "  .", "x  ' s"):
+    for text in (
+        "a . b ? c ! d , e ' f do n't I 'm it 's we 've you 're",
+        "  .",
+        "x  ' s",
+        "m' n ' t 'em",
+        " ' n ' t",
+        "a ' . n 't",
+    ):
         assert clean_up(text) == oracle.clean_up_tokenization(text)
 
 

@@ -147,6 +147,18 @@ def test_exactly_one_bos(
     assert tokenizer.bos_id not in ids[1:]
 
 
+@given(times=st.integers(0, 4), text=st.text(max_size=8), special=st.booleans())
+def test_one_bos_where_the_model_wants_one_and_the_references_where_it_wants_none(
+    bpe_dir: Path, times: int, text: str, special: bool
+) -> None:
+    oracle = tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))  # adds no BOS
+    prompt = "<|endoftext|>" * times + text
+    ids = oracle.encode(prompt, add_special_tokens=special).ids
+    asked = {"add_special_tokens": special, "ensure_bos": True}
+    assert load(bpe_dir).encode_prompt(prompt, **asked) == ids
+    assert load(bpe_dir, add_bos=True).encode_prompt(prompt, **asked) == [0, *ids[times:]]
+
+
 def test_add_bos_setting_wins(sentencepiece_dir: Path, bpe_dir: Path, gpt2_dir: Path) -> None:
     assert load(sentencepiece_dir, "llama", add_bos=False).encode("a")[0] != 1
     assert load(bpe_dir, add_bos=True).encode("a")[0] == load(bpe_dir).bos_id

@@ -191,14 +191,15 @@ class Tokenizer(ABC):
 
     def _with_one_bos(self, ids: list[int], ensure_bos: bool) -> list[int]:
         bos = self.bos_id
-        if bos is None:
+        # Where the model wants none, several in front are what the text says.
+        if bos is None or not self.adds_bos:
             return ids
         extra = 0
         while extra + 1 < len(ids) and ids[extra] == bos and ids[extra + 1] == bos:
             extra += 1
         if extra:
             ids = ids[extra:]
-        if ensure_bos and self.adds_bos and ids[:1] != [bos]:
+        if ensure_bos and ids[:1] != [bos]:
             ids.insert(0, bos)
         return ids
 

@@ -52,7 +52,7 @@ class _CleanedUpStream(StreamDecoder):
     """Holds the last word back: until the next one begins, a rule may still change it.
 
     A rule matches nothing across a space that follows neither a space nor an apostrophe, so a
-    text may be cut there.
+    text may be cut there. Nor does what an earlier rule makes, but for the ``n't`` of ``n ' t``.
     """
 
     __slots__ = ("_held", "_inner")
@@ -64,7 +64,7 @@ class _CleanedUpStream(StreamDecoder):
     def feed(self, ids: Sequence[int]) -> str:
         text = self._held + self._inner.feed(ids)
         cut = text.rfind(" ")
-        while cut > 0 and text[cut - 1] in " '":
+        while cut > 0 and (text[cut - 1] in " '" or _may_become_not(text, cut)):
             cut = text.rfind(" ", 0, cut)
         if cut <= 0:
             self._held = text
@@ -75,3 +75,9 @@ class _CleanedUpStream(StreamDecoder):
     def finish(self) -> str:
         text, self._held = self._held + self._inner.finish(), ""
         return clean_up(text)
+
+
+def _may_become_not(text: str, cut: int) -> bool:
+    """Whether the rule for apostrophes makes `` n't`` of what stands around *cut*, if it goes on
+    so: the next rule matches that."""
+    return text.endswith(" n", 0, cut) and " ' t".startswith(text[cut : cut + 4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes
 
 _BLANKS = re.compile(r"\s+")
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+_LETTERS_IN_A_FRAME = re.compile(
+    "[\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]"
+)
 
 
 class SegmentedTokenizer(Tokenizer):
@@ -41,6 +46,7 @@ class SegmentedTokenizer(Tokenizer):
         self._find_written = re.compile(any_of(self._written))
         self._lstrip = frozenset(i for i, token in numbered.items() if token.lstrip)
         self._rstrip = frozenset(i for i, token in numbered.items() if token.rstrip)
+        self._alone = frozenset(i for i, token in numbered.items() if token.single_word)
         self._strip_first_space = strip_first_space
         shown = {i for i, token in numbered.items() if not token.special}
         skipped = hidden | (set(self._written.values()) - shown)
@@ -75,6 +81,9 @@ class SegmentedTokenizer(Tokenizer):
         for match in self._find_written.finditer(text):
             token_id = self._written[match.group()]
             start, end = match.span()
+            around = text[max(0, start - 1) : start] + text[end : end + 1]
+            if token_id in self._alone and any(map(_of_a_word, around)):
+                continue
             if token_id in self._lstrip:
                 start = at + len(text[at:start].rstrip())
             if token_id in self._rstrip and (blanks := _BLANKS.match(text, end)):
@@ -97,6 +106,18 @@ class SegmentedTokenizer(Tokenizer):
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._tables[False][token_id]
+
+
+def _of_a_word(character: str) -> bool:
+    """As \\w of Rust's regular expressions has it, by which `tokenizers` tells; Python's own leaves
+    marks out and takes fractions."""
+    category = unicodedata.category(character)
+    return (
+        category[0] in "LM"
+        or category in ("Nd", "Nl", "Pc")
+        or character in _JOINERS
+        or (category == "So" and _LETTERS_IN_A_FRAME.match(character) is not None)
+    )
 
 
 def any_of(words: Iterable[str]) -> str:
