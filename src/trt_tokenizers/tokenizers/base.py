@@ -91,7 +91,7 @@ class Tokenizer(ABC):
         adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         padding_side: which side transformers would pad. The arrays sent to the engine are padded
             on the right whatever this says: TensorRT-LLM reads them by ``input_lengths``.
-        chat_template: Jinja source that came with the tokenizer, if any.
+        chat_template: Jinja source that came with the tokenizer, or several by name, if any.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
         vocabulary_files: names of the files that it was made of, beside the small ones that every
             type reads (`files.SMALL_FILES`); empty: not known.

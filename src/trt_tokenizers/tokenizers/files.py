@@ -59,7 +59,8 @@ class TokenizerFiles:
         special_tokens: role ("bos_token", …) -> text.
         added: tokens of added_tokens_decoder, added_tokens.json and the special tokens' names.
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
-        chat_template: Jinja source, from chat_template.jinja or tokenizer_config.json.
+        chat_template: Jinja source, or several by name, from chat_template.jinja and
+            additional_chat_templates, else from tokenizer_config.json.
         vocab_size: rows of the model's output layer as config.json has it, or 0.
     """
 
@@ -68,7 +69,7 @@ class TokenizerFiles:
     special_tokens: dict[str, str] = field(default_factory=dict)
     added: tuple[AddedToken, ...] = ()
     eos_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    chat_template: str | dict[str, str] | None = None
     vocab_size: int = 0
 
     @classmethod
@@ -157,11 +158,16 @@ def _text(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _chat_template(directory: Path, config: dict[str, Any]) -> str | None:
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
+def _chat_template(directory: Path, config: dict[str, Any]) -> str | dict[str, str] | None:
+    """As in transformers: files hide what tokenizer_config.json has, also where they have less."""
+    paths = {"default": directory / "chat_template.jinja"}
+    paths = {name: path for name, path in paths.items() if path.is_file()}
+    more = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    paths |= {path.name.removesuffix(".jinja"): path for path in more}
+    if paths:
+        found = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+        return found["default"] if list(found) == ["default"] else found
     template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name: the one that chats is "default"
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}
     return template if isinstance(template, str) else None
