@@ -23,7 +23,7 @@ class TransformersTokenizer(Tokenizer):
             TokenizerError: transformers is missing, or cannot load the folder.
         """
         super().__init__(settings)
-        self._hf = _load(settings)
+        self._hf = auto_tokenizer(settings)
         hf = self._hf
         bos = hf.bos_token_id
         framed = list(hf.encode("a"))
@@ -90,7 +90,12 @@ class TransformersTokenizer(Tokenizer):
         return None if self._fast is None else self._fast.offsets(text)
 
 
-def _load(settings: TokenizerSettings) -> Any:
+def auto_tokenizer(settings: TokenizerSettings) -> Any:
+    """What AutoTokenizer makes of the folder, with the settings that it knows.
+
+    Raises:
+        TokenizerError: transformers is missing. What it raises itself goes through.
+    """
     try:
         from transformers import AutoTokenizer
     except ModuleNotFoundError as error:
