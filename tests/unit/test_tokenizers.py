@@ -210,6 +210,29 @@ def test_a_strangers_class_by_module_path(tmp_path: Path, monkeypatch: pytest.Mo
     assert stream.feed([99, 98]) + stream.feed([97]) + stream.finish() == "cba"
 
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "codepoint_tokenizer"
+
+
+def test_the_example_package_does_what_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLE)
+    kind = "codepoint_tokenizer:CodepointTokenizer"
+    plain = load(tmp_path, kind)
+    assert (plain.encode("a"), plain.eos_ids, plain.pad_id) == ([2, 97], (3,), 0)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 10]}')
+    other = load(tmp_path, kind, add_bos=False, add_eos=True, extra_eos_ids=(7,), pad_id=9)
+    assert (other.encode("a"), other.eos_ids, other.pad_id) == ([97, 3], (3, 10, 7), 9)
+    assert other.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [97, 3]
+    assert other.decode([2, 97, 3]) == "a"
+
+
+def test_the_example_of_the_docs_is_the_package() -> None:
+    docs = (EXAMPLE.parents[1] / "docs" / "plugins.md").read_text()
+    shown = docs.split("```python\n")[1].split("```")[0]
+    assert (EXAMPLE / "codepoint_tokenizer.py").read_text().endswith(f'number."""\n\n{shown}')
+
+
 def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="needs the module 'no_such_module'"):
         load(tmp_path, "no_such_module:Thing")

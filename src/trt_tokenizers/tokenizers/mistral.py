@@ -61,8 +61,8 @@ class TekkenTokenizer(SegmentedTokenizer):
         for role, token_id in (("bos_token", tekken.bos_id), ("eos_token", tekken.eos_id),
                                ("pad_token", tekken.pad_id)):  # fmt: skip
             self.special_tokens.setdefault(role, tekken.id_to_piece(token_id))
-        self._set_bos(tekken.bos_id, file_adds=False, default=True)
-        self._set_eos_and_pad(tekken.eos_id, tekken.pad_id)
+        self.set_bos(tekken.bos_id, file_adds=False, default=True)
+        self.set_eos_and_pad(tekken.eos_id, tekken.pad_id)
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
         from trt_tokenizers.tokenizers.tiktoken import bounded_runs

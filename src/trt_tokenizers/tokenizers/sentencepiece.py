@@ -93,8 +93,8 @@ class SentencePieceTokenizer(SegmentedTokenizer):
             return special.get(self.special_tokens.get(role, ""), own if own >= 0 else None)
 
         bos = token_id("bos_token", self._sp.bos_id())
-        self._set_bos(bos, file_adds=False, default=bos is not None)
-        self._set_eos_and_pad(
+        self.set_bos(bos, file_adds=False, default=bos is not None)
+        self.set_eos_and_pad(
             token_id("eos_token", self._sp.eos_id()),
             token_id("pad_token", self._sp.pad_id()),
             default=bool(self.files.config.get("add_eos_token", adds_eos)),

@@ -156,8 +156,8 @@ class TiktokenTokenizer(SegmentedTokenizer):
             if token in special:
                 self.special_tokens.setdefault(role, token)
         bos, eos, pad = (special.get(self.special_tokens.get(role, "")) for role in roles)
-        self._set_bos(bos, file_adds=False, default=family.bos is not None)
-        self._set_eos_and_pad(eos, pad)
+        self.set_bos(bos, file_adds=False, default=family.bos is not None)
+        self.set_eos_and_pad(eos, pad)
         more = [special[token] for token in family.more_eos if token in special]
         self.eos_ids = tuple(dict.fromkeys([*self.eos_ids, *more]))
 

@@ -28,7 +28,7 @@ class TransformersTokenizer(Tokenizer):
         bos = hf.bos_token_id
         framed = list(hf.encode("a"))
         file_adds_bos = bos is not None and framed[:1] == [bos]
-        self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
+        self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
         self.padding_side = settings.padding_side or hf.padding_side
         self.chat_template = self.chat_template or hf.chat_template
         self.special_tokens = {
@@ -36,7 +36,7 @@ class TransformersTokenizer(Tokenizer):
         }
         self.unk_id = hf.unk_token_id
         eos = hf.eos_token_id
-        self._set_eos_and_pad(
+        self.set_eos_and_pad(
             eos, hf.pad_token_id, file_adds=eos is not None and framed[-1:] == [eos]
         )
         self._fast: Tokenizer | None = None
@@ -55,13 +55,13 @@ class TransformersTokenizer(Tokenizer):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
-        return self._framed(ids) if add_special_tokens else ids
+        return self.framed(ids) if add_special_tokens else ids
 
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
         batch = self._hf(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
-        return [self._framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
+        return [self.framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
