@@ -108,8 +108,6 @@ def tokenize(
 
     if messages is not None and text is not None:
         raise click.UsageError("TEXT and --messages are both given; give one of them")
-    if messages is None and text is None:
-        text = sys.stdin.read()
     options = {
         "tokenizer_dir": str(tokenizer_dir),
         "tokenizer_type": tokenizer_type,
@@ -123,10 +121,10 @@ def tokenize(
     maker = PromptMaker(settings, tokenizer)
     (prompt,) = prompts = maker.make(
         TextRequest(
-            text_input=None if text is None else [text.encode(errors="surrogateescape")],
-            messages=None if messages is None else [messages.encode()],
-            tools=[tools.encode()],
-            chat_template_kwargs=[template_kwargs.encode()],
+            text_input=_rows(text) if messages is None else None,
+            messages=None if messages is None else _rows(messages),
+            tools=_rows(tools),
+            chat_template_kwargs=_rows(template_kwargs),
         )
     )
     # Places are those of the whole prompt, however it is cut.
@@ -144,6 +142,13 @@ def tokenize(
         _show(found, prompt.text if prompt.rendered else "")
     if compare and not _same(settings, prompt, every):
         ctx.exit(1)
+
+
+def _rows(text: str | None) -> list[bytes]:
+    """One row: an argument's bytes as the shell gave them, or all of standard input's."""
+    if text is None:
+        return [sys.stdin.buffer.read()]
+    return [text.encode(errors="surrogateescape")]
 
 
 def _in_colour() -> bool:

@@ -230,6 +230,25 @@ def test_wrong_options_are_named(arguments: list[str], code: int, message: str) 
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--messages", '[{"role": "user", "content": "\udcff"}]'],
+        ["--messages", "[]", "--tools", "\udcff"],
+        ["--messages", "[]", "--template-kwargs", "\udcff"],
+        ["\udcff"],
+        [],
+    ],
+)
+def test_bytes_that_are_no_utf8_are_an_error(bpe_dir: Path, arguments: list[str]) -> None:
+    """The shell's bytes come as escapes, those of standard input as they are."""
+    result = CliRunner().invoke(
+        main, ["tokenize", "--tokenizer-dir", str(bpe_dir), *arguments], input=b"a\xff\r\n"
+    )
+    assert result.exit_code == 1
+    assert "is not valid UTF-8: invalid start byte at byte" in result.stderr
+
+
 def test_types_are_listed_with_their_owner() -> None:
     listed = json.loads(run("tokenizers", "--json").stdout)
     own = {p["name"]: p for p in listed if p["package"] == "trt-tokenizers"}
