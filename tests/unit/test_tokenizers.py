@@ -239,6 +239,24 @@ def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", [":", "json:", ":loads", "a b:c", ".json:loads", "json:loads[x]", "a:b:c", "json:1"]
+)
+def test_what_is_no_module_and_class_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TokenizerError) as refused:
+        load(tmp_path, name)
+    assert str(refused.value) == (
+        f"tokenizer type {name!r} is no module:Class; write it as my_package.my_module:MyClass"
+    )
+
+
+def test_what_makes_no_tokenizer_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="'os:sep' is a str; name a class or a function"):
+        load(tmp_path, "os:sep")
+    with pytest.raises(TokenizerError, match="no attribute 'nothing'; correct its module, or name"):
+        load(tmp_path, "json:nothing")
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         ("raise ValueError('no licence')", "does not import: ValueError: no licence"),
