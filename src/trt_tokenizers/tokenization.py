@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.errors import TokenizerError, one_line
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
 #: How far to look for a piece where a normalizer has changed the text, in bytes.
@@ -110,9 +110,13 @@ def transformers_tokens(
 
     try:
         oracle = auto_tokenizer(settings)
+    except TokenizerError:
+        raise
     except Exception as error:
         raise TokenizerError(
-            f"transformers cannot load {settings.tokenizer_dir}: {error}"
+            # Its messages are of many lines, with advice for whom has the hub.
+            f"transformers cannot load {settings.tokenizer_dir}: {one_line(error).rstrip(' :')}; "
+            "compare in a folder that AutoTokenizer loads, or leave --compare out"
         ) from error
     ids = oracle.encode(prompt, add_special_tokens=add_special_tokens)
     return [(token_id, oracle.decode([token_id])) for token_id in ids]

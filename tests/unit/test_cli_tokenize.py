@@ -158,6 +158,15 @@ def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_that_transformers_cannot_load_is_one_line(ranks_dir: Path) -> None:
+    result = run("tokenize", "--tokenizer-dir", ranks_dir, "--tokenizer-type", "byte",
+                 "--compare", "transformers", "a")  # fmt: skip
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: transformers cannot load {ranks_dir}: ")
+    assert line.endswith("; compare in a folder that AutoTokenizer loads, or leave --compare out")
+
+
 def ids(*arguments: object) -> list[int]:
     result = run("tokenize", "--json", *arguments)
     assert result.exit_code == 0, result.output

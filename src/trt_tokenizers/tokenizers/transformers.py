@@ -100,8 +100,8 @@ def auto_tokenizer(settings: TokenizerSettings) -> Any:
         from transformers import AutoTokenizer
     except ModuleNotFoundError as error:
         raise TokenizerError(
-            f"{settings.tokenizer_dir} has no tokenizer.json and transformers is not installed; "
-            "install it: pip install transformers, or choose type llama, gpt2 or sentencepiece"
+            f"transformers, which is to load {settings.tokenizer_dir}, is not installed; install "
+            "it: pip install 'trt-tokenizers[transformers]'"
         ) from error
     chosen = {"use_fast": settings.use_fast, "legacy": settings.legacy}
     return AutoTokenizer.from_pretrained(
