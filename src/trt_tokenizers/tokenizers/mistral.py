@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
 
@@ -26,7 +27,7 @@ def load(settings: TokenizerSettings) -> Tokenizer:
 
 def tekken_file(directory: Path) -> Path | None:
     """tekken.json, or the folder's one tekken_*.json."""
-    found = sorted(directory.glob("tekken*.json"))
+    found = files_like(directory, "tekken*.json")
     preferred = directory / "tekken.json"
     return preferred if preferred in found else found[0] if len(found) == 1 else None
 

@@ -10,6 +10,7 @@ import sentencepiece
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 from trt_tokenizers.tokenizers.tiktoken import rank_file
 from trt_tokenizers.tokenizers.vocabulary import sentencepiece_bytes
@@ -138,7 +139,7 @@ def _model_file(directory: Path) -> Path:
     preferred = directory / "tokenizer.model"
     if preferred.is_file():
         return preferred
-    found = sorted(path for path in directory.iterdir() if _MODEL_FILE.search(path.name))
+    found = [path for path in files_like(directory, "*") if _MODEL_FILE.search(path.name)]
     if len(found) == 1:
         return found[0]
     if not found:
