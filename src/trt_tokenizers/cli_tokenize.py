@@ -90,7 +90,7 @@ def tokenize(
     \b
     Example:
       trt-tokenizers tokenize --tokenizer-dir ./SmolLM2-135M-Instruct "Hello, world"
-      trt-tokenizers tokenize --tokenizer-dir D --set add_eos=true --set extra_eos_ids=7,9 "a"
+      trt-tokenizers tokenize --tokenizer-dir D --set add_bos=true --set add_eos=true "a"
       trt-tokenizers tokenize --tokenizer-dir D --messages '[{"role": "user", "content": "a"}]'
 
     \b
