@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli_launch import Command
+from trt_tokenizers.cli_launch import Command, pairs
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.settings import nearest
 
@@ -204,8 +204,8 @@ def generate(
         tokenizer_type=tokenizer_type,
         template=template,
         copy_tokenizer=copy_tokenizer,
-        values=_pairs(values),
-        engine_parameters=_pairs(engine_parameters),
+        values=pairs(values),
+        engine_parameters=pairs(engine_parameters),
         llm_args=_llm_args(llm_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
     )
@@ -227,18 +227,10 @@ def generate(
     )
 
 
-def _pairs(options: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE, …"""
-    for option in options:
-        if "=" not in option:
-            raise SettingsError(f"{option!r} is no NAME=VALUE")
-    return dict(option.split("=", 1) for option in options)
-
-
 def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE, A.B=VALUE, … -> nested values."""
     made: dict[str, Any] = {}
-    for path, text in _pairs(options).items():
+    for path, text in pairs(options).items():
         value: Any = text
         with contextlib.suppress(ValueError):  # plain text
             value = json.loads(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,18 @@ class Command(click.Command):
             return super().invoke(ctx)
         except TrtTokenizersError as error:
             _fail(error)
+
+
+def pairs(options: Sequence[str]) -> dict[str, str]:
+    """Of options NAME=VALUE; the last one of a name counts.
+
+    Raises:
+        SettingsError: one is none.
+    """
+    for option in options:
+        if "=" not in option:
+            raise SettingsError(f"{option!r} is no NAME=VALUE")
+    return dict(option.split("=", 1) for option in options)
 
 
 def _fail(error: TrtTokenizersError) -> NoReturn:

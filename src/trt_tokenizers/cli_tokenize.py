@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_tokenizers.cli_launch import Command
+from trt_tokenizers.cli_launch import Command, pairs
 
 if TYPE_CHECKING:
+    from trt_tokenizers.prompts import Prompt, PromptSettings
     from trt_tokenizers.tokenization import Piece
 
 #: Backgrounds of neighbouring pieces, all of them legible under black.
@@ -35,8 +37,6 @@ def tokenizers(*, as_json: bool) -> None:
       0  listed, also where some cannot be used
       2  wrong options
     """
-    import dataclasses
-
     from trt_tokenizers.plugins import list_plugins
     from trt_tokenizers.tokenizers.registry import ALIASES, GROUP, NEEDS
 
@@ -62,6 +62,7 @@ def tokenizers(*, as_json: bool) -> None:
 @click.option("--template-kwargs", default="", help="A JSON object for the template.")
 @click.option("--template", default="auto", help="auto, none, a name, a Jinja file, or Jinja.")
 @click.option("--no-special-tokens", is_flag=True, help="Add neither BOS nor EOS to TEXT.")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Any other setting.")
 @click.option("--compare", type=click.Choice(["transformers"]), help="Show the first difference.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: prompt, tokens, count.")
 @click.pass_context
@@ -77,59 +78,77 @@ def tokenize(
     template_kwargs: str,
     template: str,
     no_special_tokens: bool,
+    values: tuple[str, ...],
     compare: str | None,
     as_json: bool,
 ) -> None:
     """Show what a tokenizer makes of TEXT (or of standard input), as the server would.
 
+    Names for --set are those of the model preprocessing that decide over ids, as add_bos, legacy or
+    truncate_prompt_tokens; what they mean: trt-tokenizers settings.
+
     \b
     Example:
       trt-tokenizers tokenize --tokenizer-dir ./SmolLM2-135M-Instruct "Hello, world"
+      trt-tokenizers tokenize --tokenizer-dir D --set add_bos=true --set add_eos=true "a"
       trt-tokenizers tokenize --tokenizer-dir D --messages '[{"role": "user", "content": "a"}]'
 
     \b
     Exit codes:
       0  shown; with --compare: the ids are the same
       1  the tokenizer does not load, the template refuses, or the ids differ
-      2  wrong options
+      2  wrong options or settings
     """
+    from trt_tokenizers import logs
     from trt_tokenizers.prompts import PromptMaker, PromptSettings
+    from trt_tokenizers.settings import parse
     from trt_tokenizers.textrequest import TextRequest
-    from trt_tokenizers.tokenization import pieces
+    from trt_tokenizers.tokenization import kept, pieces
     from trt_tokenizers.tokenizers.registry import create
 
     if messages is not None and text is not None:
         raise click.UsageError("TEXT and --messages are both given; give one of them")
-    if messages is None and text is None:
-        text = sys.stdin.read()
-    settings = PromptSettings(
-        tokenizer_dir=str(tokenizer_dir),
-        tokenizer_type=tokenizer_type,
-        tiktoken_pattern=tiktoken_pattern,
-        template=template,
-        add_special_tokens=not no_special_tokens,
-    )
-    tokenizer = create(settings)
+    options = {
+        "tokenizer_dir": str(tokenizer_dir),
+        "tokenizer_type": tokenizer_type,
+        "tiktoken_pattern": tiktoken_pattern,
+        "template": template,
+        "add_special_tokens": str(not no_special_tokens),
+    }
+    settings = parse(PromptSettings, {**options, **pairs(values)}, "--set")
+    with logs.told(lambda text: click.echo(f"note: {text}", err=True)):
+        tokenizer = create(settings)
     maker = PromptMaker(settings, tokenizer)
     (prompt,) = prompts = maker.make(
         TextRequest(
-            text_input=None if text is None else [text.encode(errors="surrogateescape")],
-            messages=None if messages is None else [messages.encode()],
-            tools=[tools.encode()],
-            chat_template_kwargs=[template_kwargs.encode()],
+            text_input=_rows(text) if messages is None else None,
+            messages=None if messages is None else _rows(messages),
+            tools=_rows(tools),
+            chat_template_kwargs=_rows(template_kwargs),
         )
     )
-    (ids,) = maker.encode(prompts)
-    found = pieces(tokenizer, prompt.text, ids)
+    # Places are those of the whole prompt, however it is cut.
+    whole = PromptMaker(dataclasses.replace(settings, truncate_prompt_tokens=0), tokenizer)
+    (ids,), (all_ids,) = maker.encode(prompts), whole.encode(prompts)
+    every = pieces(tokenizer, prompt.text, all_ids)
+    found = kept(every, ids)
+    if len(ids) < len(all_ids):
+        click.echo(f"note: cut to {len(ids)} of {len(all_ids)} tokens", err=True)
     if as_json:
         tokens = [{"id": p.id, "piece": p.text, "start": p.start, "end": p.end,
                    "special": p.special} for p in found]  # fmt: skip
         click.echo(json.dumps({"prompt": prompt.text, "count": len(ids), "tokens": tokens}))
     else:
         _show(found, prompt.text if prompt.rendered else "")
-    if compare and not _same(str(tokenizer_dir), prompt.text, found, special=not prompt.rendered
-                             and not no_special_tokens):  # fmt: skip
+    if compare and not _same(settings, prompt, every):
         ctx.exit(1)
+
+
+def _rows(text: str | None) -> list[bytes]:
+    """One row: an argument's bytes as the shell gave them, or all of standard input's."""
+    if text is None:
+        return [sys.stdin.buffer.read()]
+    return [text.encode(errors="surrogateescape")]
 
 
 def _in_colour() -> bool:
@@ -169,16 +188,17 @@ def _show(found: Sequence[Piece], rendered: str) -> None:
     click.echo(f"{len(found)} tokens")
 
 
-def _same(folder: str, prompt: str, found: Sequence[Piece], *, special: bool) -> bool:
+def _same(settings: PromptSettings, prompt: Prompt, found: Sequence[Piece]) -> bool:
     from trt_tokenizers.tokenization import first_difference, transformers_tokens
 
-    theirs = transformers_tokens(folder, prompt, add_special_tokens=special)
+    special = settings.add_special_tokens and not prompt.rendered
+    theirs = transformers_tokens(settings, prompt.text, add_special_tokens=special)
     at = first_difference([piece.id for piece in found], [token_id for token_id, _ in theirs])
     if at is None:
         click.echo("transformers gives the same ids", err=True)
         return True
     here = _few([(piece.id, piece.text) for piece in found[at:]])
-    place = next((piece.start for piece in found[at:] if piece.start is not None), len(prompt))
+    place = next((piece.start for piece in found[at:] if piece.start is not None), len(prompt.text))
     click.echo(
         f"transformers differs at token {at}, character {place}:\n"
         f"  transformers  {_few(theirs[at:])}  ({len(theirs)} tokens in all)\n"

@@ -1,8 +1,10 @@
-"""This package's log lines -> Triton's log."""
+"""This package's log lines -> Triton's log, or a command's user."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -28,3 +30,28 @@ def send_to(log: Any) -> None:
         logger.addHandler(_TritonHandler(log))
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+class _Teller(logging.Handler):
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(self.format(record))
+
+
+@contextlib.contextmanager
+def told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call *tell* with each of them meanwhile, those that a server's log would have included."""
+    logger, handler = logging.getLogger("trt_tokenizers"), _Teller(tell)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

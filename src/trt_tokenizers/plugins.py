@@ -6,6 +6,7 @@ Tokenizer types and engines are found here, the built-in ones too. Only the chos
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -13,6 +14,9 @@ from typing import Any
 
 from trt_tokenizers.errors import TrtTokenizersError
 from trt_tokenizers.settings import nearest
+
+#: ``module:attribute``, both of them dotted names.
+_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def find_plugin(
@@ -22,9 +26,14 @@ def find_plugin(
 
     Raises:
         error_class: the name is unknown (lists what there is), given twice (names both packages),
-            or its module does not import (names the missing package, or what it raised).
+            its module does not import (names the missing package, or what it raised), or it is
+            nothing that makes one.
     """
     if ":" in name:
+        if not _TARGET.fullmatch(name):
+            raise error_class(
+                f"{what} {name!r} is no module:Class; write it as my_package.my_module:MyClass"
+            )
         point = EntryPoint(name=name, value=name, group=group)
     else:
         found = {p.value: p for p in entry_points(group=group, name=name)}
@@ -44,7 +53,13 @@ def find_plugin(
             f"{what} {name!r} needs the module {error.name!r}; install the package that has it"
         ) from error
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-        raise error_class(f"{what} {name!r} {_failure(error)}") from error
+        raise error_class(
+            f"{what} {name!r} {_failure(error)}; correct its module, or name another one"
+        ) from error
+    if not callable(plugin):
+        raise error_class(
+            f"{what} {name!r} is a {type(plugin).__name__}; name a class or a function"
+        )
     return plugin
 
 

@@ -14,7 +14,7 @@ from trt_tokenizers.templates.messages import (
     parse_template_arguments,
     parse_tools,
 )
-from trt_tokenizers.templates.render import ChatTemplate, load
+from trt_tokenizers.templates.render import ChatTemplate, OwnTemplates, load
 from trt_tokenizers.textrequest import TextRequest, check_parameters, text_at
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
@@ -75,6 +75,7 @@ class PromptMaker:
         self._tokenizer = tokenizer
         self._template = load(settings.template, tokenizer.chat_template)
         self.template_name = self._template.name if self._template else "none"
+        self._own = self._template.sources if isinstance(self._template, OwnTemplates) else {}
         self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
@@ -109,13 +110,16 @@ class PromptMaker:
         template = self._template
         own = chosen.pop("chat_template", None)
         if own is not None:
-            if not self._settings.allow_request_templates or not isinstance(own, str):
+            named = self._own.get(own) if isinstance(own, str) else None
+            if named is None and not (self._settings.allow_request_templates
+                                      and isinstance(own, str)):  # fmt: skip
+                names = f", name one of {', '.join(sorted(self._own))}" if self._own else ""
                 raise RequestError(
-                    "this server takes no templates from requests; leave chat_template out, or set "
-                    "allow_request_templates of the model preprocessing"
+                    "this server takes no templates from requests; leave chat_template out"
+                    f"{names}, or set allow_request_templates of the model preprocessing"
                 )
             try:
-                template = self._request_template(own)
+                template = self._request_template(own if named is None else named)
             except TemplateError as error:
                 raise RequestError(str(error)) from None
         if template is None:

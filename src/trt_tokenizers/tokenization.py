@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.tokenizers.base import Tokenizer
+from trt_tokenizers.errors import TokenizerError, one_line
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
 #: How far to look for a piece where a normalizer has changed the text, in bytes.
 _LOOK_AHEAD = 64
@@ -89,20 +89,36 @@ def _placed(whole: bytes, own: bytes, place: int) -> tuple[int, int]:
     return (at, at + len(own)) if at >= 0 else (place, place)
 
 
+def kept(found: Sequence[Piece], ids: Sequence[int]) -> list[Piece]:
+    """Those of a whole prompt that a cut left as *ids*: the first ones, or a few and the last."""
+    if [piece.id for piece in found[: len(ids)]] == list(ids):
+        return list(found[: len(ids)])
+    last = 0
+    while last < len(ids) and ids[-1 - last] == found[-1 - last].id:
+        last += 1
+    return [*found[: len(ids) - last], *found[len(found) - last :]]
+
+
 def transformers_tokens(
-    tokenizer_dir: str, prompt: str, *, add_special_tokens: bool
+    settings: TokenizerSettings, prompt: str, *, add_special_tokens: bool
 ) -> list[tuple[int, str]]:
     """What transformers makes of *prompt*: ids, each with its own text.
 
     Raises:
         TokenizerError: transformers is missing or cannot load the folder.
     """
-    try:
-        from transformers import AutoTokenizer
+    from trt_tokenizers.tokenizers.transformers import auto_tokenizer
 
-        oracle = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
+    try:
+        oracle = auto_tokenizer(settings)
+    except TokenizerError:
+        raise
     except Exception as error:
-        raise TokenizerError(f"transformers cannot load {tokenizer_dir}: {error}") from error
+        raise TokenizerError(
+            # Its messages are of many lines, with advice for whom has the hub.
+            f"transformers cannot load {settings.tokenizer_dir}: {one_line(error).rstrip(' :')}; "
+            "compare in a folder that AutoTokenizer loads, or leave --compare out"
+        ) from error
     ids = oracle.encode(prompt, add_special_tokens=add_special_tokens)
     return [(token_id, oracle.decode([token_id])) for token_id in ids]
 

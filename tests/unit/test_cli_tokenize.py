@@ -159,6 +159,60 @@ def test_compare_with_transformers(bpe_dir: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_that_transformers_cannot_load_is_one_line(ranks_dir: Path) -> None:
+    result = run("tokenize", "--tokenizer-dir", ranks_dir, "--tokenizer-type", "byte",
+                 "--compare", "transformers", "a")  # fmt: skip
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: transformers cannot load {ranks_dir}: ")
+    assert line.endswith("; compare in a folder that AutoTokenizer loads, or leave --compare out")
+
+
+def ids(*arguments: object) -> list[int]:
+    result = run("tokenize", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return [token["id"] for token in json.loads(result.stdout)["tokens"]]
+
+
+def test_settings_are_those_of_the_server(bpe_dir: Path, sentencepiece_dir: Path) -> None:
+    plain = ("--tokenizer-dir", bpe_dir, "hello world")
+    alone = ids(*plain)
+    assert ids(*plain, "--set", "add_bos=true", "--set", "add_eos=yes") == [0, *alone, 2]
+    assert ids(*plain, "--set", "add_bos=1", "--set", "add_special_tokens=false") == alone
+    llama = ("--tokenizer-dir", sentencepiece_dir, "--tokenizer-type", "llama", "</s>a")
+    assert len(ids(*llama, "--set", "legacy=true")) == len(ids(*llama)) + 1
+    clean = run("tokenize", *plain, "--set", "clean_up_tokenization_spaces=true")
+    assert clean.stdout == run("tokenize", *plain).stdout, "ids and pieces are as they were"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_cut_prompt_keeps_its_places(bpe_dir: Path, side: str) -> None:
+    text = "one two three four five"
+    options = ("--tokenizer-dir", bpe_dir, "--json", "--set", "add_bos=true", text)
+    every = json.loads(run("tokenize", *options).stdout)["tokens"]
+    cut = run("tokenize", *options, "--set", "truncate_prompt_tokens=4",
+              "--set", f"truncation_side={side}", "--compare", "transformers")  # fmt: skip
+    expected = every[:4] if side == "right" else [every[0], *every[-3:]]
+    assert json.loads(cut.stdout)["tokens"] == expected
+    assert f"note: cut to 4 of {len(every)} tokens" in cut.stderr
+    assert f"({len(every)} tokens in all)" in cut.stderr, "compared before it is cut"
+
+
+def test_what_auto_chose_is_said(bpe_dir: Path, sentencepiece_dir: Path) -> None:
+    result = run("tokenize", "--tokenizer-dir", bpe_dir, "a")
+    assert result.stderr == (
+        f"note: tokenizer type auto: tokenizers, since {bpe_dir} has tokenizer.json\n"
+    )
+    older = run("tokenize", "--tokenizer-dir", sentencepiece_dir, "--tokenizer-type", "sp", "a")
+    assert older.stderr == "note: tokenizer type sp is the older name of sentencepiece\n"
+    assert run("tokenize", "--tokenizer-dir", bpe_dir, "--tokenizer-type", "byte", "a").stderr == ""
+
+
+def test_a_second_setting_of_a_name_counts(bpe_dir: Path) -> None:
+    given = ("--set", "tokenizer_type=gpt2", "--set", "tokenizer_type=byte")
+    assert ids("--tokenizer-dir", bpe_dir, "a", *given) == [97]
+
+
 def test_first_difference() -> None:
     assert first_difference([1, 2], [1, 2]) is None
     assert first_difference([1, 2], [1, 3]) == 1
@@ -171,12 +225,38 @@ def test_first_difference() -> None:
         (["--tokenizer-dir", "/nowhere", "a"], 1, "is not a folder"),
         (["a"], 2, "--tokenizer-dir"),
         (["--tokenizer-dir", ".", "--messages", "[]", "a"], 2, "both given"),
+        (["--tokenizer-dir", ".", "--set", "add_bos", "a"], 2, "'add_bos' is no NAME=VALUE"),
+        (
+            ["--tokenizer-dir", ".", "--set", "ad_bos=1", "a"],
+            2,
+            "--set: unknown parameter 'ad_bos' (did you mean 'add_bos'?); known are: ",
+        ),
+        (["--tokenizer-dir", ".", "--set", "add_bos=x", "a"], 2, "expected true or false"),
     ],
 )
 def test_wrong_options_are_named(arguments: list[str], code: int, message: str) -> None:
     result = run("tokenize", *arguments)
     assert result.exit_code == code
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--messages", '[{"role": "user", "content": "\udcff"}]'],
+        ["--messages", "[]", "--tools", "\udcff"],
+        ["--messages", "[]", "--template-kwargs", "\udcff"],
+        ["\udcff"],
+        [],
+    ],
+)
+def test_bytes_that_are_no_utf8_are_an_error(bpe_dir: Path, arguments: list[str]) -> None:
+    """The shell's bytes come as escapes, those of standard input as they are."""
+    result = CliRunner().invoke(
+        main, ["tokenize", "--tokenizer-dir", str(bpe_dir), *arguments], input=b"a\xff\r\n"
+    )
+    assert result.exit_code == 1
+    assert "is not valid UTF-8: invalid start byte at byte" in result.stderr
 
 
 def test_types_are_listed_with_their_owner() -> None:

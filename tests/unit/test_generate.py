@@ -262,6 +262,8 @@ def test_only_what_the_type_needs_is_copied(
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/tool_use.jinja").write_text("{{ tools | length }}")
     pattern = r"\s+|\S+" if kind == "tiktoken" else ""  # nobody knows this rank file's
     whole = create(TokenizerSettings(str(folder), kind, tiktoken_pattern=pattern))
     done = run(
@@ -270,12 +272,13 @@ def test_only_what_the_type_needs_is_copied(
     )
     assert done.exit_code == 0, done.output
     copy = tmp_path / "repo/preprocessing/1/tokenizer"
-    assert {path.name for path in copy.iterdir()} == wanted | SMALL
+    assert {path.name for path in copy.iterdir()} == wanted | SMALL | {"additional_chat_templates"}
     shutil.rmtree(folder)
     copied = create(TokenizerSettings(str(copy), kind, tiktoken_pattern=pattern))
     for text in HARD_TEXTS:
         assert copied.encode(text) == whole.encode(text)
     assert copied.chat_template == whole.chat_template
+    assert set(copied.chat_template or ()) == {"default", "tool_use"}
     assert copied.eos_ids == whole.eos_ids
 
 

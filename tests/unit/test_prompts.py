@@ -50,6 +50,75 @@ def test_tools_and_arguments_reach_the_template(bpe_dir: Path, contexts: Context
     assert prompt(preprocessor, empty) == "||", "old clients send empty strings for none"
 
 
+def with_templates(folder: Path, work: Path, layout: str, **sources: str) -> Path:
+    """A copy of *folder* with templates of its own, by name."""
+    shutil.copytree(folder, work)
+    path = work / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["chat_template"] = [{"name": n, "template": s} for n, s in sources.items()]
+    if layout == "files":
+        del config["chat_template"]
+        (work / "additional_chat_templates").mkdir()
+        for name, source in sources.items():
+            own = "chat_template" if name == "default" else f"additional_chat_templates/{name}"
+            (work / f"{own}.jinja").write_text(source)
+    path.write_text(json.dumps(config))
+    return work
+
+
+@pytest.mark.parametrize("layout", ["list", "files"])
+def test_the_models_own_tools_template_is_taken_for_tools(
+    bpe_dir: Path, tmp_path: Path, layout: str
+) -> None:
+    folder = with_templates(
+        bpe_dir, tmp_path / "model", layout,
+        default="D{{ messages[0].content }}", tool_use="T{{ tools | length }}", rag="R", bad="{%",
+    )  # fmt: skip
+    preprocessor = make(folder, ContextStore(tmp_path / "streams"))
+    assert prompt(preprocessor, TextRequest(messages=[HI])) == "Dhi"
+    assert prompt(preprocessor, TextRequest(messages=[HI], tools=[b"[]"])) == "Dhi"
+    assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "T1"
+
+    def named(name: str) -> TextRequest:
+        arguments = json.dumps({"chat_template": name}).encode()
+        return TextRequest(messages=[HI], chat_template_kwargs=[arguments])
+
+    assert prompt(preprocessor, named("rag")) == "R"
+    with pytest.raises(RequestError, match="template 'chat_template', line 1"):
+        prompt(preprocessor, named("bad"))
+    with pytest.raises(RequestError, match="name one of bad, default, rag, tool_use, or set allow"):
+        prompt(preprocessor, named("{{ 1 }}"))
+    chosen = make(folder, ContextStore(tmp_path / "others"), template="chatml")
+    with pytest.raises(RequestError, match="leave chat_template out, or set"):
+        prompt(chosen, named("rag"))
+
+
+def test_a_model_without_a_default_template_serves_what_its_own_are_for(
+    bpe_dir: Path, tmp_path: Path
+) -> None:
+    folder = with_templates(bpe_dir, tmp_path / "model", "list", tool_use="{{ tools | length }}")
+    preprocessor = make(folder, ContextStore(tmp_path / "streams"))
+    assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "1"
+    with pytest.raises(RequestError, match="own templates are tool_use, without a default; name"):
+        prompt(preprocessor, TextRequest(messages=[HI]))
+
+
+def test_a_template_that_a_type_sets_is_its_only_one(
+    bpe_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "templated.py").write_text(
+        "from trt_tokenizers.tokenizers.byte import ByteTokenizer\n"
+        "class Type(ByteTokenizer):\n"
+        "    def __init__(self, settings):\n"
+        "        super().__init__(settings)\n"
+        "        self.chat_template = 'mine {{ tools | length }}'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = with_templates(bpe_dir, tmp_path / "model", "files", tool_use="theirs")
+    preprocessor = make(folder, ContextStore(tmp_path / "streams"), tokenizer_type="templated:Type")
+    assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "mine 1"
+
+
 def test_an_answer_that_goes_on_with_the_prompt_keeps_its_first_space(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:

@@ -124,6 +124,29 @@ def test_bad_messages_are_named(text: str, message: str) -> None:
         parse_messages(text)
 
 
+CALLS = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+def test_only_the_assistant_calls_tools(role: str) -> None:
+    """A template would write the call into another's turn, or drop it."""
+    message = {"role": role, "content": "a", "tool_calls": CALLS}
+    wrong = rf"messages\[1\] has tool_calls and the role '{role}'; only the assistant calls tools"
+    with pytest.raises(RequestError, match=wrong):
+        parse_messages(json.dumps([{"role": "user", "content": "a"}, message]))
+    for empty in (None, []):
+        parsed = parse_messages(json.dumps([{**message, "tool_calls": empty}]))
+        assert parsed == [{"role": role, "content": "a"}]
+
+
+def test_the_assistants_tool_calls_are_handed_on() -> None:
+    for calls in (CALLS, []):
+        message = {"role": "assistant", "content": "a", "tool_calls": calls}
+        assert parse_messages(json.dumps([message])) == [message]
+    nothing = [{"role": "assistant", "content": "a", "tool_calls": None}]
+    assert parse_messages(json.dumps(nothing)) == [{"role": "assistant", "content": "a"}]
+
+
 def test_content_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     parsed = parse_messages(json.dumps([{"role": "user", "content": parts, "name": "n"}]))

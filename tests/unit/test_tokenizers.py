@@ -222,9 +222,110 @@ def test_a_strangers_class_by_module_path(tmp_path: Path, monkeypatch: pytest.Mo
     assert stream.feed([99, 98]) + stream.feed([97]) + stream.finish() == "cba"
 
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "codepoint_tokenizer"
+
+
+def test_the_example_package_does_what_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLE)
+    kind = "codepoint_tokenizer:CodepointTokenizer"
+    plain = load(tmp_path, kind)
+    assert (plain.encode("a"), plain.eos_ids, plain.pad_id) == ([2, 97], (3,), 0)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 10]}')
+    other = load(tmp_path, kind, add_bos=False, add_eos=True, extra_eos_ids=(7,), pad_id=9)
+    assert (other.encode("a"), other.eos_ids, other.pad_id) == ([97, 3], (3, 10, 7), 9)
+    assert other.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [97, 3]
+    assert other.decode([2, 97, 3]) == "a"
+
+
+def test_the_example_of_the_docs_is_the_package() -> None:
+    docs = (EXAMPLE.parents[1] / "docs" / "plugins.md").read_text()
+    shown = docs.split("```python\n")[1].split("```")[0]
+    assert (EXAMPLE / "codepoint_tokenizer.py").read_text().endswith(f'number."""\n\n{shown}')
+
+
 def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="needs the module 'no_such_module'"):
         load(tmp_path, "no_such_module:Thing")
+
+
+TEMPLATES = """it must be Jinja, or a list of {"name": …, "template": …}"""
+DECODER = """it must be {id: {"content": …}}"""
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer_config", {"added_tokens_decoder": ["a"]},
+         f"added_tokens_decoder is ['a']; {DECODER}"),
+        ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "a"}}},
+         f"added_tokens_decoder is {{'x': {{'content': 'a'}}}}; {DECODER}"),
+        ("tokenizer_config", {"added_tokens_decoder": {"1": {}}},
+         f"added_tokens_decoder is {{'1': {{}}}}; {DECODER}"),
+        ("tokenizer_config", {"added_tokens_decoder": {"1": 3}},
+         f"added_tokens_decoder is {{'1': 3}}; {DECODER}"),
+        ("tokenizer_config", {"chat_template": [{"name": "default"}]},
+         f"chat_template has an entry that is {{'name': 'default'}}; {TEMPLATES}"),
+        ("tokenizer_config", {"chat_template": [3]},
+         f"chat_template has an entry that is 3; {TEMPLATES}"),
+        ("tokenizer_config", {"chat_template": 4}, f"chat_template is 4; {TEMPLATES}"),
+        ("special_tokens_map", {"additional_special_tokens": 3},
+         "additional_special_tokens is 3; it must be a list of tokens"),
+        ("added_tokens", {"a": "x"}, "'a' is 'x'; it must be an id"),
+        ("generation_config", {"eos_token_id": "x"},
+         "eos_token_id is 'x'; it must be an id or a list of ids"),
+        ("generation_config", {"eos_token_id": [2, None]},
+         "eos_token_id is [2, None]; it must be an id or a list of ids"),
+        ("config", {"eos_token_id": 1.5}, "eos_token_id is 1.5; it must be an id or a list of ids"),
+    ],
+)  # fmt: skip
+def test_what_a_small_file_cannot_mean_is_said(
+    tmp_path: Path, file: str, content: object, message: str
+) -> None:
+    path = tmp_path / f"{file}.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(TokenizerError) as refused:
+        load(tmp_path, "byte")
+    assert str(refused.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("name", ["chat_template", "additional_chat_templates/tool_use"])
+def test_a_template_that_is_no_utf8_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.jinja"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"a\xff")
+    with pytest.raises(TokenizerError) as refused:
+        load(tmp_path, "byte")
+    assert str(refused.value).startswith(f"{path} cannot be read: ")
+    assert str(refused.value).endswith("; save it as UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["auto", "tiktoken", "sentencepiece", "llama", "t5", "mistral"])
+@pytest.mark.parametrize("name", ["x.model", "tokenizer.model", "spiece.model", "tekken.json"])
+def test_a_folder_is_no_file_of_a_tokenizer(tmp_path: Path, kind: str, name: str) -> None:
+    """SentencePiece ends the process where it is given one."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(TokenizerError, match="set tokenizer_dir to the folder that"):
+        load(tmp_path, kind)
+
+
+@pytest.mark.parametrize(
+    "name", [":", "json:", ":loads", "a b:c", ".json:loads", "json:loads[x]", "a:b:c", "json:1"]
+)
+def test_what_is_no_module_and_class_is_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TokenizerError) as refused:
+        load(tmp_path, name)
+    assert str(refused.value) == (
+        f"tokenizer type {name!r} is no module:Class; write it as my_package.my_module:MyClass"
+    )
+
+
+def test_what_makes_no_tokenizer_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="'os:sep' is a str; name a class or a function"):
+        load(tmp_path, "os:sep")
+    with pytest.raises(TokenizerError, match="no attribute 'nothing'; correct its module, or name"):
+        load(tmp_path, "json:nothing")
 
 
 @pytest.mark.parametrize(

@@ -82,15 +82,25 @@ def _json(text: str, name: str, what: str) -> Any:
     return data
 
 
-def _checked(message: Any, where: str) -> Message:
-    if not isinstance(message, dict):
+def _checked(given: Any, where: str) -> Message:
+    if not isinstance(given, dict):
         raise RequestError(f'{where} must be an object with "role" and "content"')
+    message: Message = given
     if "role" not in message:
         raise RequestError(f"{where} has no role; it must be one of {', '.join(ROLES)}")
     role = message["role"]
     if role not in ROLES:
         shown = repr(role[:40]) if isinstance(role, str) else f"that is a {type(role).__name__}"
         raise RequestError(f"{where} has the role {shown}; it must be one of {', '.join(ROLES)}")
+    calls = message.get("tool_calls")
+    if role != "assistant" and calls:
+        raise RequestError(
+            f"{where} has tool_calls and the role {role!r}; only the assistant calls tools: send "
+            "them in a message of its own, or leave them out"
+        )
+    if "tool_calls" in message and (calls is None or role != "assistant"):
+        # Clients send the empty key along; templates ask whether it is there.
+        message = {key: value for key, value in message.items() if key != "tool_calls"}
     content = message.get("content")
     if content is None and role == "assistant" and message.get("tool_calls"):
         return message

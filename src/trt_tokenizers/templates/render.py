@@ -233,13 +233,66 @@ def _named(name: str) -> ChatTemplate:
     return ChatTemplate(name, path.read_text(encoding="utf-8"), **defaults)
 
 
-def load(name: str, chat_template: str | None) -> ChatTemplate | None:
+class OwnTemplates:
+    """Several templates of a model's own, chosen from as in transformers: ``tool_use`` for requests
+    with tools, if there is one, else ``default``.
+
+    Attributes:
+        name: for errors and logs.
+        sources: name -> Jinja. A request may name any; only the two above are compiled, since the
+            others may be none that can be served.
+    """
+
+    def __init__(self, name: str, sources: Mapping[str, str]) -> None:
+        """
+        Raises:
+            TemplateError: one of the two is not valid Jinja; names template and line.
+        """
+        self.name = name
+        self.sources = sources
+        self._compiled = {
+            own: ChatTemplate(name if own == "default" else f"{name} ({own})", sources[own])
+            for own in ("default", "tool_use")
+            if own in sources
+        }
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        special_tokens: Mapping[str, str],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """`ChatTemplate.render` of the one that suits.
+
+        Raises:
+            RequestError: none does, or the conversation does not suit it.
+        """
+        chosen = self._compiled.get("tool_use") if tools else None
+        chosen = chosen or self._compiled.get("default")
+        if chosen is None:
+            raise RequestError(
+                f"the model's own templates are {', '.join(sorted(self.sources))}, without a "
+                "default; name one as chat_template in chat_template_kwargs, or set the parameter "
+                "'template' of the model preprocessing"
+            )
+        return chosen.render(messages, special_tokens, tools=tools, arguments=arguments)
+
+
+def _own(found: str | Mapping[str, str]) -> ChatTemplate | OwnTemplates:
+    return ChatTemplate("auto", found) if isinstance(found, str) else OwnTemplates("auto", found)
+
+
+def load(
+    name: str, chat_template: str | Mapping[str, str] | None
+) -> ChatTemplate | OwnTemplates | None:
     """The template called *name*.
 
     Args:
         name: a named template; ``auto`` for the tokenizer's own; ``none`` for no template; the
             path of a Jinja file; or Jinja itself, which has ``{{`` or ``{%`` in it.
-        chat_template: the tokenizer's own, if it has one.
+        chat_template: the tokenizer's own, if it has one, or several by name.
 
     Returns:
         None for ``none``, and for ``auto`` where the tokenizer brought none.
@@ -250,7 +303,7 @@ def load(name: str, chat_template: str | None) -> ChatTemplate | None:
     if name == "none":
         return None
     if name == "auto":
-        return ChatTemplate("auto", chat_template) if chat_template else None
+        return _own(chat_template) if chat_template else None
     if "{{" in name or "{%" in name:
         return ChatTemplate("inline", name)
     known = named_templates()

@@ -9,7 +9,7 @@ from pathlib import Path
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.files import read_json
+from trt_tokenizers.tokenizers.files import files_like, read_json
 from trt_tokenizers.tokenizers.registry import GROUP
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def choose(directory: Path) -> tuple[str, str]:
             if all((directory / name).is_file() for name in names):
                 return "gpt2", f"has {' and '.join(names)}, {kind or 'no tokenizer_class'}"
     for name, its_kind, pattern in _SENTENCEPIECE:
-        if kind.removesuffix("Fast") == its_kind and (found := sorted(directory.glob(pattern))):
+        if kind.removesuffix("Fast") == its_kind and (found := files_like(directory, pattern)):
             return name, f"has {found[0].name} and {kind or 'no tokenizer_class'}"
     if not any((directory / name).is_file() for name in _TRANSFORMERS_ASKS):
         raise TokenizerError(

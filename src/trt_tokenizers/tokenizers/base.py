@@ -3,10 +3,14 @@
 A type is a class (or a function) that takes `TokenizerSettings` and gives a `Tokenizer`::
 
     class ReverseTokenizer(Tokenizer):
-        bos_id, eos_ids, pad_id, adds_bos = None, (0,), 0, False
+        def __init__(self, settings: TokenizerSettings) -> None:
+            super().__init__(settings)  # reads the small JSON files
+            self.set_bos(None)
+            self.set_eos_and_pad(0, 0)
 
         def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-            return [ord(c) for c in reversed(text)]
+            ids = [ord(c) for c in reversed(text)]
+            return self.framed(ids) if add_special_tokens else ids
 
         def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
             return "".join(chr(i) for i in ids if i)
@@ -17,6 +21,10 @@ registered in its package's pyproject.toml and chosen by ``tokenizer_type: rever
     reverse = "my_package:ReverseTokenizer"
 
 or, without packaging it, by ``tokenizer_type: my_package:ReverseTokenizer``.
+
+`Tokenizer.set_bos`, `set_eos_and_pad` and `framed` make a type do what the settings add_bos,
+add_eos, extra_eos_ids and pad_id and generation_config.json ask for. A type may set the attributes
+itself instead; it reads ``self.settings`` itself then.
 """
 
 from __future__ import annotations
@@ -82,6 +90,9 @@ class TokenizerSettings:
 class Tokenizer(ABC):
     """Text <-> token ids.
 
+    `set_bos` and `set_eos_and_pad` set the first attributes as the settings have it; a type that
+    leaves them out sets ``bos_id``, ``eos_ids``, ``pad_id`` and ``adds_bos`` itself.
+
     Attributes:
         bos_id: id that begins a prompt, if the model has one.
         eos_ids: every id that ends an answer, the main one first; may be empty.
@@ -91,7 +102,7 @@ class Tokenizer(ABC):
         adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         padding_side: which side transformers would pad. The arrays sent to the engine are padded
             on the right whatever this says: TensorRT-LLM reads them by ``input_lengths``.
-        chat_template: Jinja source that came with the tokenizer, if any.
+        chat_template: Jinja source that came with the tokenizer, or several by name, if any.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
         vocabulary_files: names of the files that it was made of, beside the small ones that every
             type reads (`files.SMALL_FILES`); empty: not known.
@@ -105,6 +116,7 @@ class Tokenizer(ABC):
     adds_eos: bool = False
     padding_side: str
     vocabulary_files: tuple[str, ...] = ()
+    _drops_bos = _drops_eos = False
 
     def __init__(self, settings: TokenizerSettings) -> None:
         """Reads the small JSON files that every folder may hold; subclasses load the rest.
@@ -203,8 +215,11 @@ class Tokenizer(ABC):
             ids.insert(0, bos)
         return ids
 
-    def _set_bos(self, bos_id: int | None, *, file_adds: bool, default: bool) -> None:
-        """
+    def set_bos(
+        self, bos_id: int | None, *, file_adds: bool = False, default: bool = False
+    ) -> None:
+        """Set ``bos_id`` and ``adds_bos``, as the setting ``add_bos`` has it.
+
         Args:
             bos_id: the model's BOS, if it has one.
             file_adds: the library that encodes puts BOS in front by itself.
@@ -223,7 +238,7 @@ class Tokenizer(ABC):
         self.adds_bos = default if wanted is None else wanted
         self._drops_bos = file_adds and not self.adds_bos
 
-    def _set_eos_and_pad(
+    def set_eos_and_pad(
         self,
         eos_id: int | None,
         pad_id: int | None,
@@ -231,7 +246,9 @@ class Tokenizer(ABC):
         file_adds: bool = False,
         default: bool | None = None,
     ) -> None:
-        """
+        """Set ``eos_ids``, ``adds_eos`` and ``pad_id``, as the settings ``add_eos``,
+        ``extra_eos_ids`` and ``pad_id`` and generation_config.json have it.
+
         Args:
             eos_id: that of the tokenizer's own files; it comes first, then those of
                 generation_config.json, then the setting's.
@@ -260,9 +277,9 @@ class Tokenizer(ABC):
             pad_id = self.settings.pad_id
         self.pad_id = pad_id if pad_id is not None else next(iter(self.eos_ids), 0)
 
-    def _framed(self, ids: list[int]) -> list[int]:
-        """*ids* of the library, which may hold special tokens already, with BOS and EOS as
-        `_set_bos` and `_set_eos_and_pad` decided."""
+    def framed(self, ids: list[int]) -> list[int]:
+        """*ids* of a text, or what a library made with its special tokens, with BOS and EOS as
+        `set_bos` and `set_eos_and_pad` decided; for `encode` with ``add_special_tokens``."""
         if self._drops_bos:
             del ids[:1]
         elif self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:

@@ -58,8 +58,8 @@ class FastTokenizer(Tokenizer):
         self.unk_id = self._backend.token_to_id(unk) if unk else self._token_id("unk_token")
         framed = self._backend.encode("a").ids
         file_adds_bos = bos is not None and framed[:1] == [bos]
-        self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
-        self._set_eos_and_pad(eos, pad, file_adds=eos is not None and framed[-1:] == [eos])
+        self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
+        self.set_eos_and_pad(eos, pad, file_adds=eos is not None and framed[-1:] == [eos])
         self._special_ids = frozenset(
             i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
         )
@@ -76,7 +76,7 @@ class FastTokenizer(Tokenizer):
         made = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         if not add_special_tokens:
             return [encoding.ids for encoding in made]
-        return [self._framed(encoding.ids) for encoding in made]
+        return [self.framed(encoding.ids) for encoding in made]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._tables is None:

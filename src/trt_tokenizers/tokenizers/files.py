@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ class TokenizerFiles:
         special_tokens: role ("bos_token", …) -> text.
         added: tokens of added_tokens_decoder, added_tokens.json and the special tokens' names.
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
-        chat_template: Jinja source, from chat_template.jinja or tokenizer_config.json.
+        chat_template: Jinja source, or several by name, from chat_template.jinja and
+            additional_chat_templates, else from tokenizer_config.json.
         vocab_size: rows of the model's output layer as config.json has it, or 0.
     """
 
@@ -68,31 +69,30 @@ class TokenizerFiles:
     special_tokens: dict[str, str] = field(default_factory=dict)
     added: tuple[AddedToken, ...] = ()
     eos_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    chat_template: str | dict[str, str] | None = None
     vocab_size: int = 0
 
     @classmethod
     def read(cls, directory: Path) -> TokenizerFiles:
         """
         Raises:
-            TokenizerError: one of the files is not JSON; names it.
+            TokenizerError: one of the files is not JSON, or says what it cannot mean; names it.
         """
-        config = read_json(directory / "tokenizer_config.json")
-        sources = [read_json(directory / "special_tokens_map.json"), config]
+        path = directory / "tokenizer_config.json"
+        config = read_json(path)
+        a_map = directory / "special_tokens_map.json"
+        sources = {a_map: read_json(a_map), path: config}
         if "added_tokens_decoder" not in config:  # older folders: the map has the last word
-            sources.reverse()
-        tokens = {role: text for source in sources for role, text in _roles(source).items()}
-        eos = read_json(directory / "generation_config.json").get("eos_token_id")
+            sources = dict(reversed(sources.items()))
+        tokens = {role: text for one in sources.values() for role, text in _roles(one).items()}
         model = read_json(directory / "config.json")
-        if eos is None:
-            eos = model.get("eos_token_id")
         return cls(
             directory=directory,
             config=config,
             special_tokens=tokens,
-            added=_added_tokens(directory, config, [*tokens.values(), *_more_special(sources)]),
-            eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-            chat_template=_chat_template(directory, config),
+            added=_added_tokens(path, config, [*tokens.values(), *_more_special(sources)]),
+            eos_ids=_eos_ids(directory, model),
+            chat_template=_chat_template(path, config),
             vocab_size=vocab_size(model),
         )
 
@@ -116,15 +116,54 @@ def vocab_size(config: dict[str, Any]) -> int:
     return found if isinstance(found, int) else 0
 
 
+def files_like(directory: Path, pattern: str) -> list[Path]:
+    """The files of *directory* with such names; a folder or a lost link may have one, too."""
+    return sorted(path for path in directory.glob(pattern) if path.is_file())
+
+
+def _wrong(path: Path, name: str, value: object, meant: str) -> TokenizerError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+    return TokenizerError(f"{path}: {name} is {shown}; it must be {meant}")
+
+
+def _eos_ids(directory: Path, model: dict[str, Any]) -> tuple[int, ...]:
+    path = directory / "generation_config.json"
+    for source, config in ((path, read_json(path)), (directory / "config.json", model)):
+        found = config.get("eos_token_id")
+        if found is not None:
+            ids = found if isinstance(found, list) else [found]
+            if any(type(token_id) is not int for token_id in ids):
+                raise _wrong(source, "eos_token_id", found, "an id or a list of ids")
+            return tuple(ids)
+    return ()
+
+
+def _numbered(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Text -> id and flags of each token that a file numbers."""
+    decoder = config.get("added_tokens_decoder") or {}
+    meant = '{id: {"content": …}}'
+    if not isinstance(decoder, dict):
+        raise _wrong(path, "added_tokens_decoder", decoder, meant)
+    found: dict[str, tuple[int, dict[str, Any]]] = {}
+    for key, entry in decoder.items():
+        if not key.isdecimal() or not isinstance(entry, dict) or _text(entry) is None:
+            raise _wrong(path, "added_tokens_decoder", {key: entry}, meant)
+        found[entry["content"]] = (int(key), entry)
+    path = path.with_name("added_tokens.json")
+    for text, token_id in read_json(path).items():
+        if type(token_id) is not int:
+            raise _wrong(path, repr(text), token_id, "an id")
+        found[text] = (token_id, {})
+    return found
+
+
 def _added_tokens(
-    directory: Path, config: dict[str, Any], special: Iterable[str]
+    path: Path, config: dict[str, Any], special: Iterable[str]
 ) -> tuple[AddedToken, ...]:
     special = list(dict.fromkeys(special))
     found: dict[str, AddedToken] = {}
-    numbered = {
-        **{e["content"]: (int(i), e) for i, e in config.get("added_tokens_decoder", {}).items()},
-        **{text: (i, {}) for text, i in read_json(directory / "added_tokens.json").items()},
-    }
+    numbered = _numbered(path, config)
     for text, (token_id, entry) in sorted(numbered.items(), key=lambda item: item[1][0]):
         is_special = bool(entry.get("special")) or text in special
         flags = {flag: bool(entry.get(flag)) for flag in ("lstrip", "rstrip", "single_word")}
@@ -140,12 +179,14 @@ def _roles(source: dict[str, Any]) -> dict[str, str]:
     return {role: text for role, text in named.items() if text is not None}
 
 
-def _more_special(sources: Iterable[dict[str, Any]]) -> list[str]:
+def _more_special(sources: Mapping[Path, dict[str, Any]]) -> list[str]:
     """Special tokens without a role; transformers 5 has another name for the list."""
     found = []
-    for source in sources:
+    for path, source in sources.items():
         for name in ("additional_special_tokens", "extra_special_tokens"):
             tokens = source.get(name) or []
+            if not isinstance(tokens, (dict, list)):
+                raise _wrong(path, name, tokens, "a list of tokens")
             listed = tokens.values() if isinstance(tokens, dict) else tokens
             found += [text for token in listed if (text := _text(token)) is not None]
     return found
@@ -157,11 +198,33 @@ def _text(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _chat_template(directory: Path, config: dict[str, Any]) -> str | None:
-    path = directory / "chat_template.jinja"
-    if path.is_file():
+def _chat_template(path: Path, config: dict[str, Any]) -> str | dict[str, str] | None:
+    """As in transformers: files hide what tokenizer_config.json has, also where they have less."""
+    own = files_like(path.parent, "chat_template.jinja")
+    more = files_like(path.parent, "additional_chat_templates/*.jinja")
+    files = {"default": own[0]} if own else {}
+    files |= {file.name.removesuffix(".jinja"): file for file in more}
+    if files:
+        read = {name: _template(file) for name, file in files.items()}
+        return read["default"] if list(read) == ["default"] else read
+    found = config.get("chat_template")
+    if found is None or isinstance(found, str):
+        return found
+    meant = 'Jinja, or a list of {"name": …, "template": …}'
+    if not isinstance(found, list):
+        raise _wrong(path, "chat_template", found, meant)
+    named: dict[str, str] = {}
+    for entry in found:
+        parts = entry if isinstance(entry, dict) else {}
+        name, source = parts.get("name"), parts.get("template")
+        if not isinstance(name, str) or not isinstance(source, str):
+            raise _wrong(path, "chat_template has an entry that", entry, meant)
+        named[name] = source
+    return named
+
+
+def _template(path: Path) -> str:
+    try:
         return path.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name: the one that chats is "default"
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path} cannot be read: {error}; save it as UTF-8") from error

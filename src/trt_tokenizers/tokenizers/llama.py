@@ -11,7 +11,7 @@ import tokenizers
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.files import read_json
+from trt_tokenizers.tokenizers.files import files_like, read_json
 from trt_tokenizers.tokenizers.tiktoken import TiktokenTokenizer, rank_file
 
 
@@ -29,7 +29,7 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     if settings.add_bos is None and config.get("add_bos_token") is False:
         settings = dataclasses.replace(settings, add_bos=False)
     ranks = rank_file(directory)
-    if ranks is None and next(directory.glob("*.model"), None) is not None:
+    if ranks is None and files_like(directory, "*.model"):
         from trt_tokenizers.tokenizers.sentencepiece import SentencePieceTokenizer
 
         return SentencePieceTokenizer(settings)

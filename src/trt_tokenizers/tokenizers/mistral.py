@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
 
@@ -26,7 +27,7 @@ def load(settings: TokenizerSettings) -> Tokenizer:
 
 def tekken_file(directory: Path) -> Path | None:
     """tekken.json, or the folder's one tekken_*.json."""
-    found = sorted(directory.glob("tekken*.json"))
+    found = files_like(directory, "tekken*.json")
     preferred = directory / "tekken.json"
     return preferred if preferred in found else found[0] if len(found) == 1 else None
 
@@ -61,8 +62,8 @@ class TekkenTokenizer(SegmentedTokenizer):
         for role, token_id in (("bos_token", tekken.bos_id), ("eos_token", tekken.eos_id),
                                ("pad_token", tekken.pad_id)):  # fmt: skip
             self.special_tokens.setdefault(role, tekken.id_to_piece(token_id))
-        self._set_bos(tekken.bos_id, file_adds=False, default=True)
-        self._set_eos_and_pad(tekken.eos_id, tekken.pad_id)
+        self.set_bos(tekken.bos_id, file_adds=False, default=True)
+        self.set_eos_and_pad(tekken.eos_id, tekken.pad_id)
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
         from trt_tokenizers.tokenizers.tiktoken import bounded_runs

@@ -71,7 +71,8 @@ def create(settings: TokenizerSettings) -> Tokenizer:
         raise TokenizerError(
             f"tokenizer type {settings.tokenizer_type!r} cannot load {settings.tokenizer_dir!r}: "
             # transformers' messages are of many lines.
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
+            f"{type(error).__name__}: {' '.join(str(error).split())}; restore its files, or name "
+            "another tokenizer_type"
         ) from error
     unset = [attribute for attribute in _REQUIRED if not hasattr(tokenizer, attribute)]
     if unset:

@@ -10,6 +10,7 @@ import sentencepiece
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 from trt_tokenizers.tokenizers.tiktoken import rank_file
 from trt_tokenizers.tokenizers.vocabulary import sentencepiece_bytes
@@ -93,8 +94,8 @@ class SentencePieceTokenizer(SegmentedTokenizer):
             return special.get(self.special_tokens.get(role, ""), own if own >= 0 else None)
 
         bos = token_id("bos_token", self._sp.bos_id())
-        self._set_bos(bos, file_adds=False, default=bos is not None)
-        self._set_eos_and_pad(
+        self.set_bos(bos, file_adds=False, default=bos is not None)
+        self.set_eos_and_pad(
             token_id("eos_token", self._sp.eos_id()),
             token_id("pad_token", self._sp.pad_id()),
             default=bool(self.files.config.get("add_eos_token", adds_eos)),
@@ -138,7 +139,7 @@ def _model_file(directory: Path) -> Path:
     preferred = directory / "tokenizer.model"
     if preferred.is_file():
         return preferred
-    found = sorted(path for path in directory.iterdir() if _MODEL_FILE.search(path.name))
+    found = [path for path in files_like(directory, "*") if _MODEL_FILE.search(path.name)]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
 #: tiktoken's regular expressions overflow their stack on longer runs of spaces, and that ends the
@@ -156,8 +157,8 @@ class TiktokenTokenizer(SegmentedTokenizer):
             if token in special:
                 self.special_tokens.setdefault(role, token)
         bos, eos, pad = (special.get(self.special_tokens.get(role, "")) for role in roles)
-        self._set_bos(bos, file_adds=False, default=family.bos is not None)
-        self._set_eos_and_pad(eos, pad)
+        self.set_bos(bos, file_adds=False, default=family.bos is not None)
+        self.set_eos_and_pad(eos, pad)
         more = [special[token] for token in family.more_eos if token in special]
         self.eos_ids = tuple(dict.fromkeys([*self.eos_ids, *more]))
 
@@ -189,7 +190,7 @@ def rank_file(directory: Path) -> Path | None:
     found = [
         path
         for pattern in ("*.tiktoken", "*.model")
-        for path in sorted(directory.glob(pattern))
+        for path in files_like(directory, pattern)
         if _is_rank_file(path)
     ]
     return found[0] if len(found) == 1 else None

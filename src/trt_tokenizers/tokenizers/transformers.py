@@ -23,12 +23,12 @@ class TransformersTokenizer(Tokenizer):
             TokenizerError: transformers is missing, or cannot load the folder.
         """
         super().__init__(settings)
-        self._hf = _load(settings)
+        self._hf = auto_tokenizer(settings)
         hf = self._hf
         bos = hf.bos_token_id
         framed = list(hf.encode("a"))
         file_adds_bos = bos is not None and framed[:1] == [bos]
-        self._set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
+        self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
         self.padding_side = settings.padding_side or hf.padding_side
         self.chat_template = self.chat_template or hf.chat_template
         self.special_tokens = {
@@ -36,7 +36,7 @@ class TransformersTokenizer(Tokenizer):
         }
         self.unk_id = hf.unk_token_id
         eos = hf.eos_token_id
-        self._set_eos_and_pad(
+        self.set_eos_and_pad(
             eos, hf.pad_token_id, file_adds=eos is not None and framed[-1:] == [eos]
         )
         self._fast: Tokenizer | None = None
@@ -55,13 +55,13 @@ class TransformersTokenizer(Tokenizer):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
-        return self._framed(ids) if add_special_tokens else ids
+        return self.framed(ids) if add_special_tokens else ids
 
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
         batch = self._hf(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
-        return [self._framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
+        return [self.framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
@@ -90,13 +90,18 @@ class TransformersTokenizer(Tokenizer):
         return None if self._fast is None else self._fast.offsets(text)
 
 
-def _load(settings: TokenizerSettings) -> Any:
+def auto_tokenizer(settings: TokenizerSettings) -> Any:
+    """What AutoTokenizer makes of the folder, with the settings that it knows.
+
+    Raises:
+        TokenizerError: transformers is missing. What it raises itself goes through.
+    """
     try:
         from transformers import AutoTokenizer
     except ModuleNotFoundError as error:
         raise TokenizerError(
-            f"{settings.tokenizer_dir} has no tokenizer.json and transformers is not installed; "
-            "install it: pip install transformers, or choose type llama, gpt2 or sentencepiece"
+            f"transformers, which is to load {settings.tokenizer_dir}, is not installed; install "
+            "it: pip install 'trt-tokenizers[transformers]'"
         ) from error
     chosen = {"use_fast": settings.use_fast, "legacy": settings.legacy}
     return AutoTokenizer.from_pretrained(

@@ -1,0 +1,76 @@
+"""Which of a model's own templates a request gets, against transformers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trt_tokenizers.errors import RequestError
+from trt_tokenizers.prompts import PromptMaker, PromptSettings
+from trt_tokenizers.textrequest import TextRequest
+from trt_tokenizers.tokenizers.registry import create
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+SHOWS = "{{ tools | length if tools else 0 }}{{ documents | length if documents else 0 }}"
+NAMES = ("default", "tool_use", "rag", "other")
+SETS = [names for n in range(len(NAMES) + 1) for names in itertools.combinations(NAMES, n)]
+
+
+def model(folder: Path, work: Path, names: tuple[str, ...], layout: str) -> Path:
+    shutil.copytree(folder, work)
+    path = work / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["chat_template"] = f"config {SHOWS}"  # which files hide
+    if layout == "files":
+        del config["chat_template"]
+    sources = {name: f"{name} {SHOWS} {{{{ messages[0].content }}}}" for name in names}
+    if layout == "list":
+        config["chat_template"] = [{"name": n, "template": s} for n, s in sources.items()]
+    else:
+        (work / "additional_chat_templates").mkdir()
+        (work / "additional_chat_templates" / "notes.txt").write_text("no template")
+        for name, source in sources.items():
+            own = "chat_template" if name == "default" else f"additional_chat_templates/{name}"
+            (work / f"{own}.jinja").write_text(source)
+    path.write_text(json.dumps(config))
+    return work
+
+
+@pytest.mark.parametrize("layout", ["list", "files", "both"])
+@pytest.mark.parametrize("names", SETS, ids="+".join)
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+def test_the_template_is_that_of_transformers(
+    bpe_dir: Path, tmp_path: Path, names: tuple[str, ...], layout: str, kind: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = model(bpe_dir, tmp_path / "model", names, layout)
+    oracle = AutoTokenizer.from_pretrained(folder)
+    settings = PromptSettings(str(folder), kind)
+    maker = PromptMaker(settings, create(settings))
+    for tools, named in itertools.product((None, TOOLS), (None, *NAMES)):
+        arguments: dict[str, Any] = {"documents": [{"title": "t", "text": "x"}]}
+        if named is not None:
+            if not isinstance(oracle.chat_template, dict) or named not in oracle.chat_template:
+                continue  # transformers takes it for Jinja then
+            arguments["chat_template"] = named
+        request = TextRequest(
+            messages=[json.dumps(MESSAGES).encode()],
+            tools=[json.dumps(tools).encode() if tools else b""],
+            chat_template_kwargs=[json.dumps(arguments).encode()],
+        )
+        try:
+            expected = oracle.apply_chat_template(MESSAGES, tools=tools, tokenize=False,
+                                                  **arguments)  # fmt: skip
+        except ValueError:
+            with pytest.raises(RequestError, match="template"):
+                maker.make(request)
+        else:
+            (prompt,) = maker.make(request)
+            assert prompt.text == expected, (tools, named)
