@@ -16,6 +16,7 @@ from jinja2 import nodes
 
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
+from trt_tokenizers.templates.bounds import MAX_CHARACTERS, refuse_over
 from trt_tokenizers.templates.messages import Message
 from trt_tokenizers.templates.sandbox import TemplateEnvironment
 
@@ -40,9 +41,17 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # Jinja's own filter escapes HTML, which no prompt wants.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+    if indent is None:
+        return encoder.encode(value)
+    pieces, characters = [], 0
+    for piece in encoder.iterencode(value):  # each item is indented as deep as it lies
+        characters += len(piece)
+        refuse_over(characters, MAX_CHARACTERS)
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def _fromjson(value: Any) -> Any:
@@ -96,7 +105,8 @@ class ChatTemplate:
             self._template = self._environment.from_string(tree)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"template {name!r}, line {error.lineno}: {error.message}; correct the template"
+                f"template {name!r}, line {error.lineno}: {_shown(error.message)}; "
+                "correct the template"
             ) from error
         except (
             jinja2.TemplateError,
@@ -106,7 +116,7 @@ class ChatTemplate:
             MemoryError,
         ) as error:
             raise TemplateError(
-                f"template {name!r} does not compile: {error}; correct the template"
+                f"template {name!r} does not compile: {_shown(error)}; correct the template"
             ) from error
         words = {
             word
@@ -175,21 +185,26 @@ class ChatTemplate:
             with self._lock:
                 self._environment.start()
                 prompt = "".join(self._template.generate(variables))
+            refuse_over(len(prompt), MAX_CHARACTERS)
             prompt.encode()  # a template can make half a character, which no tokenizer takes
             return prompt
         except _Refused as error:
             raise RequestError(
                 f"template {self.name!r} refuses these messages: {_shown(error)}"
             ) from None
+        except MemoryError:
+            raise RequestError(
+                f"template {self.name!r} takes too much memory; simplify it"
+            ) from None
         except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
-                LookupError, RecursionError, MemoryError, AssertionError) as error:  # fmt: skip
+                LookupError, RecursionError, AssertionError) as error:  # fmt: skip
             raise RequestError(
                 f"template {self.name!r} fails on these messages: {_shown(error)}; "
                 "send other messages, or have the server's template corrected"
             ) from None
 
 
-def _shown(error: Exception) -> str:
+def _shown(error: Exception | str | None) -> str:
     """What *error* says, if it can be sent and read."""
     text = str(error)[:500] or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()
