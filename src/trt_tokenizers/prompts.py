@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import NamedTuple
 
-from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
+from trt_tokenizers.errors import RequestError, SettingsError
 from trt_tokenizers.settings import setting
+from trt_tokenizers.templates.apart import render_apart
 from trt_tokenizers.templates.messages import (
     parse_messages,
     parse_template_arguments,
     parse_tools,
 )
-from trt_tokenizers.templates.render import ChatTemplate, load
+from trt_tokenizers.templates.render import load
 from trt_tokenizers.textrequest import TextRequest, check_parameters, text_at
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
@@ -75,7 +76,6 @@ class PromptMaker:
         self._tokenizer = tokenizer
         self._template = load(settings.template, tokenizer.chat_template)
         self.template_name = self._template.name if self._template else "none"
-        self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
 
@@ -106,30 +106,30 @@ class PromptMaker:
 
     def _rendered(self, messages: str, tools: str, arguments: str) -> Prompt:
         chosen = parse_template_arguments(arguments) if arguments else {}
-        template = self._template
         own = chosen.pop("chat_template", None)
-        if own is not None:
-            if not self._settings.allow_request_templates or not isinstance(own, str):
-                raise RequestError(
-                    "this server takes no templates from requests; leave chat_template out, or set "
-                    "allow_request_templates of the model preprocessing"
-                )
-            try:
-                template = self._request_template(own)
-            except TemplateError as error:
-                raise RequestError(str(error)) from None
-        if template is None:
-            raise RequestError(
-                "this server has no chat template; send text_input instead of messages, or "
-                "set the parameter 'template' of the model preprocessing"
-            )
-        text = template.render(
+        text = self._renderer(own)(
             parse_messages(messages),
             self._tokenizer.special_tokens,
             tools=parse_tools(tools) if tools else None,
             arguments=chosen,
         )
         return Prompt(text, rendered=True, continues=bool(chosen.get("continue_final_message")))
+
+    def _renderer(self, own: object) -> Callable[..., str]:
+        """Of the server's template, or of the request's *own* one."""
+        if own is not None:
+            if not self._settings.allow_request_templates or not isinstance(own, str):
+                raise RequestError(
+                    "this server takes no templates from requests; leave chat_template out, or set "
+                    "allow_request_templates of the model preprocessing"
+                )
+            return partial(render_apart, "chat_template", own)
+        if self._template is None:
+            raise RequestError(
+                "this server has no chat template; send text_input instead of messages, or "
+                "set the parameter 'template' of the model preprocessing"
+            )
+        return self._template.render
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt; those of one kind at once."""
