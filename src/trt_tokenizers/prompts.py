@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import NamedTuple
 
-from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
+from trt_tokenizers.errors import RequestError, SettingsError
 from trt_tokenizers.settings import setting
+from trt_tokenizers.templates.apart import render_apart
 from trt_tokenizers.templates.messages import (
     parse_messages,
     parse_template_arguments,
     parse_tools,
 )
-from trt_tokenizers.templates.render import ChatTemplate, OwnTemplates, load
+from trt_tokenizers.templates.render import OwnTemplates, load
 from trt_tokenizers.textrequest import TextRequest, check_parameters, text_at
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
@@ -75,8 +76,7 @@ class PromptMaker:
         self._tokenizer = tokenizer
         self._template = load(settings.template, tokenizer.chat_template)
         self.template_name = self._template.name if self._template else "none"
-        self._own = self._template.sources if isinstance(self._template, OwnTemplates) else {}
-        self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
+        self._own = self._template if isinstance(self._template, OwnTemplates) else None
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
 
@@ -107,33 +107,35 @@ class PromptMaker:
 
     def _rendered(self, messages: str, tools: str, arguments: str) -> Prompt:
         chosen = parse_template_arguments(arguments) if arguments else {}
-        template = self._template
-        own = chosen.pop("chat_template", None)
-        if own is not None:
-            named = self._own.get(own) if isinstance(own, str) else None
-            if named is None and not (self._settings.allow_request_templates
-                                      and isinstance(own, str)):  # fmt: skip
-                names = f", name one of {', '.join(sorted(self._own))}" if self._own else ""
-                raise RequestError(
-                    "this server takes no templates from requests; leave chat_template out"
-                    f"{names}, or set allow_request_templates of the model preprocessing"
-                )
-            try:
-                template = self._request_template(own if named is None else named)
-            except TemplateError as error:
-                raise RequestError(str(error)) from None
-        if template is None:
-            raise RequestError(
-                "this server has no chat template; send text_input instead of messages, or "
-                "set the parameter 'template' of the model preprocessing"
-            )
-        text = template.render(
+        asked = chosen.pop("chat_template", None)
+        text = self._renderer(asked)(
             parse_messages(messages),
             self._tokenizer.special_tokens,
             tools=parse_tools(tools) if tools else None,
             arguments=chosen,
         )
         return Prompt(text, rendered=True, continues=bool(chosen.get("continue_final_message")))
+
+    def _renderer(self, asked: object) -> Callable[..., str]:
+        """Of the server's template, or of what a request *asked* for: one of the model's own by
+        name, or Jinja."""
+        if asked is None:
+            if self._template is None:
+                raise RequestError(
+                    "this server has no chat template; send text_input instead of messages, or "
+                    "set the parameter 'template' of the model preprocessing"
+                )
+            return self._template.render
+        names = sorted(self._own.sources) if self._own else []
+        if self._own and asked in names:
+            return self._own.named(str(asked)).render
+        if not self._settings.allow_request_templates or not isinstance(asked, str):
+            raise RequestError(
+                "this server takes no templates from requests; leave chat_template out"
+                f"{', name one of ' + ', '.join(names) if names else ''}"
+                ", or set allow_request_templates of the model preprocessing"
+            )
+        return partial(render_apart, "chat_template", asked)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt; those of one kind at once."""

@@ -84,7 +84,7 @@ def test_the_models_own_tools_template_is_taken_for_tools(
         return TextRequest(messages=[HI], chat_template_kwargs=[arguments])
 
     assert prompt(preprocessor, named("rag")) == "R"
-    with pytest.raises(RequestError, match="template 'chat_template', line 1"):
+    with pytest.raises(RequestError, match=r"template 'auto \(bad\)', line 1"):
         prompt(preprocessor, named("bad"))
     with pytest.raises(RequestError, match="name one of bad, default, rag, tool_use, or set allow"):
         prompt(preprocessor, named("{{ 1 }}"))

@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
 
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
+from trt_tokenizers.templates import helpers
+from trt_tokenizers.templates.bounds import MAX_CHARACTERS, refuse_over
 from trt_tokenizers.templates.messages import Message
 from trt_tokenizers.templates.sandbox import TemplateEnvironment
 
-
-class _Refused(jinja2.TemplateError):
-    """A template called raise_exception: the conversation does not suit it."""
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _Refused(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern[:256])
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes HTML, which no prompt wants.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _fromjson(value: Any) -> Any:
-    # OpenAI's clients send a call's arguments as text; some forms lay them out anew.
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise _Refused(f"the arguments of a tool call are not JSON: {error}") from None
-
-
-_HELPERS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
 _MAX_SOURCE = 1 << 16  # characters of a template
 
 #: Follows the text that the model goes on with, while it is rendered: what a template writes after
@@ -82,9 +47,7 @@ class ChatTemplate:
             TemplateError: *source* is not valid Jinja; names template and line.
         """
         self.name = name
-        self._environment = TemplateEnvironment(
-            _HELPERS, {"tojson": _tojson, "fromjson": _fromjson}
-        )
+        self._environment = TemplateEnvironment(helpers.GLOBALS, helpers.FILTERS)
         self._environment.globals.update(defaults)
         self._lock = threading.Lock()
         if len(source) > _MAX_SOURCE:
@@ -96,7 +59,8 @@ class ChatTemplate:
             self._template = self._environment.from_string(tree)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"template {name!r}, line {error.lineno}: {error.message}; correct the template"
+                f"template {name!r}, line {error.lineno}: {_shown(error.message)}; "
+                "correct the template"
             ) from error
         except (
             jinja2.TemplateError,
@@ -106,7 +70,7 @@ class ChatTemplate:
             MemoryError,
         ) as error:
             raise TemplateError(
-                f"template {name!r} does not compile: {error}; correct the template"
+                f"template {name!r} does not compile: {_shown(error)}; correct the template"
             ) from error
         words = {
             word
@@ -175,21 +139,26 @@ class ChatTemplate:
             with self._lock:
                 self._environment.start()
                 prompt = "".join(self._template.generate(variables))
+            refuse_over(len(prompt), MAX_CHARACTERS)
             prompt.encode()  # a template can make half a character, which no tokenizer takes
             return prompt
-        except _Refused as error:
+        except helpers.Refused as error:
             raise RequestError(
                 f"template {self.name!r} refuses these messages: {_shown(error)}"
             ) from None
+        except MemoryError:
+            raise RequestError(
+                f"template {self.name!r} takes too much memory; simplify it"
+            ) from None
         except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
-                LookupError, RecursionError, MemoryError, AssertionError) as error:  # fmt: skip
+                LookupError, RecursionError, AssertionError) as error:  # fmt: skip
             raise RequestError(
                 f"template {self.name!r} fails on these messages: {_shown(error)}; "
                 "send other messages, or have the server's template corrected"
             ) from None
 
 
-def _shown(error: Exception) -> str:
+def _shown(error: Exception | str | None) -> str:
     """What *error* says, if it can be sent and read."""
     text = str(error)[:500] or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()
@@ -250,11 +219,26 @@ class OwnTemplates:
         """
         self.name = name
         self.sources = sources
-        self._compiled = {
-            own: ChatTemplate(name if own == "default" else f"{name} ({own})", sources[own])
-            for own in ("default", "tool_use")
-            if own in sources
-        }
+        self._compiled: dict[str, ChatTemplate] = {}
+        for own in ("default", "tool_use"):
+            if own in sources:
+                self._compile(own)
+
+    def named(self, name: str) -> ChatTemplate:
+        """One of `sources`, whatever tools there are.
+
+        Raises:
+            RequestError: it is not valid Jinja.
+        """
+        try:
+            return self._compiled.get(name) or self._compile(name)
+        except TemplateError as error:
+            raise RequestError(str(error)) from None
+
+    def _compile(self, own: str) -> ChatTemplate:
+        name = self.name if own == "default" else f"{self.name} ({own})"
+        made = self._compiled[own] = ChatTemplate(name, self.sources[own])
+        return made
 
     def render(
         self,

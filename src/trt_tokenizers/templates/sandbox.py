@@ -2,46 +2,63 @@
 
 Jinja's own sandbox closes the attributes that lead out of a template. It bounds neither time nor
 memory, so every operation that can make much out of little is met here: before it is done where
-its result can be foreseen, after it where it cannot be larger than its operands together.
+its result can be foreseen, after it where it cannot be larger than its operands together. Within
+one operation of C code nothing can be stopped from here; `trt_tokenizers.templates.apart` can.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import GeneratorType
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension, loopcontrols
-from jinja2.filters import make_attrgetter
+from jinja2.filters import make_attrgetter, sync_do_join
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from trt_tokenizers.templates.bounds import (
+    FILTER_CHECKS,
+    MAX_BITS,
+    MAX_CHARACTERS,
+    MAX_ITEMS,
+    TooMuchError,
+    check_format,
+    check_items,
+    checked_method,
+    refuse_over,
+    size_of,
+)
+
 MAX_SECONDS = 0.5  #: of CPU time for one prompt
-MAX_CHARACTERS = 1 << 24  #: of one text
 MAX_WORK = 1 << 27  #: characters of all texts that one prompt makes on its way
-MAX_ITEMS = 200_000  #: of a list or mapping, nested ones included
-_MAX_BITS = 4096  #: of an integer
-_CHECK_TIME_EVERY = 16
+_MAX_LAZY = 100  # filters on filters; each takes a part of the stack, which C does not watch
 
 #: Reach far, and no chat template has a use for them.
 _REMOVED_FILTERS = ("pprint", "urlize", "xmlattr", "wordwrap", "striptags")
-_WIDE_FORMAT = re.compile(r"\d{5}|\*|\{[^}]*\{")
 
 
-class TooMuchError(jinja2.TemplateError):
-    """A template went over one of the bounds."""
+class _Unfolded(CodeGenerator):
+    """Computes nothing while it compiles, where no clock runs; constants are text at once."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Any, finalize: Any) -> str:
+        if not isinstance(node, (nodes.TemplateData, nodes.Const)):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """One per template; renders one prompt at a time, between `start` and the next."""
 
     intercepted_binops = frozenset(("*", "**", "+", "%"))
+    code_generator_class = _Unfolded
 
     def __init__(
         self,
@@ -52,22 +69,24 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[loopcontrols, _Generation],
-            finalize=self._bounded,
+            finalize=self.bounded,
+            optimized=False,
         )
-        self._work = self._ticks = 0
-        self._deadline = float("inf")
+        self._work = 0
+        self._deadline = self._look_at = float("inf")
         self.globals.pop("lipsum")
         self.globals.update(helpers)
         for name in _REMOVED_FILTERS:
             del self.filters[name]
-        self.filters.update({"sum": _sum, **filters})
+        self.filters.update({"sum": _sum, "join": _join, **filters})
         for name, function in self.filters.items():
             self.filters[name] = self._guarded(name, function)
 
     def start(self) -> None:
         """A new prompt: nothing spent yet."""
-        self._work = self._ticks = 0
+        self._work = 0
         self._deadline = time.thread_time() + MAX_SECONDS
+        self._look_at = time.perf_counter() + MAX_SECONDS
 
     def tick(self, characters: int = 0) -> None:
         """One round of a loop, one call; *characters* of the template's own text go with it.
@@ -78,179 +97,106 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self._work += characters
         if self._work > MAX_WORK:
             raise TooMuchError(f"it makes more than {MAX_WORK} characters on its way")
-        self._ticks += 1
-        if self._ticks % _CHECK_TIME_EVERY == 0 and time.thread_time() > self._deadline:
-            raise TooMuchError(f"it takes more than {MAX_SECONDS} s")
+        # CPU time, a system call, passes no faster than the time that costs next to nothing.
+        if time.perf_counter() > self._look_at:
+            left = self._deadline - time.thread_time()
+            if left < 0:
+                raise TooMuchError(f"it takes more than {MAX_SECONDS} s")
+            self._look_at = time.perf_counter() + left
+
+    def bounded(self, value: Any) -> Any:
+        """*value*, weighed."""
+        self.tick(size_of(value))
+        return value
 
     def joined(self, *values: Any) -> str:
         """Jinja's ``~``."""
-        return "".join(str(self._bounded(value)) for value in values)
+        return "".join(str(self.bounded(value)) for value in values)
 
     def literal(self, value: Any) -> Any:
         """A list or mapping written out in the template, a slice, or a comparison."""
-        return self._bounded(value)
+        return self.bounded(value)
+
+    def spread(self, value: Any) -> Any:
+        """What ``*`` makes arguments of."""
+        check_items(value)
+        return value
+
+    def call_test(
+        self, name: str, value: Any, args: Sequence[Any] | None = None, *more: Any, **others: Any
+    ) -> Any:
+        """For each item of ``select`` and its like; tests that are written out do not come here."""
+        self.tick(size_of(value) + sum(map(size_of, args or ())))
+        return super().call_test(name, value, args, *more, **others)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         method = getattr(obj, "__wrapped__", obj)  # Jinja wraps str.format
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            args = _checked_method(owner, getattr(method, "__name__", ""), args, kwargs)
+            args = checked_method(owner, getattr(method, "__name__", ""), args, kwargs)
         elif isinstance(owner, (int, float, bytes)):
             raise TooMuchError("methods of numbers and bytes are not served")
-        return self._bounded(super().call(context, obj, *args, **kwargs))
+        return self.bounded(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
             for value, times in ((left, right), (right, left)):
                 if isinstance(value, (str, bytes, list, tuple)) and isinstance(times, int):
                     limit = MAX_CHARACTERS if isinstance(value, (str, bytes)) else MAX_ITEMS
-                    _refuse_over(len(value) * times, limit)
+                    refuse_over(len(value) * times, limit)
             if isinstance(left, int) and isinstance(right, int):
-                _refuse_over(left.bit_length() + right.bit_length(), _MAX_BITS)
+                refuse_over(left.bit_length() + right.bit_length(), MAX_BITS)
         elif operator == "**":
             if isinstance(left, int) and isinstance(right, int):
-                _refuse_over(left.bit_length() * abs(right), _MAX_BITS)
+                refuse_over(left.bit_length() * abs(right), MAX_BITS)
         elif operator == "%" and isinstance(left, str):
-            _check_format(left, "%", right)
-        return self._bounded(super().call_binop(context, operator, left, right))
+            check_format(left, "%", right)
+        return self.bounded(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Bounds().visit(Parser(self, source, name, filename).parse())
         return tree
 
-    def _bounded(self, value: Any) -> Any:
-        self.tick(_size(value))
-        return value
-
     def _guarded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        check = _FILTER_CHECKS.get(name)
+        check = FILTER_CHECKS.get(name)
 
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             values = [a for a in args if not isinstance(a, (jinja2.Environment, Context))]
             values = [a for a in values if not isinstance(a, nodes.EvalContext)]
             for value in (*values, *kwargs.values()):
-                self._bounded(value)
+                self.bounded(value)
             if check is not None:
                 check(*values, **kwargs)
-            return self._bounded(function(*args, **kwargs))
+            made = function(*args, **kwargs)
+            if type(made) is GeneratorType:
+                return _Lazy(made, self.bounded, args)
+            return self.bounded(made)
 
         return guarded
 
 
-def _refuse_over(size: int, limit: int) -> None:
-    if size > limit:
-        raise TooMuchError(f"one value would have the size {size}; at most {limit} is served")
+class _Lazy:
+    """The items of a filter that makes them when they are asked for; templates see no names."""
 
+    def __init__(
+        self, items: Iterator[Any], bounded: Callable[[Any], Any], args: Sequence[Any]
+    ) -> None:
+        self._items, self._bounded = items, bounded
+        self._depth: int = 1 + max((a._depth for a in args if isinstance(a, _Lazy)), default=0)
+        if self._depth > _MAX_LAZY:
+            raise TooMuchError(f"more than {_MAX_LAZY} filters wait for one another")
 
-def _size(value: Any) -> int:
-    """Characters in *value* and what it holds.
+    def __iter__(self) -> _Lazy:
+        return self
 
-    Raises:
-        TooMuchError: more than one value may have.
-    """
-    if isinstance(value, str):
-        _refuse_over(len(value), MAX_CHARACTERS)
-        return len(value)
-    if not isinstance(value, (list, tuple, dict)):
-        return 0
-    characters = items = 0
-    stack: list[Any] = [value]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, str):
-            characters += len(part)
-            _refuse_over(characters, MAX_CHARACTERS)
-        elif isinstance(part, (list, tuple, dict)):
-            items += len(part)
-            _refuse_over(items, MAX_ITEMS)
-            stack.extend(part)
-            if isinstance(part, dict):
-                stack.extend(part.values())
-    return characters
-
-
-def _check_format(text: str, mark: str, *values: Any) -> None:
-    if _WIDE_FORMAT.search(text):
-        raise TooMuchError("a format has a width of five digits or more, or one from a variable")
-    # A container may be written out for every mark, escapes and quotes included.
-    _refuse_over(text.count(mark) * sum(4 * _size(v) + 64 for v in values), MAX_CHARACTERS)
-
-
-def _checked_method(
-    text: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """The arguments of a method of *text*, once its result is known to be bounded."""
-    for value in args:
-        if isinstance(value, int):
-            _refuse_over(value, MAX_CHARACTERS)
-    if method == "replace":
-        _check_replace(text, *args)
-    elif method == "join" and args:
-        parts = [str(part) for part in args[0]]
-        _refuse_over(sum(map(len, parts)) + len(text) * len(parts), MAX_CHARACTERS)
-        return (parts,)
-    elif method in ("format", "format_map"):
-        _check_format(text, "{", *args, *kwargs.values())
-    elif method == "expandtabs" and args:
-        _refuse_over(text.count("\t") * args[0], MAX_CHARACTERS)
-    elif method == "translate":
-        raise TooMuchError("str.translate is not served")
-    return args
-
-
-def _check_replace(text: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) -> None:
-    _refuse_over(str(text).count(str(old)) * len(str(new)), MAX_CHARACTERS)
-
-
-def _check_join(values: Any, d: Any = "", *_: Any, **__: Any) -> None:
-    many = len(values) if hasattr(values, "__len__") else MAX_ITEMS
-    _refuse_over(many * len(str(d)), MAX_CHARACTERS)
-
-
-def _check_indent(text: Any, width: Any = 4, *_: Any, **__: Any) -> None:
-    width = width if isinstance(width, int) else len(str(width))
-    _refuse_over((str(text).count("\n") + 1) * width, MAX_CHARACTERS)
-
-
-def _check_width(_: Any, width: Any = 0, *__: Any, **___: Any) -> None:
-    _refuse_over(int(width), MAX_CHARACTERS)
-
-
-def _check_batch(_: Any, number: Any = 0, *__: Any, **___: Any) -> None:
-    _refuse_over(int(number), MAX_ITEMS)
-
-
-def _check_items(value: Any, *_: Any, **__: Any) -> None:
-    if hasattr(value, "__len__"):
-        _refuse_over(len(value), MAX_ITEMS)
-
-
-def _check_tojson(
-    value: Any, ensure_ascii: Any = False, indent: Any = None, *_: Any, **__: Any
-) -> None:
-    if indent is not None:
-        _refuse_over(len(indent) if isinstance(indent, str) else int(indent), 64)
-
-
-_FILTER_CHECKS: dict[str, Callable[..., None]] = {
-    "replace": _check_replace,
-    "join": _check_join,
-    "indent": _check_indent,
-    "center": _check_width,
-    "batch": _check_batch,
-    "slice": _check_batch,
-    "list": _check_items,
-    "sort": _check_items,
-    "unique": _check_items,
-    "tojson": _check_tojson,
-    "format": lambda text, *args, **kwargs: _check_format(str(text), "%", *args, *kwargs.values()),
-}
+    def __next__(self) -> Any:
+        return self._bounded(next(self._items))
 
 
 @jinja2.pass_environment  # as Jinja's own
 def _sum(
-    environment: jinja2.Environment,
+    environment: TemplateEnvironment,
     values: Any,
     attribute: str | int | None = None,
     start: Any = 0,
@@ -259,8 +205,23 @@ def _sum(
         values = map(make_attrgetter(environment, attribute), values)
     for value in values:
         start = start + value
-        _size(start)
+        environment.bounded(start)
     return start
+
+
+@jinja2.pass_eval_context
+def _join(
+    context: nodes.EvalContext, values: Any, d: Any = "", attribute: str | int | None = None
+) -> Any:
+    parts, characters = [], 0
+    if attribute is not None:
+        values = map(make_attrgetter(context.environment, attribute), values)
+    for value in values:
+        size_of(value)
+        parts.append(value if hasattr(value, "__html__") else str(value))  # autoescape asks for it
+        characters += len(str(parts[-1])) + len(str(d))
+        refuse_over(characters, MAX_CHARACTERS)
+    return sync_do_join(context, parts, d)
 
 
 class _Bounds(NodeTransformer):
@@ -286,6 +247,14 @@ class _Bounds(NodeTransformer):
         return _call("literal", [node], node.lineno)
 
     visit_List = visit_Tuple = visit_Dict = visit_Compare = _weighed  # noqa: N815
+
+    def _spread(self, node: Any) -> Any:
+        self.generic_visit(node)
+        if node.dyn_args is not None:
+            node.dyn_args = _call("spread", [node.dyn_args], node.lineno)
+        return node
+
+    visit_Call = visit_Filter = visit_Test = _spread  # noqa: N815
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         if isinstance(node.arg, nodes.Slice):
