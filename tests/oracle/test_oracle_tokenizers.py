@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from corpus import ANY_TEXT, texts
 from trt_tokenizers.tokenization import pieces
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.cuts import pieces as in_pieces
 from trt_tokenizers.tokenizers.registry import create
 
 TEXTS = texts()
@@ -335,6 +336,14 @@ def test_two_thousand_texts(pair: Pair) -> None:
         check(pair, text)
     batch = pair.ours.encode_batch(TEXTS)
     assert batch == [pair.ours.encode(text) for text in TEXTS]
+
+
+def test_long_texts(pair: Pair) -> None:
+    """Some types encode them in pieces."""
+    for at in range(8):
+        text = " ".join(TEXTS[at::8])
+        assert len(in_pieces(text)) > 2
+        check(pair, text)
 
 
 def test_ids_that_no_text_gives(pair: Pair) -> None:

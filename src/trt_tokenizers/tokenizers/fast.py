@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tokenizers
 
 from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.tokenizers import cuts
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
@@ -57,6 +59,7 @@ class FastTokenizer(Tokenizer):
         unk = getattr(self._backend.model, "unk_token", None)
         self.unk_id = self._backend.token_to_id(unk) if unk else self._token_id("unk_token")
         framed = self._backend.encode("a").ids
+        self._cuts = cuts.sure(self._backend) and self._find_frame(framed)
         file_adds_bos = bos is not None and framed[:1] == [bos]
         self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
         self.set_eos_and_pad(eos, pad, file_adds=eos is not None and framed[-1:] == [eos])
@@ -72,11 +75,28 @@ class FastTokenizer(Tokenizer):
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
+        made = self._encode(texts, add_special_tokens)
+        return [self.framed(ids) for ids in made] if add_special_tokens else made
+
+    def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        """The library's own ids."""
         # The "fast" call leaves out the offsets, which nobody reads here.
-        made = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        if not add_special_tokens:
-            return [encoding.ids for encoding in made]
-        return [self.framed(encoding.ids) for encoding in made]
+        encode = self._backend.encode_batch_fast
+        if not self._cuts or max(map(len, texts), default=0) <= cuts.LONG:
+            return [e.ids for e in encode(texts, add_special_tokens=add_special_tokens)]
+        pieces = [cuts.pieces(text) for text in texts]
+        flat = list(chain.from_iterable(pieces))
+        # Several texts at once use the library's threads; one reuses the memory of piece for piece.
+        encodings = (
+            encode(flat, add_special_tokens=False)
+            if len(texts) > 1
+            else (encode([piece], add_special_tokens=False)[0] for piece in flat)
+        )
+        every = iter(encodings)
+        made = [list(chain.from_iterable(next(every).ids for _ in its)) for its in pieces]
+        if add_special_tokens:
+            return [[*self._before, *ids, *self._behind] for ids in made]
+        return made
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._tables is None:
@@ -101,6 +121,15 @@ class FastTokenizer(Tokenizer):
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
         made = self._backend.encode(text, add_special_tokens=False)
         return [(i, *span) for i, span in zip(made.ids, made.offsets, strict=True)]
+
+    def _find_frame(self, framed: list[int]) -> bool:
+        """What the library itself puts before and behind a text, of which *framed* is "a"."""
+        bare = self._backend.encode("a", add_special_tokens=False).ids
+        for at in range(len(framed) - len(bare) + 1):
+            if framed[at : at + len(bare)] == bare:
+                self._before, self._behind = framed[:at], framed[at + len(bare) :]
+                return True
+        return False
 
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
