@@ -8,6 +8,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from texts import HARD_TEXTS
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.auto import choose
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.byte import ByteTokenizer
 from trt_tokenizers.tokenizers.cleanup import CleanedUp, clean_up
 from trt_tokenizers.tokenizers.registry import create
 from trt_tokenizers.tokenizers.tiktoken import bounded_runs
@@ -262,6 +264,22 @@ def test_short_texts_of_what_the_rules_read_keep_the_law(tmp_path: Path, letters
             stream = tokenizer.stream()
             parts = [stream.feed(ids[:cut]), stream.feed(ids[cut:]), stream.finish()]
             assert "".join(parts) == tokenizer.decode(ids) == clean_up(text), (text, cut)
+
+
+def test_clean_up_keeps_what_a_plugins_class_says(tmp_path: Path) -> None:
+    class Reverse(ByteTokenizer):
+        bos_id, eos_ids, pad_id, adds_bos, adds_eos, unk_id = 1, (0,), 7, True, True, 3
+
+        def __init__(self, settings: TokenizerSettings) -> None:
+            Tokenizer.__init__(self, settings)
+
+        def encode_prompts(self, texts: Sequence[str], **_: bool) -> list[list[int]]:
+            return [[9] for _ in texts]
+
+    clean = CleanedUp(Reverse(TokenizerSettings(str(tmp_path))))
+    names = ("bos_id", "eos_ids", "pad_id", "adds_bos", "adds_eos", "unk_id")
+    assert [getattr(clean, name) for name in names] == [1, (0,), 7, True, True, 3]
+    assert clean.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [9]
 
 
 def test_clean_up_is_transformers(bpe_dir: Path) -> None:

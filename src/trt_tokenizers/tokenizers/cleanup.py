@@ -23,6 +23,9 @@ class CleanedUp(Tokenizer):
     def __init__(self, inner: Tokenizer) -> None:
         # Not the base class's: all was read and decided by the inner one.
         self.__dict__.update(inner.__dict__)
+        for name in Tokenizer.__annotations__:
+            if hasattr(inner, name):  # a plugin's class may have it
+                setattr(self, name, getattr(inner, name))
         self._inner = inner
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -32,6 +35,13 @@ class CleanedUp(Tokenizer):
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
         return self._inner.encode_batch(texts, add_special_tokens=add_special_tokens)
+
+    def encode_prompts(
+        self, texts: Sequence[str], *, add_special_tokens: bool, ensure_bos: bool
+    ) -> list[list[int]]:
+        return self._inner.encode_prompts(
+            texts, add_special_tokens=add_special_tokens, ensure_bos=ensure_bos
+        )
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return clean_up(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
