@@ -194,9 +194,26 @@ class ContextStore:
             free = secrets.randbelow(PLACED)
             if self._put_named(free, 0, record):
                 key = free
-        for row, context in enumerate(contexts[1:], 1):
-            self._put_named(key, row, context.to_record())
+        try:
+            for row, context in enumerate(contexts[1:], 1):
+                self._put_named(key, row, context.to_record())
+        except OSError:  # tmpfs is full
+            for row in range(len(contexts)):
+                self.discard(key, row)
+            raise
         return key
+
+    def put_each(self, contexts: Sequence[StreamContext]) -> list[int]:
+        """Store every context under a key of its own."""
+        keys: list[int] = []
+        try:
+            for context in contexts:
+                keys.append(self.put(context))
+        except OSError:  # tmpfs is full
+            for key in keys:
+                self.discard(key)
+            raise
+        return keys
 
     def put_under(self, key: int, contexts: Sequence[StreamContext]) -> None:
         """Store the contexts of a request's rows under a key that came from elsewhere."""

@@ -34,7 +34,7 @@ class PreprocessingSettings(PromptSettings):
     skip_special_tokens: bool = setting(True, "leave special tokens out of the text, by default")
     max_seq_len: int = setting(0, "tokens of prompt and answer together; 0: the engine checks")
     max_prompt_chars: int = setting(
-        0, "characters of a prompt; 0: 16 for each token of max_seq_len, without it 5,000,000"
+        0, "characters of a prompt; 0: 16 for each token of max_seq_len, where that is a bound"
     )
     default_max_tokens: int = setting(512, "max_tokens of requests that do not say")
     stream_key: str = setting("auto", "how keys travel: tensor, sequence_id, request_id or auto")
@@ -230,8 +230,8 @@ class Preprocessor:
     ) -> None:
         """Leave the rows' contexts for postprocessing, under keys that will reach it."""
         if self._carrier is Carrier.TENSOR:
-            keys = [[self._contexts.put(context)] for context in contexts]
-            made.arrays["STREAM_KEY"] = np.array(keys, dtype=np.int64)
+            keys = self._contexts.put_each(contexts)
+            made.arrays["STREAM_KEY"] = np.array(keys, dtype=np.int64).reshape(-1, 1)
         elif self._carrier is Carrier.SEQUENCE_ID:
             made.sequence_id = self._contexts.put(*contexts)
         elif (key := key_of_request_id(request.request_id)) is not None:

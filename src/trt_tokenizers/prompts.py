@@ -129,7 +129,9 @@ class PromptMaker:
         names = sorted(self._own.sources) if self._own else []
         if self._own and asked in names:
             return self._own.named(str(asked)).render
-        if not self._settings.allow_request_templates or not isinstance(asked, str):
+        if not isinstance(asked, str):
+            raise RequestError("chat_template of chat_template_kwargs must be a string")
+        if not self._settings.allow_request_templates:
             raise RequestError(
                 "this server takes no templates from requests; leave chat_template out"
                 f"{', name one of ' + ', '.join(names) if names else ''}"

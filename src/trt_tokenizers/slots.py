@@ -34,10 +34,13 @@ _SLOT_BYTES = 256
 _HEAD = struct.Struct("<QdH")  # key, when it was last heard of, length of the record
 _HEARD = struct.Struct("<d")
 _HEARD_AT = 8
-_TABLE_BYTES = _SLOTS + _SLOTS * _SLOT_BYTES  # the states, then the slots
+_MAKER_AT = _SLOTS + _SLOTS * _SLOT_BYTES  # behind the states and the slots
+_MAKER = struct.Struct("<Q")  # process id
+_TABLE_BYTES = _MAKER_AT + _MAKER.size
 _FREE, _WAITING, _TAKEN = range(3)  # states
 _FREE_BYTE = bytes([_FREE])
 _NAMES = "slots-*"
+_FULL_S = 5.0  # tmpfs is not asked again for so long
 
 #: Bytes of the longest record.
 ROOM = _SLOT_BYTES - _HEAD.size
@@ -62,6 +65,9 @@ class _Table:
                 # Memory that is missing when it is written to would end the process.
                 os.posix_fallocate(descriptor, 0, _TABLE_BYTES)
             self.memory = mmap.mmap(descriptor, _TABLE_BYTES)
+            self._file = os.fstat(descriptor)
+            if new:
+                _MAKER.pack_into(self.memory, _MAKER_AT, os.getpid())
         except OSError:
             if new:
                 path.unlink(missing_ok=True)
@@ -74,6 +80,18 @@ class _Table:
         if _HEAD.unpack_from(self.memory, _SLOTS + slot * _SLOT_BYTES)[0] != key:
             return _FREE
         return self.memory[slot]
+
+    def is_at(self, path: Path) -> bool:
+        """Whether *path* is this file, and not another one by now."""
+        try:
+            return os.path.samestat(self._file, path.stat())
+        except FileNotFoundError:
+            return False
+
+    def is_left(self) -> bool:
+        """Whether nobody needs it any more: its maker is gone, and it is empty."""
+        (maker,) = _MAKER.unpack_from(self.memory, _MAKER_AT)
+        return not Path(f"/proc/{maker}").exists() and not any(self.busy())
 
     def busy(self) -> Iterator[tuple[int, float]]:
         """Slot and last time of every record."""
@@ -91,6 +109,7 @@ class Slots:
         self._own: dict[int, _Table] = {}  # those that it puts into
         self._met: dict[int, _Table] = {}  # those that it takes from
         self._random = _random_bits()
+        self._full_until = 0.0
 
     def put(self, record: bytes) -> int | None:
         """A new key for *record*, which now waits; None if there is no room for it.
@@ -154,16 +173,18 @@ class Slots:
             for slot, heard in table.busy():
                 if heard < oldest:
                     table.memory[slot] = _FREE
+        self._remove_left()
 
     def look(self) -> None:
         """Notice that somebody emptied the folder. To be called a few times a second."""
-        if any(not self._path(number).exists() for number in self._own):
-            self._own.clear()
+        if gone := [n for n, table in self._own.items() if not table.is_at(self._path(n))]:
+            for number in gone:
+                del self._own[number]
 
     def close(self) -> None:
         """Leave; what still waits stays for those who will take it."""
         for number, table in self._own.items():
-            if not any(table.busy()):
+            if not any(table.busy()) and table.is_at(self._path(number)):
                 self._path(number).unlink(missing_ok=True)
         self._own.clear()
         self._met.clear()
@@ -183,8 +204,9 @@ class Slots:
         return table, slot
 
     def _make_table(self) -> tuple[int, _Table] | None:
-        if len(self._own) >= _MOST_TABLES:
+        if len(self._own) >= _MOST_TABLES or time.monotonic() < self._full_until:
             return None
+        self._remove_left()
         for number in range(_TABLES):
             try:
                 self._own[number] = _Table(self._path(number), new=True)
@@ -194,9 +216,15 @@ class Slots:
                 raise
             except OSError as error:
                 logger.warning("no shared memory for one more table of streams: %s", error)
+                self._full_until = time.monotonic() + _FULL_S
                 return None
             return number, self._own[number]
         return None
+
+    def _remove_left(self) -> None:
+        for path, table in _tables(self._directory):
+            if table.is_left() and table.is_at(path):
+                path.unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._directory / _NAMES.replace("*", str(number))

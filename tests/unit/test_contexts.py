@@ -224,6 +224,38 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ContextStore(tmp_path / "link")
 
 
+def test_what_is_left_of_a_model_that_is_gone_is_removed(tmp_path: Path) -> None:
+    stays = ContextStore(tmp_path / "s")
+    command = [sys.executable, "-c", WRITER.replace("3000", "1"), str(tmp_path / "s"), "0"]
+    for _ in range(3):
+        killed = subprocess.run(command, stdout=subprocess.PIPE, check=True, input=b"")
+        key = int(killed.stdout)
+        assert stays.has(key), "what it put waits"
+        stays.put(StreamContext(1))
+        assert stays.has(key)
+        stays.take(key)
+        stays.release(key)
+    stays.sweep(time.monotonic() + 3600)
+    assert len([*(tmp_path / "s").glob("slots-*")]) == 1
+
+
+@FORM
+def test_two_models_notice_an_emptied_folder_one_after_the_other(
+    store: ContextStore, form: str
+) -> None:
+    """The second finds the table of the first in the place of its own."""
+    late, taking = ContextStore(store.directory), ContextStore(store.directory)
+    for each in (store, late):
+        taking.release(each.put(FORMS[form]))
+    shutil.rmtree(store.directory)
+    for each in (store, late):
+        each.draining(time.monotonic() + LOOK_S)
+        assert taking.take(each.put(FORMS[form])) == FORMS[form]
+    waiting = store.put(FORMS[form])
+    late.close()
+    assert ContextStore(store.directory).take(waiting) == FORMS[form]
+
+
 @FORM
 def test_an_emptied_folder_is_made_again(store: ContextStore, form: str) -> None:
     store.put(FORMS[form])
@@ -259,10 +291,31 @@ def test_full_memory_is_no_end(
         raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    key = store.put(StreamContext(5))
-    assert [*store.directory.glob("slots-*")] == []
-    assert "no space left" in caplog.text
-    assert store.take(key) == StreamContext(5)
+    for number in range(3):
+        key = store.put(StreamContext(number))
+        assert [*store.directory.glob("slots-*")] == []
+        assert store.take(key) == StreamContext(number)
+    assert caplog.text.count("no space left") == 1, "nor is it asked for again at once"
+
+
+def test_rows_that_do_not_fit_leave_nothing(
+    store: ContextStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, left = store._texts.put, iter(range(2))
+
+    def full(key: int, row: int, text: str) -> bool:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "no space left")
+        return put(key, row, text)
+
+    monkeypatch.setattr(store._texts, "put", full)
+    with pytest.raises(OSError, match="no space left"):
+        store.put(*[StreamContext(1)] * 4)
+    assert len(store) == 0
+    left = iter(range(2))
+    with pytest.raises(OSError, match="no space left"):
+        store.put_each([LONG] * 3)
+    assert len(store) == 0
 
 
 def test_contexts_by_name_are_bounded(store: ContextStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ UNSURE = {
                              pre_tokenizers.ByteLevel(add_prefix_space=False)),
     "removed": (split(r" ?\p{L}+", behavior="removed"), LEVEL),
     "a plain text": (pre_tokenizers.Split(" ", "isolated"), LEVEL),
+    "bytes before words": (LEVEL, split(r" ?\p{L}+")),
+    "bytes twice": (LEVEL, pre_tokenizers.ByteLevel(add_prefix_space=False)),
 }  # fmt: skip
 
 
@@ -177,6 +180,7 @@ def test_what_is_not_known_to_cut_is_not_cut(name: str) -> None:
         (AddedToken("foo", rstrip=True), False),
         (AddedToken("<foo>", rstrip=True), True),
         (AddedToken(" foo"), True),
+        (AddedToken(" foo", single_word=True), False),  # looks at the letter before it
         (AddedToken("  "), True),
         (AddedToken("foo", lstrip=True, single_word=True), True),
     ],
@@ -200,9 +204,45 @@ def test_other_normalizers(normalizer: Any) -> None:
     assert not cuts.sure(made)
 
 
-def test_a_library_that_frames_no_text_as_another(bpe_dir: Path) -> None:
-    """What stands around "a" has to stand around every text, so that pieces can be framed."""
+def test_parts_written_in_python_are_not_asked(bpe_dir: Path) -> None:
+    class Own:
+        def pre_tokenize(self, text: Any) -> None:
+            text.split(lambda _, piece: piece.split(" ", "isolated"))
+
     made = backend(*PUBLISHED["gpt2"])
+    made.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Own())
+    assert not cuts.sure(made)
     ours = FastTokenizer(TokenizerSettings(str(bpe_dir)), made)
+    assert ours._encode(["a b"], False) == [made.encode("a b").ids]
+
+
+@pytest.mark.parametrize(
+    ("bare", "framed", "expected"),
+    [
+        ([5], [1, 5, 2], ([1], [2])),
+        ([5], [5], ([], [])),
+        ([5, 6], [5, 6, 2], ([], [2])),
+        ([5], [5, 5], None),
+        ([], [1, 2], None),
+        ([5], [1, 2], None),
+    ],
+)
+def test_what_stands_around_a_text_is_told_from_it(
+    bpe_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bare: list[int],
+    framed: list[int],
+    expected: tuple[list[int], list[int]] | None,
+) -> None:
+    """Its ids stand for an "a" that is unknown, or is what the library puts around texts."""
+    ours = FastTokenizer(TokenizerSettings(str(bpe_dir)), backend(*PUBLISHED["gpt2"]))
     assert ours._cuts
-    assert not ours._find_frame([])
+
+    class Library:
+        def encode(self, text: str, add_special_tokens: bool) -> Any:
+            return types.SimpleNamespace(ids=bare)
+
+    monkeypatch.setattr(ours, "_backend", Library())
+    assert ours._find_frame(framed) is (expected is not None)
+    if expected:
+        assert (ours._before, ours._behind) == expected

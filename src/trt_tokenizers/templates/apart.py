@@ -88,7 +88,8 @@ def _ask_child(make: Callable[[], str]) -> bytes | None:
         try:
             return _read(ours)
         finally:
-            # Until it is waited for, its number is no other's, whether it has ended or not.
+            # Until it is waited for, its number is no other's, whether it has ended or not; where
+            # SIGCHLD is ignored, the kernel does not wait.
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -116,6 +117,7 @@ def _read(pipe: int) -> bytes | None:
 def _be_the_child(make: Callable[[], str], pipe: int) -> NoReturn:
     try:
         gc.disable()
+        signal.setitimer(signal.ITIMER_REAL, WALL_S + 1)  # for a child whose parent was killed
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
         pages = int(Path("/proc/self/statm").read_text().split()[0])

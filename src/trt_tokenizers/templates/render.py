@@ -151,7 +151,7 @@ class ChatTemplate:
                 f"template {self.name!r} takes too much memory; simplify it"
             ) from None
         except (jinja2.TemplateError, AttributeError, TypeError, ValueError, ArithmeticError,
-                LookupError, RecursionError, AssertionError) as error:  # fmt: skip
+                LookupError, RuntimeError, AssertionError) as error:  # fmt: skip
             raise RequestError(
                 f"template {self.name!r} fails on these messages: {_shown(error)}; "
                 "send other messages, or have the server's template corrected"

@@ -60,9 +60,14 @@ _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD"}
 
 def sure(backend: tokenizers.Tokenizer) -> bool:
     """Whether texts for *backend* may be cut. False where that is not known."""
+    try:
+        normalizers = _steps(backend.normalizer, "normalizers")
+        pre_tokenizers = _steps(backend.pre_tokenizer, "pretokenizers")
+    except Exception:  # parts written in Python do not tell; the library raises plain Exception
+        return False
     return (
-        all(step["type"] in _NORMALIZERS for step in _steps(backend.normalizer, "normalizers"))
-        and _cuts(_steps(backend.pre_tokenizer, "pretokenizers"))
+        all(step["type"] in _NORMALIZERS for step in normalizers)
+        and _cuts(pre_tokenizers)
         and not any(map(_reaches_over, backend.get_added_tokens_decoder().values()))
     )
 
@@ -87,12 +92,14 @@ def _steps(part: Any, name: str) -> list[dict[str, Any]]:
 
 def _cuts(steps: Iterable[Mapping[str, Any]]) -> bool:
     """Whether one step cuts for sure, and no other undoes it or sees beyond."""
-    sure = False
+    sure = as_bytes = False
     for step in steps:
         if step["type"] == "ByteLevel":
             if step["add_prefix_space"]:
                 return False
-            sure = sure or step.get("use_regex", True)  # GPT-2's own pattern
+            # With GPT-2's own pattern. What comes after it sees bytes as letters, spaces too.
+            sure = sure or (step.get("use_regex", True) and not as_bytes)
+            as_bytes = True
         elif step["type"] == "Split":
             pattern = step["pattern"].get("Regex", "")
             kept = (step["behavior"], step["invert"])
@@ -103,7 +110,7 @@ def _cuts(steps: Iterable[Mapping[str, Any]]) -> bool:
                 ("Removed", True),
             ):
                 return False
-            sure = sure or not alternatives.isdisjoint(_WORDS)
+            sure = sure or not (as_bytes or alternatives.isdisjoint(_WORDS))
         elif step["type"] != "Digits":
             return False
     return sure
@@ -133,9 +140,9 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _reaches_over(token: tokenizers.AddedToken) -> bool:
-    """Whether an added token may take a letter and the space behind it."""
+    """Whether an added token may take a letter and the space behind it, or look at the letter."""
     text = unicodedata.normalize("NFKC", token.content)
-    if token.rstrip and text[-1:].isalpha():
+    if (token.rstrip and text[-1:].isalpha()) or (token.single_word and text[:1].isspace()):
         return True
     # One of spaces alone is longer than the one space of a cut, or is all of it.
     return bool(text.strip()) and any(map(str.isspace, text[1:]))

@@ -9,8 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Decided before the library is imported: Triton forks nothing from a model, and a warning per
-# process about forking helps nobody.
+# Decided before the library is imported: it would warn about every fork, and no child encodes.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import tokenizers
@@ -125,11 +124,13 @@ class FastTokenizer(Tokenizer):
     def _find_frame(self, framed: list[int]) -> bool:
         """What the library itself puts before and behind a text, of which *framed* is "a"."""
         bare = self._backend.encode("a", add_special_tokens=False).ids
-        for at in range(len(framed) - len(bare) + 1):
-            if framed[at : at + len(bare)] == bare:
-                self._before, self._behind = framed[:at], framed[at + len(bare) :]
-                return True
-        return False
+        ends = range(len(bare), len(framed) + 1)
+        places = [end for end in ends if bare and framed[end - len(bare) : end] == bare]
+        if len(places) != 1:  # not to be told from what stands around it
+            return False
+        (end,) = places
+        self._before, self._behind = framed[: end - len(bare)], framed[end:]
+        return True
 
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
