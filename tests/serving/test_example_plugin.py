@@ -30,12 +30,13 @@ def installed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def plugged(
-    installed: None, bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def plugged(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("plugin")
+    # The type needs no files, and those of another tokenizer would name other EOS ids.
+    bare = folder / "tokenizer"
+    bare.mkdir()
     repository = generate_replay(
-        folder / "repo", bpe_dir, "--tokenizer-type", "codepoint", "--template", "chatml"
+        folder / "repo", bare, "--tokenizer-type", "codepoint", "--template", "chatml"
     )
     with launched(repository, folder) as server:
         yield server
