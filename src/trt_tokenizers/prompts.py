@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import NamedTuple
 
-from trt_tokenizers.errors import RequestError, SettingsError
+from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
 from trt_tokenizers.settings import setting
-from trt_tokenizers.templates.apart import render_apart
 from trt_tokenizers.templates.messages import (
     parse_messages,
     parse_template_arguments,
     parse_tools,
 )
-from trt_tokenizers.templates.render import OwnTemplates, load
+from trt_tokenizers.templates.render import ChatTemplate, OwnTemplates, load
 from trt_tokenizers.textrequest import TextRequest, check_parameters, text_at
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
@@ -76,6 +75,7 @@ class PromptMaker:
         self._tokenizer = tokenizer
         self._template = load(settings.template, tokenizer.chat_template)
         self.template_name = self._template.name if self._template else "none"
+        self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
         self._own = self._template if isinstance(self._template, OwnTemplates) else None
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
@@ -137,7 +137,10 @@ class PromptMaker:
                 f"{', name one of ' + ', '.join(names) if names else ''}"
                 ", or set allow_request_templates of the model preprocessing"
             )
-        return partial(render_apart, "chat_template", asked)
+        try:
+            return self._request_template(asked).render
+        except TemplateError as error:
+            raise RequestError(str(error)) from None
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids of each prompt; those of one kind at once."""

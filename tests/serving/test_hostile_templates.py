@@ -11,19 +11,16 @@ from pathlib import Path
 import pytest
 
 from harness import Server, descendants, generate_replay, launched
-from trt_tokenizers.templates.apart import WALL_S
 
 pytestmark = pytest.mark.triton
 
-#: Refused inside the child; killed from outside for time, also while it compiles, and for memory.
+#: Searches, numbers and values that grow within one expression, and a loop that only time ends.
 WORST = {
     "search": "{% set a = 'a' * 2000000 %}{{ a.rfind('ab' + 'a' * 1000000) }}",
     "folding": "{{ 1 | round(-10000000) }}",
     "nested": "{% set o = namespace(x=1) %}{% for i in range(40) %}"
     "{% set o.x = namespace(a=o.x, b=o.x) %}{% endfor %}{{ o.x }}",
-    "sort": "{{ (['x'] * 190000) | sort(attribute='0' + '.0' * 30000) | length }}",
-    "compile": "{{a~a~a}}" * 7000 + "{{ (['x'] * 190000) | sort(attribute='0' + '.0' * 30000) }}",
-    "memory": "{{ ('\n' * 16000000) | indent(1) | length }}",
+    "loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
 }
 HI = json.dumps([{"role": "user", "content": "hi"}])
 
@@ -54,18 +51,18 @@ def ask(server: Server, source: str) -> tuple[float, str]:
 def test_the_worst_are_refused_in_time(allowing: Server, name: str) -> None:
     processes = descendants(allowing.process.pid)
     took, error = ask(allowing, WORST[name])
-    assert took < WALL_S + 1, "a second is for a busy machine"
+    assert took < 3, "a second, and two for a busy machine"
     assert "template 'chat_template'" in error
     assert allowing.ask({**own("good {{ messages[0].content }}"), "max_tokens": 50})
-    assert descendants(allowing.process.pid) == processes, "the same models, and no child is left"
+    assert descendants(allowing.process.pid) == processes, "the same models"
 
 
 def test_other_requests_are_served_meanwhile(allowing: Server) -> None:
-    """By the other instance of preprocessing; and no child that was killed is taken for a model."""
+    """By the other instance of preprocessing."""
     refused: list[tuple[float, str]] = []
 
     def attack() -> None:
-        refused.extend(ask(allowing, WORST["sort"]) for _ in range(3))
+        refused.extend(ask(allowing, WORST["loop"]) for _ in range(3))
 
     attacker = threading.Thread(target=attack)
     attacker.start()
@@ -77,7 +74,7 @@ def test_other_requests_are_served_meanwhile(allowing: Server) -> None:
         served += 1
     attacker.join()
     assert len(refused) == 3
-    assert all("of CPU time" in error for _, error in refused)
+    assert all("template 'chat_template'" in error for _, error in refused)
     assert served > 3 * len(refused)
     assert longest < min(took for took, _ in refused), "none waited for a hostile one"
     assert allowing.process.poll() is None

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import time
-from pathlib import Path
 
 import jinja2
 import pytest
 
 from trt_tokenizers.errors import RequestError, TemplateError
-from trt_tokenizers.templates.apart import WALL_S, render_apart
 from trt_tokenizers.templates.messages import parse_messages, parse_template_arguments
 from trt_tokenizers.templates.render import ChatTemplate, load, named_templates
 
@@ -124,13 +121,6 @@ IN_ONE_EXPRESSION = [
     "{% set o = namespace(x=[]) %}{% for i in range(25000) %}{% set o.x = o.x | select %}{% endfor %}{{ o.x | list }}",
     "{{ 'x' * 16000000 }}{{ 'x' * 16000000 }}",
 ]
-#: What the sandbox alone lets go on.
-UNSEEN = [
-    "{{ (['x'] * 190000) | sort(attribute='0' + '.0' * 30000) | length }}",
-    "{{ ('\n' * 16000000) | indent(1) | length }}",
-    "{{a~a~a}}" * 7000,
-    "{{ [a]~[a]~[a] }}" * 3800,
-]
 
 
 @pytest.mark.parametrize("source", HOSTILE + IN_ONE_EXPRESSION)
@@ -234,21 +224,6 @@ def test_half_a_character_made_by_a_template_is_the_requests_fault(source: str) 
     with pytest.raises(RequestError, match="template 'x'") as caught:
         ChatTemplate("x", source).render(HI, {})
     assert len(str(caught.value).encode()) < 1000
-
-
-@pytest.mark.parametrize("source", HOSTILE[::6] + IN_ONE_EXPRESSION + UNSEEN)
-def test_a_requests_own_template_is_bounded_for_sure(source: str) -> None:
-    before = resident()
-    started = time.monotonic()
-    with contextlib.suppress(RequestError):
-        assert len(render_apart("x", source, HI, {})) < 1000
-    assert time.monotonic() - started < WALL_S + 1, "a second is for a busy machine"
-    assert resident() - before < 20 << 20
-
-
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 SAMPLES = {

@@ -3,7 +3,7 @@
 Jinja's own sandbox closes the attributes that lead out of a template. It bounds neither time nor
 memory, so every operation that can make much out of little is met here: before it is done where
 its result can be foreseen, after it where it cannot be larger than its operands together. Within
-one operation of C code nothing can be stopped from here; `trt_tokenizers.templates.apart` can.
+one operation of C code nothing can be stopped from here.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Decided before the library is imported: it would warn about every fork, and no child encodes.
+# Decided before the library is imported, which would warn if a process that used it forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import tokenizers
