@@ -26,11 +26,12 @@ from typing import Any
 import click
 from engine import SHAPES, gpu_memory, make_model_elsewhere
 
-from trt_tokenizers import memory
-from trt_tokenizers.engines import _memory, _settings
 from trt_tokenizers.engines.base import Chunk, GenerationRequest
-from trt_tokenizers.engines.transformers import TransformersEngine
-from trt_tokenizers.model_sizes import read_model
+from trt_tokenizers.engines.transformers import memory as engine_memory
+from trt_tokenizers.engines.transformers import settings
+from trt_tokenizers.engines.transformers.engine import TransformersEngine
+from trt_tokenizers.memory import planner
+from trt_tokenizers.memory.model_sizes import read_model
 
 VOCABULARY = 32000
 #: transformers starts no request while less than 15 % of the KV cache is free.
@@ -42,7 +43,7 @@ class Measured(TransformersEngine):
 
     weights = 0
 
-    def _make_manager(self, model: Any, s: _settings.Settings) -> Any:
+    def _make_manager(self, model: Any, s: settings.TransformersSettings) -> Any:
         self.weights = allocated()
         return super()._make_manager(model, s)
 
@@ -62,7 +63,7 @@ def allocated() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
-def fill(engine: Measured, s: _settings.Settings, device: str) -> int:
+def fill(engine: Measured, s: settings.TransformersSettings, device: str) -> int:
     """Have the KV cache filled as far as the engine lets requests in; with how many tokens."""
     requests = s.batch_size(device)
     longest = min(int(engine.cached_tokens * FILLED) // requests, engine.max_seq_len)
@@ -85,7 +86,7 @@ def table(rows: list[tuple[str, int, int]]) -> str:
     lines = [f"{'GiB':<36}{'plan':>9}{'measured':>10}{'error':>9}"]
     for name, planned, measured in rows:
         error = f"{(planned - measured) / measured:+9.1%}" if measured else f"{'-':>9}"
-        lines.append(f"{name:<36}{planned / memory.GIB:9.3f}{measured / memory.GIB:10.3f}{error}")
+        lines.append(f"{name:<36}{planned / planner.GIB:9.3f}{measured / planner.GIB:10.3f}{error}")
     return "\n".join(lines)
 
 
@@ -120,14 +121,16 @@ def main(model: Path | None, shape: str, fraction: float, max_batch_size: int, a
         loaded = time.monotonic() - started
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        s = _settings.checked(settings)
+        s = settings.checked(settings)
         tokens = fill(engine, s, "cuda" if cuda else "cpu")
         if not cuda:
             engine.stop()
             click.echo(f"{tokens} tokens generated on the CPU; figures need CUDA", err=True)
             sys.exit(2)
         free, total = torch.cuda.mem_get_info()
-        made = memory.plan(read_model(model), total, fraction, engine=_memory.workspace(s))
+        made = planner.estimate(
+            read_model(model), total, fraction, engine=engine_memory.workspace(s)
+        )
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         took = time.monotonic() - started - loaded
         click.echo(
@@ -146,8 +149,8 @@ def main(model: Path | None, shape: str, fraction: float, max_batch_size: int, a
         ]))  # fmt: skip
         click.echo(
             f"tokens in the KV cache: plan {made.tokens}, measured {engine.cached_tokens}; torch "
-            f"reserved {reserved / memory.GIB:.3f} GiB at the peak; nvidia-smi {before} before the "
-            f"load, {gpu_memory()} at the end"
+            f"reserved {reserved / planner.GIB:.3f} GiB at the peak; nvidia-smi {before} before "
+            f"the load, {gpu_memory()} at the end"
         )
         engine.stop()
 

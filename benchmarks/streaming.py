@@ -27,8 +27,8 @@ from pathlib import Path
 import click
 from usual.models import configs
 
-from trt_tokenizers.guard import descendants
-from trt_tokenizers.repository import Deployment, render, write
+from trt_tokenizers.launcher.guardian import descendants
+from trt_tokenizers.repository.generate import GenerateOptions, render, write
 
 ROOT = Path(__file__).parents[1]
 STREAMS = (1, 32, 128)
@@ -41,7 +41,7 @@ def build(output: Path, tokenizer: Path, tokens_per_response: str) -> None:
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 1 << 20}))
     values = {"max_tokens_per_chunk": tokens_per_response}
-    files = render(Deployment("replay:ReplayEngine", model, tokenizer, values=values))
+    files = render(GenerateOptions("replay:ReplayEngine", model, tokenizer, values=values))
     usual = configs(str(tokenizer), {"engine": "replay:ReplayEngine", "max_tokens_per_chunk": "1"})
     here = Path(__file__).parent / "usual"
     sources = {

@@ -18,33 +18,33 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from trt_tokenizers import logs
-from trt_tokenizers.contexts import ContextStore
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
-from trt_tokenizers.engines.serving import Server, ServingSettings
+from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSettings
+from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
-from trt_tokenizers.inputs import as_declared
-from trt_tokenizers.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.plugins import find_plugin
-from trt_tokenizers.postprocess import (
+from trt_tokenizers.processing.metrics import POSTPROCESSING, Metrics
+from trt_tokenizers.processing.optional_inputs import as_declared
+from trt_tokenizers.processing.postprocess import (
     EngineStep,
     PostprocessingSettings,
     Postprocessor,
     output_arrays,
 )
-from trt_tokenizers.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
-from trt_tokenizers.process import end_process, end_server_once_loaded
-from trt_tokenizers.sequences import TextStep
+from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
+from trt_tokenizers.processing.request import TextRequest, from_tensors, scalars
+from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import MODEL_DIRECTORY, parse
-from trt_tokenizers.stopline import STOP_REQUEST, StopListener, StopSender
-from trt_tokenizers.streams import (
-    Carrier,
+from trt_tokenizers.streams.cancellation import STOP_REQUEST, CancelReceiver, CancelSender
+from trt_tokenizers.streams.context_store import ContextStore
+from trt_tokenizers.streams.stream_key import (
     FinishReason,
+    StreamKeyTransport,
     key_of_request_id,
     sequence_key,
     unpack,
 )
-from trt_tokenizers.textrequest import TextRequest, from_tensors, scalars
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
 _NO_PARAMETERS = ("", "{}")  # nothing to parse, as a rule
@@ -157,16 +157,16 @@ class PostprocessingModel:
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
         settings = parse(PostprocessingSettings, parameters, where)
-        self._carrier = Carrier.choose(
+        self._carrier = StreamKeyTransport.choose(
             settings.stream_key, response_parameters=_response_parameters()
         )
         self._contexts = ContextStore()
         self._metrics = _metrics(args, POSTPROCESSING)
-        keys_return = self._carrier is Carrier.REQUEST_ID
+        keys_return = self._carrier is StreamKeyTransport.REQUEST_ID
         self._postprocessor = Postprocessor(
             settings, self._contexts, self._metrics, keys_return=keys_return
         )
-        self._engine = StopSender(self._contexts.directory)
+        self._engine = CancelSender(self._contexts.directory)
         self._stop_model = settings.stop_model
         # A request to another model waits for its answer, which execute() must not.
         self._stoppers = ThreadPoolExecutor(1, thread_name_prefix="stop-request")
@@ -181,7 +181,7 @@ class PostprocessingModel:
         lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
         log_probs = inputs.get("LOG_PROBS")
         packed = None
-        if self._carrier is Carrier.TENSOR:
+        if self._carrier is StreamKeyTransport.TENSOR:
             packed = scalars(inputs, "STREAM_KEY")
         rows = scalars(inputs, "BATCH_INDEX") or range(len(ids))
         sequences = scalars(inputs, "SEQUENCE_INDEX")
@@ -218,7 +218,7 @@ class PostprocessingModel:
 
     def _untold_key(self, request: Any) -> tuple[int | None, FinishReason]:
         """The key that no tensor brings, and the end where Triton's flags tell it."""
-        if self._carrier is Carrier.SEQUENCE_ID:
+        if self._carrier is StreamKeyTransport.SEQUENCE_ID:
             ended = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
             finish = FinishReason.STOP if ended else NOT_FINISHED
             return request.correlation_id() or None, finish
@@ -284,10 +284,10 @@ class EngineModel:
             engine.follow()
             end_server_once_loaded()
             return
-        self._server = Server(engine, settings.max_tokens_per_chunk, end_process)
+        self._server = ResponseDispatcher(engine, settings.max_tokens_per_chunk, end_process)
         self._closing.callback(self._server.stop)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
-        self._closing.callback(StopListener(self._contexts.directory, self._server.cancel).close)
+        self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:

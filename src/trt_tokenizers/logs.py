@@ -42,7 +42,7 @@ class _Teller(logging.Handler):
 
 
 @contextlib.contextmanager
-def told(tell: Callable[[str], None]) -> Iterator[None]:
+def redirect_to(tell: Callable[[str], None]) -> Iterator[None]:
     """Call *tell* with each of them meanwhile, those that a server's log would have included."""
     logger, handler = logging.getLogger("trt_tokenizers"), _Teller(tell)
     before = logger.level, logger.propagate

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from trt_tokenizers.engines.transformers import TransformersEngine
+from trt_tokenizers.engines.transformers.engine import TransformersEngine
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)

@@ -19,7 +19,7 @@ import pytest
 
 from harness import free_ports, launched
 from launching import Launch, Start, alive, parent, starting, until
-from trt_tokenizers.guard import running_with
+from trt_tokenizers.launcher.guardian import running_with
 
 pytestmark = pytest.mark.mpi
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.prompts import PromptMaker, PromptSettings
-from trt_tokenizers.textrequest import TextRequest
+from trt_tokenizers.processing.prompts import PromptMaker, PromptSettings
+from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.tokenizers.registry import create
 
 MESSAGES = [{"role": "user", "content": "hi"}]

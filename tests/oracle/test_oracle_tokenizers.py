@@ -24,10 +24,10 @@ import sentencepiece
 from hypothesis import given, settings
 
 from corpus import ANY_TEXT, texts
-from trt_tokenizers.tokenization import pieces
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.cuts import pieces as in_pieces
+from trt_tokenizers.tokenizers.inspection import pieces
 from trt_tokenizers.tokenizers.registry import create
+from trt_tokenizers.tokenizers.split_long_text import pieces as in_pieces
 
 TEXTS = texts()
 

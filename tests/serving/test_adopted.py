@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from harness import Server, joined, launched
 from texts import HARD_TEXTS
-from trt_tokenizers.cli import main
-from trt_tokenizers.layouts import layout
+from trt_tokenizers.cli.main import main
+from trt_tokenizers.repository.schemas import layout
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 from upstream import VERSIONS, tensor, upstream_repository, with_replay

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import Server
-from trt_tokenizers.layouts import layout
+from trt_tokenizers.repository.schemas import layout
 
 pytestmark = [pytest.mark.triton, pytest.mark.model]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import free_ports
-from trt_tokenizers.guard import children, running_with
+from trt_tokenizers.launcher.guardian import children, running_with
 
 FAKE = Path(__file__).parents[1] / "fakes" / "fake_tritonserver.py"
-COMMAND = "from trt_tokenizers.cli import launch_server; launch_server()"
+COMMAND = "from trt_tokenizers.cli.main import launch_server; launch_server()"
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.layouts import layout
-from trt_tokenizers.pbtxt import format_config, parse_config
-from trt_tokenizers.wiring import set_parameters
+from trt_tokenizers.repository.ensemble import set_parameters
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
+from trt_tokenizers.repository.schemas import layout
 
 SUPPORT = Path(__file__).parent
 VERSIONS = ("0.5", "0.11", "0.17", "1.2")

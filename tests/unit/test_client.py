@@ -224,7 +224,7 @@ def test_a_terminal(server: Server) -> None:
     keyboard, terminal = pty.openpty()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-c", "from trt_tokenizers.cli import main; main()"),
+            *(sys.executable, "-c", "from trt_tokenizers.cli.main import main; main()"),
             *("chat", "--url", server.url),
         ],
         stdin=terminal,

@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from trt_tokenizers.cli import launch_server
+from trt_tokenizers.cli.main import launch_server
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -17,14 +17,14 @@ def test_a_wheel_alone_generates_a_repository(tmp_path: Path, bpe_dir: Path) -> 
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
     assert (installed / "trt_tokenizers" / "py.typed").is_file()
-    assert (installed / "trt_tokenizers" / "layouts" / "1.2.json").is_file()
+    assert (installed / "trt_tokenizers" / "repository" / "schemas" / "1.2.json").is_file()
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"max_position_embeddings": 64}')
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import trt_tokenizers; assert trt_tokenizers.__file__.startswith(sys.argv[1])\n"
-        "from trt_tokenizers.cli import main\n"
+        "from trt_tokenizers.cli.main import main\n"
         "main(['generate', '--engine', 'x:Y', '--model', sys.argv[2],\n"
         "      '--tokenizer-dir', sys.argv[3], '--output', sys.argv[4]])\n"
     )

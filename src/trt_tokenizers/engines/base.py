@@ -34,8 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.limits import check_length
-from trt_tokenizers.streams import FinishReason
+from trt_tokenizers.streams.limits import check_length
+from trt_tokenizers.streams.stream_key import FinishReason
 
 __all__ = [
     "ENGINES",

@@ -35,9 +35,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from trt_tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.settings import setting
+from trt_tokenizers.tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
 from trt_tokenizers.tokenizers.files import TokenizerFiles
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trt_tokenizers.detokenize import StreamDecoder
 from trt_tokenizers.tokenizers.base import Tokenizer
+from trt_tokenizers.tokenizers.detokenize import StreamDecoder
 
 _RULES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 

@@ -14,10 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import tokenizers
 
-from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.tokenizers import cuts
+from trt_tokenizers.tokenizers import split_long_text
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
 
@@ -58,7 +58,7 @@ class FastTokenizer(Tokenizer):
         unk = getattr(self._backend.model, "unk_token", None)
         self.unk_id = self._backend.token_to_id(unk) if unk else self._token_id("unk_token")
         framed = self._backend.encode("a").ids
-        self._cuts = cuts.sure(self._backend) and self._find_frame(framed)
+        self._cuts = split_long_text.sure(self._backend) and self._find_frame(framed)
         file_adds_bos = bos is not None and framed[:1] == [bos]
         self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
         self.set_eos_and_pad(eos, pad, file_adds=eos is not None and framed[-1:] == [eos])
@@ -81,9 +81,9 @@ class FastTokenizer(Tokenizer):
         """The library's own ids."""
         # The "fast" call leaves out the offsets, which nobody reads here.
         encode = self._backend.encode_batch_fast
-        if not self._cuts or max(map(len, texts), default=0) <= cuts.LONG:
+        if not self._cuts or max(map(len, texts), default=0) <= split_long_text.LONG:
             return [e.ids for e in encode(texts, add_special_tokens=add_special_tokens)]
-        pieces = [cuts.pieces(text) for text in texts]
+        pieces = [split_long_text.pieces(text) for text in texts]
         flat = list(chain.from_iterable(pieces))
         # Several texts at once use the library's threads; one reuses the memory of piece for piece.
         encodings = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.ranks import text_model
+from trt_tokenizers.mpi_environment import text_model
 
 #: By pattern: what every type of tokenizer reads, if it is there.
 SMALL_FILES = (

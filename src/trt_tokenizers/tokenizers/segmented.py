@@ -8,8 +8,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from trt_tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.base import Tokenizer
+from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes
 

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from trt_tokenizers.detokenize import StreamDecoder
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.detokenize import StreamDecoder
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any
 from tensorrt_llm.executor.result import GenerationResult, Step
 from tensorrt_llm.executor.utils import RequestError
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
-from trt_tokenizers.engines.transformers import TransformersEngine
+from trt_tokenizers.engines.transformers.engine import TransformersEngine
 from trt_tokenizers.errors import RequestError as Refused
 
 _STOP_TAG = 1171

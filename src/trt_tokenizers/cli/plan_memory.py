@@ -1,0 +1,123 @@
+"""The command plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from trt_tokenizers.cli.launch import Command
+from trt_tokenizers.errors import SettingsError
+
+
+@click.command("plan", cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--engine",
+    "engine_name",
+    default="tensorrtllm",
+    show_default=True,
+    type=click.Choice(["tensorrtllm", "transformers"]),
+    help="Which one runs it.",
+)
+@click.option(
+    "--gpu-memory",
+    type=click.FloatRange(0, min_open=True),
+    help="Of one GPU, GiB.  [default: of this machine's smallest]",
+)
+@click.option(
+    "--fraction",
+    default=0.9,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="kv_cache_free_gpu_mem_fraction.",
+)
+@click.option("--tp", default=0, type=click.IntRange(0), help="Tensor parallel; 0: the engine's.")
+@click.option("--pp", default=0, type=click.IntRange(0), help="Pipeline parallel; 0: the engine's.")
+@click.option("--dtype", default="", help="Of a checkpoint's weights.  [default: its own]")
+@click.option(
+    "--max-num-tokens",
+    type=click.IntRange(1),
+    help="Of one iteration, for tensorrtllm.  [default: the engine's, else 8192]",
+)
+@click.option(
+    "--max-seq-len", type=click.IntRange(1), help="Of a sequence.  [default: the model's]"
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw the bar into this file too: .svg, or .png with Pillow.",
+)
+@click.option("--json", "as_json", is_flag=True, help="An object; sizes in bytes.")
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    *,
+    folder: Path,
+    engine_name: str,
+    gpu_memory: float | None,
+    fraction: float,
+    tp: int,
+    pp: int,
+    dtype: str,
+    max_num_tokens: int | None,
+    max_seq_len: int | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what takes the memory of each GPU, and how many tokens and sequences fit.
+
+    FOLDER is a model in Hugging Face's layout, or a TensorRT-LLM engine. Weights and the KV
+    cache's bytes per token are exact, activations are estimated.
+
+    \b
+    Example:
+      trt-tokenizers plan ./Llama-2-13b-hf --gpu-memory 80 --tp 2
+      trt-tokenizers plan ./engine --fraction 0.5 --picture planner.svg
+      trt-tokenizers plan ./SmolLM2-135M-Instruct --engine transformers --gpu-memory 24
+
+    \b
+    Exit codes:
+      0  it fits
+      1  it does not, or the folder cannot be planned with
+      2  wrong options
+    """
+    from trt_tokenizers.memory import planner, report
+    from trt_tokenizers.memory.gpus import host_gpus
+    from trt_tokenizers.memory.model_sizes import read_model
+
+    size = None if gpu_memory is None else int(gpu_memory * planner.GIB)
+    if size is None:
+        sizes = [gpu.memory for gpu in host_gpus(os.environ) if gpu.memory]
+        if not sizes:
+            raise SettingsError("no GPU tells its memory here; say it: --gpu-memory 80")
+        size = min(sizes)
+    model = read_model(folder, dtype)
+    engine: planner.EngineWorkspace = planner.tensorrt_llm
+    if engine_name == "transformers":
+        if max_num_tokens or pp > 1:
+            raise SettingsError(
+                "the engine 'transformers' has neither pipeline parallelism nor max_num_tokens; "
+                "leave --pp and --max-num-tokens out"
+            )
+        from trt_tokenizers.engines.transformers import memory as engine_memory
+        from trt_tokenizers.engines.transformers.settings import TransformersSettings
+
+        settings = TransformersSettings(model_dir=str(folder))
+        engine, max_num_tokens = engine_memory.workspace(settings), settings.batch_tokens("cuda")
+    model = replace(
+        model,
+        max_num_tokens=max_num_tokens or model.max_num_tokens,
+        max_seq_len=max_seq_len or model.max_seq_len,
+    )
+    made = planner.estimate(model, size, fraction, tp, pp, engine=engine)
+    if picture is not None:
+        report.draw(made, picture)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(made), indent=1))
+    else:
+        click.echo(report.text(made))
+    if not planner.fits(made):
+        ctx.exit(1)

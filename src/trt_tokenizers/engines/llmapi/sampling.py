@@ -1,0 +1,172 @@
+"""A request's parameters -> TensorRT-LLM's SamplingParams, by one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.engines.llmapi import compat
+
+Values = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """Some of the client's names for one thing.
+
+    Attributes:
+        names: as in the ensemble.
+        becomes: what TensorRT-LLM is told, for people.
+        values: fields of SamplingParams; none where it is said otherwise.
+    """
+
+    names: tuple[str, ...]
+    becomes: str
+    values: Callable[[GenerationRequest], Values] = lambda r: {}
+
+
+def _single(words: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [word[0] for word in words if len(word) == 1]
+
+
+def _end(r: GenerationRequest) -> Values:
+    # None would ask for the tokenizer that LLM() need not have; -1 is no token.
+    return {"end_id": next(iter(r.end_ids), -1)}
+
+
+def _stop(r: GenerationRequest) -> Values:
+    # The runtime knows no minimum for them.
+    ids = _single(r.stop_words) if r.min_tokens <= 1 else []
+    return {"stop_token_ids": ids or None, "include_stop_str_in_output": True}
+
+
+def _unless(name: str, neutral: Any) -> Callable[[GenerationRequest], Values]:
+    """A field called as in `GenerationRequest`, if it asks for something."""
+
+    def values(r: GenerationRequest) -> Values:
+        value = getattr(r, name)
+        return {} if value == neutral else {name: value}
+
+    return values
+
+
+def _sampled(
+    values: Callable[[GenerationRequest], Values],
+) -> Callable[[GenerationRequest], Values]:
+    """Nothing for a greedy request: that is what SamplingParams without any of these is."""
+    return lambda r: {} if r.greedy else values(r)
+
+
+def _seed(r: GenerationRequest) -> Values:
+    # Without one TensorRT-LLM would take the same for all.
+    return {"seed": secrets.randbits(63) if r.seed is None else r.seed}
+
+
+def _bias(r: GenerationRequest) -> Values:
+    if r.embedding_bias is None:
+        return {}
+    import torch
+
+    return {"embedding_bias": torch.tensor(r.embedding_bias, dtype=torch.float32)}
+
+
+#: The whole of what the engine takes.
+PARAMETERS = (
+    Parameter(("max_tokens",), "`max_tokens`", lambda r: {"max_tokens": r.max_tokens}),
+    Parameter(("min_tokens", "min_length"), "`min_tokens`", _unless("min_tokens", 1)),
+    Parameter(("end_id",), "`end_id`; -1 is none", _end),
+    Parameter(("pad_id",), "`pad_id`", _unless("pad_id", None)),
+    Parameter(
+        ("stop_words",),
+        "`stop_token_ids` those of one token, unless `min_tokens` is above 1; all others are found "
+        "in the tokens here, and in the text by postprocessing, and the request is aborted",
+        _stop,
+    ),
+    Parameter(
+        ("bad_words",),
+        "`bad_token_ids` those of one token; longer ones as ids, past the tokenizer",
+        lambda r: {"bad_token_ids": _single(r.bad_words) or None},
+    ),
+    Parameter(
+        ("embedding_bias_words", "embedding_bias_weights"),
+        "`embedding_bias`, a float32 tensor with a number for each token of the vocabulary",
+        _bias,
+    ),
+    Parameter(
+        ("temperature",),
+        "`temperature`; nothing for a greedy request (0, `top_k` 1, or none of the three sent)",
+        _sampled(lambda r: {"temperature": r.temperature}),
+    ),
+    Parameter(("top_k",), "`top_k`; nothing for 0", _sampled(_unless("top_k", 0))),
+    Parameter(
+        ("top_p",),
+        "`top_p`; 1 if neither it nor `top_k` was sent, as otherwise nothing would be sampled",
+        _sampled(lambda r: {} if r.top_p == 1 and r.top_k else {"top_p": r.top_p}),
+    ),
+    Parameter(
+        ("seed", "random_seed"), "`seed`; drawn for each request without one", _sampled(_seed)
+    ),
+    Parameter(("repetition_penalty",), "`repetition_penalty`", _unless("repetition_penalty", 1.0)),
+    Parameter(("presence_penalty",), "`presence_penalty`", _unless("presence_penalty", 0.0)),
+    Parameter(("frequency_penalty",), "`frequency_penalty`", _unless("frequency_penalty", 0.0)),
+    Parameter(
+        ("return_log_probs",),
+        "`logprobs` 1",
+        lambda r: {"logprobs": 1} if r.return_log_probs else {},
+    ),
+    Parameter(
+        ("return_perf_metrics",), "`return_perf_metrics`", _unless("return_perf_metrics", False)
+    ),
+    Parameter(
+        ("guided_decoding_guide_type", "guided_decoding_guide"),
+        "`guided_decoding`; needs the LLM argument `guided_decoding_backend`",
+    ),
+    Parameter(("lora_name",), "`lora_request`, by the names in `loras`"),
+    Parameter(
+        ("num_return_sequences",), "as many requests, with the seeds that follow the given one"
+    ),
+    Parameter(("stream",), "`streaming`"),
+    Parameter(("exclude_input_in_output",), "nothing: postprocessing puts the prompt before"),
+)
+
+SUPPORTED = frozenset(name for parameter in PARAMETERS for name in parameter.names)
+
+#: Guide type of the ensemble -> field of GuidedDecodingParams.
+GUIDES = {
+    "json": "json_object",
+    "json_schema": "json",
+    "regex": "regex",
+    "ebnf_grammar": "grammar",
+    "structural_tag": "structural_tag",
+}
+
+
+def sampling_params(api: Any, r: GenerationRequest) -> Any:
+    """The SamplingParams of *r*.
+
+    Raises:
+        ValueError: TensorRT-LLM refuses them.
+    """
+    values: Values = {"detokenize": False}
+    for parameter in PARAMETERS:
+        values |= parameter.values(r)
+    if r.guide is not None:
+        kind, text = r.guide
+        guide = {GUIDES[kind]: text if kind != "json" else True}
+        values["guided_decoding"] = api.guided_decoding_params(**guide)
+    params = api.sampling_params(**values)
+    if longer := [word for word in r.bad_words if len(word) > 1]:
+        compat.set_bad_words(params, longer)
+    return params
+
+
+def markdown() -> str:
+    """The table of docs/llmapi.md."""
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in parameter.names)} | {parameter.becomes} |\n"
+        for parameter in PARAMETERS
+    ]
+    return "".join(["| the client sends | TensorRT-LLM gets |\n|---|---|\n", *rows])

@@ -1,0 +1,130 @@
+"""A model from its folder, and the libraries that run it, for the `transformers` engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings
+from trt_tokenizers.errors import EngineError, SettingsError, one_line
+from trt_tokenizers.mpi_environment import Rank, splittable
+
+#: What torch frees on a GPU can be used again for tensors of any size. Without it the masks of a
+#: changing batch fill the card with gaps: 78 GiB were held where 33 were used. The second name is
+#: the one of torch before 2.9.
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def import_inside() -> Any:
+    """The module `sampling`, which imports torch and the inside of transformers.
+
+    torch is set up first, unless the environment says how its allocator is to be.
+
+    Raises:
+        EngineError: they are missing, too old, or not as this engine knows them.
+    """
+    if not any(os.environ.get(name) for name in _ALLOCATOR):
+        os.environ.update(dict.fromkeys(_ALLOCATOR, "expandable_segments:True"))
+    try:
+        import transformers
+
+        found = transformers.__version__
+        if tuple(int(n) for n in re.findall(r"\d+", found)[:2]) < (5, 23):
+            raise ImportError(f"transformers is {found}")
+        import torch  # noqa: F401
+
+        from trt_tokenizers.engines.transformers import sampling
+    except (ImportError, AttributeError) as error:
+        raise EngineError(
+            f"{WHERE} needs torch and the continuous batching of transformers 5.23: {error}; "
+            "with Python 3.11 or 3.12, pip install 'trt-tokenizers[engine]'"
+        ) from error
+    return sampling
+
+
+def check_split(s: TransformersSettings, rank: Rank) -> None:
+    """
+    Raises:
+        SettingsError: the model's heads cannot be shared out among the ranks.
+    """
+    try:
+        config = json.loads((Path(s.model_dir) / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError(
+            f"{WHERE}: config.json in {s.model_dir} is no JSON: {error}; restore the file"
+        ) from error
+    if problem := splittable(config, rank.size):
+        raise SettingsError(f"{WHERE}: {s.model_dir}: {problem}")
+
+
+def choose_device(s: TransformersSettings, rank: Rank) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none, or ranks were asked not to use theirs.
+    """
+    import torch
+
+    found = torch.cuda.is_available()
+    if s.device == "cuda" and not found:
+        raise SettingsError(f"{WHERE}: device is 'cuda' but torch sees no GPU; use cpu or auto")
+    if s.device == "cpu" and found and rank.size > 1:
+        # transformers splits a model over the GPUs wherever torch sees some.
+        raise SettingsError(
+            f"{WHERE}: device is 'cpu' for {rank.size} ranks, but torch sees GPUs; "
+            "hide them from all ranks with CUDA_VISIBLE_DEVICES="
+        )
+    return "cuda" if found and s.device != "cpu" else "cpu"
+
+
+def load(s: TransformersSettings, rank: Rank, device: str) -> Any:
+    """The model, or this rank's slice of it, on its device.
+
+    Raises:
+        EngineError: it does not load.
+    """
+    import torch
+    import transformers
+
+    if s.num_threads:
+        torch.set_num_threads(s.num_threads)
+    transformers.utils.logging.disable_progress_bar()
+    split = {}
+    if rank.size > 1:
+        split["distributed_config"] = transformers.DistributedConfig(
+            tp_size=rank.size, tp_plan="auto"
+        )
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            s.model_dir,
+            dtype="float32" if (s.dtype, device) == ("auto", "cpu") else s.dtype,
+            attn_implementation=s.attn_implementation,
+            local_files_only=True,
+            trust_remote_code=False,
+            **split,
+        )
+        return model if split else model.to(device)
+    except Exception as error:
+        raise EngineError(
+            f"{WHERE}: the model in {s.model_dir} does not load: {one_line(error)}"
+        ) from error
+
+
+def longest(s: TransformersSettings, config: Any) -> int:
+    """Tokens of a sequence at the most, by the settings and the model's config.
+
+    Raises:
+        SettingsError: the model takes fewer than the settings want, or does not say.
+    """
+    most = getattr(config, "max_position_embeddings", None)
+    length = s.max_seq_len or most
+    if length is None or (most is not None and length > most):
+        allowed = "set it" if most is None else f"it must be at most {most}"
+        raise SettingsError(
+            f"{WHERE}: max_seq_len is {s.max_seq_len} and config.json in {s.model_dir} has "
+            f"max_position_embeddings {most}; {allowed}"
+        )
+    return int(length)

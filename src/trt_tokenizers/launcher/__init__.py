@@ -1,0 +1,1 @@
+"""Start, watch, drain and end the ranks of a deployment."""

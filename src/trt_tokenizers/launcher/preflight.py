@@ -1,0 +1,148 @@
+"""What would keep a deployment from starting, found before anything starts.
+
+It looks at the repository, the ports and /dev/shm of this host. Other hosts it cannot see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trt_tokenizers.launcher.command import LaunchOptions
+from trt_tokenizers.launcher.drain import SHM
+from trt_tokenizers.launcher.mpi import first_host, place
+
+#: Bytes that a Python model's process takes of /dev/shm to begin with.
+_SHM_OF_A_MODEL = 2**20
+
+
+def problems(deployment: LaunchOptions) -> Iterator[str]:
+    """What would keep *deployment* from starting: one line each, with the mend."""
+    d = deployment
+    yield from _repository_problems(d.model_repository)
+    if d.world_size > 1:
+        for model in d.engine_models:
+            if d.model_repository.is_dir() and not (d.model_repository / model).is_dir():
+                yield (
+                    f"--tensorrt-llm-model-name {model}: {d.model_repository} has no such model, "
+                    "and it is what the other ranks load; name the engine model(s) of it"
+                )
+    leader = d.hosts[0].name if d.hosts else d.leader_host
+    if not leader or is_local(leader):
+        for option, port in d.ports.items():
+            yield from _port_problems(option, d.host, port)
+    elif ipaddress.ip_address(d.host).is_loopback:
+        yield (
+            f"--host {d.host}: rank 0 runs on {leader} and could not be reached from here; "
+            "give --host 0.0.0.0, or an address of that host"
+        )
+    yield from _shm_problems(d.model_repository)
+
+
+def is_local(host: str) -> bool:
+    """Whether *host* is a name or an address of this machine."""
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        addresses = socket.getaddrinfo(host, 0, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for *_, address in addresses:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(address)
+            return True
+    return False
+
+
+def _shm_problems(repository: Path) -> Iterator[str]:
+    models = sum(
+        'backend: "python"' in config.read_text(errors="replace")
+        for config in repository.glob("*/config.pbtxt")
+    )
+    space = os.statvfs(SHM)
+    free = space.f_bavail * space.f_frsize
+    if free < models * _SHM_OF_A_MODEL:
+        yield (
+            f"{SHM} has {free / 2**20:.1f} MB free, and {models} Python models take 1 MB each to "
+            "begin with; remove what is left in it, or give the container more (--shm-size)"
+        )
+
+
+def _repository_problems(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"--model-repo {folder}: there is no such folder; name a model repository"
+        return
+    configs = sorted(folder.glob("*/config.pbtxt"))
+    if not configs:
+        hint = ""
+        if (folder / "config.pbtxt").is_file():
+            hint = f"; it is a model itself, give the folder above it: {folder.absolute().parent}"
+        yield f"--model-repo {folder}: no model in it has a config.pbtxt{hint}"
+    for config in configs:
+        for number, line in enumerate(config.read_text(errors="replace").splitlines(), 1):
+            if "${" in line and not line.lstrip().startswith("#"):
+                yield (
+                    f"{config}:{number}: a placeholder was never filled: {line.strip()}; "
+                    "fill_template gives it a value"
+                )
+
+
+def _port_problems(option: str, host: str, port: int) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            yield f"{option} {port}: no permission to bind it; take one above 1023"
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                yield f"{option} {port} is in use{_user_of(port)}; end that or take another port"
+            else:
+                yield f"{option} {port} cannot be bound on --host {host}: {error.strerror}"
+
+
+def _user_of(port: int) -> str:
+    """« by pid 12 (tritonserver)» for who listens on *port*, as far as /proc may be read."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == "0A":  # LISTEN
+                    inodes.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and any(
+                str(fd.readlink()) in inodes for fd in (process / "fd").iterdir()
+            ):
+                return f" by pid {process.name} ({(process / 'comm').read_text().strip()})"
+    return ""
+
+
+def free_port() -> int:
+    """A port that nobody listens on, on this host and at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def ranks_here(deployment: LaunchOptions) -> int:
+    """How many ranks run on this host; 0 where Slurm decides that."""
+    d = deployment
+    if d.hosts:
+        names = place(d.world_size, d.hosts)
+        return sum(names.count(name) for name in set(names) if is_local(name))
+    return 0 if d.leader_host else d.world_size
+
+
+def slurm_leader(environ: Mapping[str, str]) -> str:
+    """The host of rank 0 in a Slurm allocation; empty where that is one node, and this one. (The
+    shell that salloc starts may stand on a login node.)"""
+    first = first_host(environ.get("SLURM_JOB_NODELIST", ""))
+    one = environ.get("SLURM_JOB_NUM_NODES", "1") == "1"
+    return "" if one and (not first or is_local(first)) else first

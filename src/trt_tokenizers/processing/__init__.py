@@ -1,0 +1,1 @@
+"""Request text -> engine request, and engine step -> text."""

@@ -1,0 +1,175 @@
+"""Text or messages -> prompt -> token ids, for all requests of one execute() at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
+from trt_tokenizers.processing.request import TextRequest, check_parameters, text_at
+from trt_tokenizers.settings import setting
+from trt_tokenizers.templates.messages import (
+    parse_messages,
+    parse_template_arguments,
+    parse_tools,
+)
+from trt_tokenizers.templates.render import ChatTemplate, OwnTemplates, load
+from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+
+
+@dataclass(frozen=True)
+class PromptSettings(TokenizerSettings):
+    """What config.pbtxt says about prompts."""
+
+    template: str = setting(
+        "auto", "messages -> prompt: auto, none, a template's name, a Jinja file or Jinja itself"
+    )
+    allow_request_templates: bool = setting(
+        False, "let requests bring a template: chat_template in their chat_template_kwargs"
+    )
+    add_special_tokens: bool = setting(True, "let the tokenizer add BOS (and EOS) to text_input")
+    truncate_prompt_tokens: int = setting(0, "cut longer prompts to so many tokens; 0: refuse")
+    truncation_side: str = setting("", "left or right, where they are cut; empty: as files say")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.truncate_prompt_tokens < 0:
+            raise SettingsError(
+                f"truncate_prompt_tokens is {self.truncate_prompt_tokens}; it must be 0 or more"
+            )
+        if self.truncation_side not in ("", "left", "right"):
+            raise SettingsError(
+                f"truncation_side is {self.truncation_side!r}; it must be left or right"
+            )
+
+
+class Prompt(NamedTuple):
+    """A row's prompt before it is encoded.
+
+    Attributes:
+        text: what the model is to go on with.
+        rendered: by a template, which has written its special tokens out.
+        continues: the answer goes on with *text*, so that its first space counts.
+    """
+
+    text: str
+    rendered: bool
+    continues: bool
+
+
+class PromptMaker:
+    """Made once per model instance.
+
+    Attributes:
+        template_name: the chat template's, or "none".
+    """
+
+    def __init__(self, settings: PromptSettings, tokenizer: Tokenizer) -> None:
+        """
+        Raises:
+            TemplateError: the template is unknown or does not compile.
+        """
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._template = load(settings.template, tokenizer.chat_template)
+        self.template_name = self._template.name if self._template else "none"
+        self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
+        self._own = self._template if isinstance(self._template, OwnTemplates) else None
+        side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
+        self._cut_left = side == "left"
+
+    def make(self, request: TextRequest) -> list[Prompt]:
+        """The prompt of each row.
+
+        Raises:
+            RequestError: the first thing that is wrong with the request.
+        """
+        check_parameters(request.parameters)
+        return [self._one(request, at) for at in range(request.rows)]
+
+    def _one(self, request: TextRequest, at: int) -> Prompt:
+        text = text_at(request.text_input, at, "text_input")
+        messages = text_at(request.messages, at, "messages")
+        tools = text_at(request.tools, at, "tools")
+        arguments = text_at(request.chat_template_kwargs, at, "chat_template_kwargs")
+        if text and messages:
+            raise RequestError("text_input and messages are both given; send one of them")
+        if messages:
+            return self._rendered(messages, tools, arguments)
+        if tools or arguments:
+            name = "tools" if tools else "chat_template_kwargs"
+            raise RequestError(f"{name} is given without messages; send messages, or leave it out")
+        if not text:
+            raise RequestError("the prompt is empty; send text_input or messages with some text")
+        return Prompt(text, rendered=False, continues=True)
+
+    def _rendered(self, messages: str, tools: str, arguments: str) -> Prompt:
+        chosen = parse_template_arguments(arguments) if arguments else {}
+        asked = chosen.pop("chat_template", None)
+        text = self._renderer(asked)(
+            parse_messages(messages),
+            self._tokenizer.special_tokens,
+            tools=parse_tools(tools) if tools else None,
+            arguments=chosen,
+        )
+        return Prompt(text, rendered=True, continues=bool(chosen.get("continue_final_message")))
+
+    def _renderer(self, asked: object) -> Callable[..., str]:
+        """Of the server's template, or of what a request *asked* for: one of the model's own by
+        name, or Jinja."""
+        if asked is None:
+            if self._template is None:
+                raise RequestError(
+                    "this server has no chat template; send text_input instead of messages, or "
+                    "set the parameter 'template' of the model preprocessing"
+                )
+            return self._template.render
+        names = sorted(self._own.sources) if self._own else []
+        if self._own and asked in names:
+            return self._own.named(str(asked)).render
+        if not isinstance(asked, str):
+            raise RequestError("chat_template of chat_template_kwargs must be a string")
+        if not self._settings.allow_request_templates:
+            raise RequestError(
+                "this server takes no templates from requests; leave chat_template out"
+                f"{', name one of ' + ', '.join(names) if names else ''}"
+                ", or set allow_request_templates of the model preprocessing"
+            )
+        try:
+            return self._request_template(asked).render
+        except TemplateError as error:
+            raise RequestError(str(error)) from None
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Ids of each prompt; those of one kind at once."""
+        ids: dict[int, list[int]] = {}
+        for rendered in (False, True):
+            places = [at for at, prompt in enumerate(prompts) if prompt.rendered is rendered]
+            if places:
+                special = self._settings.add_special_tokens
+                batch = self._tokenizer.encode_prompts(
+                    [prompts[at].text for at in places],
+                    # Of a rendered one only a missing BOS may have to be added.
+                    add_special_tokens=special and not rendered,
+                    ensure_bos=special or rendered,
+                )
+                ids.update(zip(places, batch, strict=True))
+        return [self._cut(ids[at], prompt.rendered) for at, prompt in enumerate(prompts)]
+
+    def _cut(self, ids: list[int], rendered: bool) -> list[int]:
+        """*ids*, cut to ``truncate_prompt_tokens``; BOS stays in front, and an EOS that was added
+        at the end."""
+        limit = self._settings.truncate_prompt_tokens
+        if not limit or len(ids) <= limit:
+            return ids
+        tokenizer = self._tokenizer
+        # A template's own EOS is one of many, and the prompt goes on after it.
+        added = tokenizer.adds_eos and self._settings.add_special_tokens and not rendered
+        tail = ids[-1:] if added and ids[-1] == tokenizer.eos_ids[0] else []
+        head = ids[:1] if ids[0] == tokenizer.bos_id else []
+        body = ids[len(head) : len(ids) - len(tail)]
+        room = max(0, limit - len(head) - len(tail))
+        kept = body[len(body) - room :] if self._cut_left else body[:room]
+        return (head + kept + tail)[:limit]

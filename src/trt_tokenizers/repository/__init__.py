@@ -1,0 +1,1 @@
+"""Make, fill, check and adopt model repositories."""

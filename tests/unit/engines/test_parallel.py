@@ -1,0 +1,190 @@
+"""What several ranks do together: one choice for all, requests that travel, refusals."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from applicable import needs_engine
+
+needs_engine()
+
+import torch  # noqa: E402
+
+from trt_tokenizers.engines.base import GenerationRequest  # noqa: E402
+from trt_tokenizers.engines.transformers import loading, parallel  # noqa: E402
+from trt_tokenizers.engines.transformers.engine import TransformersEngine  # noqa: E402
+from trt_tokenizers.engines.transformers.sampling import Job, Row, Scheduler  # noqa: E402
+from trt_tokenizers.engines.transformers.settings import TransformersSettings  # noqa: E402
+from trt_tokenizers.errors import SettingsError  # noqa: E402
+from trt_tokenizers.mpi_environment import Rank  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+class Helper:
+    """As much of the library's helper as a choice needs."""
+
+    tp_group = "the group"
+    tp_root_global_rank = 0
+
+    def __init__(self, leads: bool) -> None:
+        self.is_tp_driver = leads
+
+
+class Future:
+    def __init__(self, job: Job) -> None:
+        self.state = Row(job)
+
+
+def request(**more: Any) -> GenerationRequest:
+    return GenerationRequest(**{"key": 1, "prompt_ids": (1,), "max_tokens": 9, **more})
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Broadcasts of the leader, which the follower then receives."""
+    sent: list[Any] = []
+
+    def broadcast(tensor: Any, src: int, group: str) -> None:
+        assert (src, group) == (0, "the group")
+        if sent:
+            tensor.copy_(sent.pop())
+        else:
+            sent.append(tensor.clone())
+
+    monkeypatch.setattr("torch.distributed.broadcast", broadcast)
+    return sent
+
+
+def choose(jobs: list[Job], scores: Any, *, leads: bool) -> list[int]:
+    choice = parallel.SharedChoice(Helper(leads))
+    choice.prepare_tensor_args([Future(job) for job in jobs])
+    ids: list[int] = choice(scores, None).argmax(-1).tolist()
+    return ids
+
+
+def test_the_leaders_choice_counts(wire: list[Any]) -> None:
+    """Whatever the follower's scores are, and whatever it would draw."""
+    scores = torch.randn(3, 50)
+    given = frozenset({"temperature"})
+    asked = [request(), request(given=given), request(bad_words=((int(scores[2].argmax()),),))]
+    mine = choose([Job(r, CPU) for r in asked], scores.clone(), leads=True)
+    assert mine[0] == scores[0].argmax()
+    assert mine[2] != scores[2].argmax()
+    for strange in (torch.randn(3, 50), torch.full((3, 50), torch.nan)):
+        wire[:] = wire or [torch.tensor(mine)]
+        assert choose([Job(r, CPU) for r in asked], strange, leads=False) == mine
+
+
+def test_a_row_in_prefill_has_no_job(wire: list[Any]) -> None:
+    scores = torch.randn(4, 50)
+    mine = choose([Job(request(), CPU)], scores.clone(), leads=True)
+    assert choose([Job(request(), CPU)], torch.zeros(4, 50), leads=False) == mine
+
+
+def test_log_probs_are_of_the_scores_and_not_of_the_choice(wire: list[Any]) -> None:
+    job = Job(request(return_log_probs=True), CPU)
+    scores = torch.randn(1, 50)
+    (token,) = choose([job], scores.clone(), leads=True)
+    job.add(token)
+    (found,) = job.news().log_probs
+    assert found == pytest.approx(scores.log_softmax(-1)[0, token].item(), abs=1e-5)
+
+
+def test_a_job_that_fails_fails_on_all_ranks(
+    wire: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def process(job: Job, scores: Any) -> Any:
+        raise ValueError("this one")
+
+    leaders = [Job(request(), CPU), Job(request(repetition_penalty=3.0), CPU)]
+    followers = [Job(job.request, CPU) for job in leaders]
+    monkeypatch.setattr(Job, "process", process)
+    choose(leaders, torch.randn(2, 50), leads=True)
+    choose(followers, torch.randn(2, 50), leads=False)
+    assert [job.done for job in leaders] == [job.done for job in followers] == [False, True]
+
+
+def test_a_row_travels_as_its_request() -> None:
+    asked = request(prompt_ids=(5, 6), given=frozenset({"top_k"}), seed=3, stop_words=((7, 8),))
+    row = Row(Job(asked, CPU))
+    other = pickle.loads(pickle.dumps(row))
+    assert other.job.request == asked
+    assert (other.request_id, other.initial_tokens) == (row.request_id, row.initial_tokens)
+    assert other.job.generated == []
+
+
+def test_cancellations_come_in_one_order() -> None:
+    """Blocks are freed in it, and by it the caches of the ranks stay alike."""
+    freed: list[str] = []
+
+    class Cache:
+        def free_blocks(self, request_id: str) -> None:
+            freed.append(request_id)
+
+    scheduler = Scheduler(Cache(), None, 8)
+    scheduler.deliver = lambda _: None
+    for key in (30, 4, 111, 5):
+        scheduler.add_waiting_request(Row(Job(request(key=key), CPU)))
+        scheduler.set_request_cancellation(str(key))
+    scheduler.clear_cancelled_requests()
+    assert freed == sorted(freed)
+
+
+@pytest.mark.parametrize(
+    ("visible", "restricted", "message"),
+    [
+        (1, None, r"rank 5 of 6 is number 2 on this node, but torch sees 1 GPU; start at most 1"),
+        (0, "", r"torch sees 0 GPUs \(CUDA_VISIBLE_DEVICES is ''\)"),
+    ],
+)
+def test_more_ranks_than_gpus(
+    monkeypatch: pytest.MonkeyPatch, visible: int, restricted: str | None, message: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if restricted is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", restricted)
+    with pytest.raises(SettingsError, match=message):
+        parallel._check_gpu(Rank(5, 6, 1))
+    if visible:
+        parallel._check_gpu(Rank(0, 6, visible - 1))
+
+
+def test_ranks_on_cpus_where_torch_sees_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    settings = TransformersSettings(model_dir="/m", device="cpu")
+    assert loading.choose_device(settings, Rank()) == "cpu"
+    with pytest.raises(SettingsError, match=r"for 2 ranks, .* hide them .* CUDA_VISIBLE_DEVICES="):
+        loading.choose_device(settings, Rank(0, 2))
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (
+            9,
+            r"num_attention_heads 9 and num_key_value_heads 3, .* size of 2; sizes that work: 1, 3",
+        ),
+        (6, r"MASTER_ADDR and MASTER_PORT are not set; start it with launch_server --world-size 2"),
+    ],
+)
+def test_a_rank_that_cannot_run_says_so_at_once(tmp_path: Path, heads: int, message: str) -> None:
+    config = {"num_attention_heads": heads, "num_key_value_heads": 3 if heads == 9 else 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match=message):
+        TransformersEngine({"model_dir": str(tmp_path)})

@@ -1,0 +1,126 @@
+"""What is found wrong before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness import free_ports
+from trt_tokenizers.errors import LaunchError
+from trt_tokenizers.launcher.command import LaunchOptions
+from trt_tokenizers.launcher.lock import locked
+from trt_tokenizers.launcher.mpi import Host
+from trt_tokenizers.launcher.preflight import problems, slurm_leader
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for model in ("ensemble", "preprocessing"):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "config.pbtxt").write_text('backend: "python"\n')
+    return tmp_path
+
+
+def found(folder: Path, **more: object) -> list[str]:
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True))
+    return list(problems(dataclasses.replace(LaunchOptions(folder), **{**ports, **more})))
+
+
+def test_nothing_is_wrong(repository: Path) -> None:
+    assert found(repository) == []
+
+
+def test_repositories_that_are_none(repository: Path) -> None:
+    nowhere = repository / "nowhere"
+    assert found(nowhere) == [
+        f"--model-repo {nowhere}: there is no such folder; name a model repository"
+    ]
+    model = repository / "ensemble"
+    assert found(model) == [
+        f"--model-repo {model}: no model in it has a config.pbtxt; "
+        f"it is a model itself, give the folder above it: {repository}"
+    ]
+    nowhere.mkdir()
+    assert found(nowhere) == [f"--model-repo {nowhere}: no model in it has a config.pbtxt"]
+
+
+def test_placeholders_are_named_by_file_and_line(repository: Path) -> None:
+    config = repository / "preprocessing" / "config.pbtxt"
+    config.write_text('# ${comment}\nmax_batch_size: ${size}\n  value: "${tokenizer_dir}"\n')
+    assert found(repository) == [
+        f"{config}:2: a placeholder was never filled: max_batch_size: ${{size}}; "
+        "fill_template gives it a value",
+        f'{config}:3: a placeholder was never filled: value: "${{tokenizer_dir}}"; '
+        "fill_template gives it a value",
+    ]
+
+
+def test_a_port_in_use_names_who_uses_it(repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        name = Path("/proc/self/comm").read_text().strip()
+        assert found(repository, grpc_port=port) == [
+            f"--grpc-port {port} is in use by pid {os.getpid()} ({name}); "
+            "end that or take another port"
+        ]
+
+
+def test_an_address_that_is_not_ours(repository: Path) -> None:
+    assert "cannot be bound on --host 192.0.2.1" in found(repository, host="192.0.2.1")[0]
+
+
+def test_the_engine_model_has_to_be_there_for_several_ranks(repository: Path) -> None:
+    assert found(repository, engine_models=("tensorrt_llm",)) == []
+    lines = found(repository, engine_models=("tensorrt_llm", "ensemble"), world_size=2)
+    assert [line.partition(":")[0] for line in lines] == ["--tensorrt-llm-model-name tensorrt_llm"]
+
+
+def test_a_rank_0_elsewhere_has_to_be_reachable(repository: Path) -> None:
+    elsewhere = (Host("gpu1.invalid", 2),)
+    assert "--host 127.0.0.1: rank 0 runs on gpu1.invalid" in found(repository, hosts=elsewhere)[0]
+    assert found(repository, hosts=elsewhere, host="0.0.0.0") == []
+    assert found(repository, hosts=(Host("localhost", 2),)) == []
+
+
+def test_a_full_dev_shm(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = (*os.statvfs("/dev/shm")[:3], 0, 0, *os.statvfs("/dev/shm")[5:])
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
+    (line,) = found(repository)
+    assert line.startswith("/dev/shm has 0.0 MB free, and 2 Python models take 1 MB each")
+
+
+def test_one_server_per_repository(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    same = tmp_path / "link"
+    same.symlink_to(repository)
+    with locked(repository, force=False):
+        with pytest.raises(LaunchError) as caught, locked(same, force=False):
+            pass
+        assert f"another launch_server (pid {os.getpid()}) serves {same}" in str(caught.value)
+        with locked(same, force=True):
+            pass
+    with locked(same, force=False):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environ", "leader"),
+    [
+        ({}, ""),
+        # salloc's shell may stand on a login node.
+        ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "gpu1"}, "gpu1"),
+        ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": socket.gethostname()}, ""),
+        ({"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "gpu[03-05]"}, "gpu03"),
+        ({"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "a-1,b-[1,2]"}, "a-1"),
+    ],
+)
+def test_rank_0_of_an_allocation(environ: dict[str, str], leader: str) -> None:
+    assert slurm_leader(environ) == leader

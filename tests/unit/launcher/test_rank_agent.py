@@ -1,0 +1,197 @@
+"""The rank agent by itself: its lines, its rank, its exit code, its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launching import alive, until
+from trt_tokenizers.launcher import guardian
+from trt_tokenizers.launcher.drain import SHM
+from trt_tokenizers.launcher.rank_protocol import LONGEST, RankCommand, RankEvent
+
+SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
+STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}"
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-S", "-c", code)
+
+
+class Agent:
+    """An agent without MPI, run for real."""
+
+    def __init__(self, ranks: RankCommand, env: dict[str, str]) -> None:
+        self.mark = ranks.mark
+        self.process = subprocess.Popen(
+            ranks.to_argv(sys.executable),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **env},
+        )
+        self.reports: list[RankEvent] = []
+        self.lines: list[bytes] = []
+
+    def until(self, event: str) -> RankEvent:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            rest, report = RankEvent.find(line, self.mark)
+            if report is None:
+                self.lines.append(rest)
+                continue
+            self.reports.append(report)
+            if report.event == event:
+                return report
+        raise AssertionError(f"no {event}: {self.reports} {self.lines}")
+
+    def up(self) -> int:
+        """Its server's process id, once that has said something."""
+        pid = self.until("started").pid
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().endswith(b"up\n")
+        return pid
+
+
+@pytest.fixture
+def run() -> Iterator[object]:
+    agents: list[Agent] = []
+
+    def run(code: str, follower: str = "pass", *, rank: int | None = None, **more: object) -> Agent:
+        ranks = RankCommand(
+            leader=python(code),
+            follower=python(follower),
+            shm_prefix=f"trt-test-{secrets.token_hex(4)}-{{rank}}-",
+            rank_variable="" if rank is None else "TEST_RANK",
+        )
+        ranks = dataclasses.replace(ranks, **more)  # type: ignore[arg-type]
+        agents.append(Agent(ranks, {} if rank is None else {"TEST_RANK": str(rank)}))
+        return agents[-1]
+
+    yield run
+    for agent in agents:
+        agent.process.terminate()
+        agent.process.communicate(timeout=30)
+
+
+def test_a_drain_of_rank_0_ends_its_server_and_is_clean(run) -> None:
+    agent = run(SLEEP, SLEEP, rank=0)
+    server = agent.up()
+    agent.process.send_signal(signal.SIGUSR1)
+    end = agent.until("ended")
+    assert (end.rank, end.code, end.pid, end.told) == (0, 0, server, False)
+    assert agent.process.wait(30) == 0
+    assert not alive(server)
+
+
+def test_a_drain_leaves_other_ranks_to_their_engines(run) -> None:
+    agent = run("", SLEEP, rank=2)
+    server = agent.up()
+    agent.process.send_signal(signal.SIGUSR1)
+    time.sleep(1.0)  # it looks four times a second; one that obeyed would have ended its server
+    assert alive(server)
+    agent.process.send_signal(signal.SIGUSR1)  # may come as one with the first: sent until it ends
+    until(lambda: agent.process.send_signal(signal.SIGUSR1) or not alive(server))
+    assert agent.until("ended").code == 0
+    assert agent.process.wait(30) == 0
+
+
+def test_a_server_that_does_not_end_is_killed(run) -> None:
+    agent = run("", STUBBORN, rank=1)
+    server = agent.up()
+    until(lambda: agent.process.send_signal(signal.SIGUSR1) or not alive(server), 30)
+    assert agent.until("ended").code == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "how"),
+    [("raise SystemExit(3)", 3, "exit code 3"), ("pass", 1, "exit code 0"),
+     ("import os; os.kill(os.getpid(), 9)", 137, "SIGKILL")],
+)  # fmt: skip
+def test_an_end_that_nobody_asked_for(run, code: str, exit_code: int, how: str) -> None:
+    agent = run("", code, rank=1)
+    end = agent.until("ended")
+    assert (end.rank, end.code, end.how) == (1, exit_code, how)
+    assert agent.process.wait(30) == exit_code
+
+
+def test_sigterm_kills_at_once(run) -> None:
+    agent = run(STUBBORN)
+    server = agent.up()
+    agent.process.terminate()
+    end = agent.until("ended")
+    assert (end.code, end.told) == (143, True)
+    assert agent.process.wait(30) == 143
+    assert not alive(server)
+
+
+def test_the_shared_memory_of_a_rank_is_swept(run) -> None:
+    prefix = f"trt-test-{secrets.token_hex(4)}-{{rank}}-"
+    shm = Path("/dev/shm")
+    mine, other = (shm / (prefix.format(rank=rank) + "x") for rank in (1, 2))
+    try:
+        for path in (mine, other):
+            path.touch()
+        run("", rank=1, shm_prefix=prefix).until("ended")
+        assert not mine.exists()
+        assert other.exists()
+    finally:
+        other.unlink()
+
+
+def test_a_stream_folder_goes_although_who_knew_it_was_killed() -> None:
+    """Its name lies beside the launch's shared memory; any other name removes only itself."""
+    prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
+    folder = SHM / f"trt-tokenizers-{os.getpid()}-{secrets.randbelow(10**12)}"
+    other = SHM / f"other-{secrets.token_hex(6)}"
+    for made in (folder, other):
+        made.mkdir()
+        (made / "17.0").touch()
+        guardian.name_stream_folder(prefix, made)
+    guardian.sweep(prefix, set())
+    assert not folder.exists()
+    assert other.exists()
+    assert not list(SHM.glob(f"{prefix}*"))
+    shutil.rmtree(other)
+
+
+def test_lines_begin_with_the_rank(run) -> None:
+    agent = run("", "print('a\\nb', end='')", rank=3)
+    out, _ = agent.process.communicate(timeout=30)
+    assert out == b"[3] a\n[3] b"
+
+
+def test_a_program_that_cannot_be_run(run) -> None:
+    agent = run("", leader=("/nowhere/{rank}",))
+    end = agent.until("ended")
+    assert end.text == "/nowhere/0 cannot be run: No such file or directory"
+    assert agent.process.wait(30) == 126
+
+
+def test_an_mpi_that_does_not_say_the_rank(run) -> None:
+    agent = run("pass", rank_variable="NO_SUCH_RANK")
+    _, err = agent.process.communicate(timeout=30)
+    assert agent.process.returncode == 2
+    assert err.startswith(b"error: NO_SUCH_RANK is '', and this MPI should have set it")
+
+
+def test_a_report_survives_what_stands_around_it() -> None:
+    report = RankEvent(1, "ended", text="why: «ß»", code=3)
+    mark = RankCommand(leader=(), shm_prefix="trt-launch-12ab-r{rank}-").mark
+    line = report.to_line(mark)
+    assert RankEvent.find(line, mark) == (b"", report)
+    assert RankEvent.find(b"half a li" + line, mark) == (b"half a li", report)
+    assert RankEvent.find(line[:-9], mark) == (line[:-9], None), "cut short"
+    assert RankEvent.find(mark + b"1\n", mark) == (mark + b"1\n", None)
+    other = RankCommand(leader=(), shm_prefix="trt-launch-34cd-r{rank}-").mark
+    assert RankEvent.find(line, other) == (line, None), "of another launch, or of a prompt"
+    assert len(dataclasses.replace(report, text="ß" * 10**5).to_line(mark)) <= LONGEST

@@ -1,0 +1,187 @@
+"""What is read from a server's log, its repository index and its processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from trt_tokenizers.launcher.guardian import children, descendants
+from trt_tokenizers.launcher.readiness import Readiness, judge, read_readiness
+from trt_tokenizers.launcher.server_watch import (
+    UNCOLLECTED,
+    LogReader,
+    StubWatch,
+    copy_output,
+    write_all,
+)
+
+FAILED = (
+    b"E1123 15:48:46.676399 4253 model_lifecycle.cc:642] \"failed to load 'identity2' version 1: "
+    b"Internal: ModuleNotFoundError: No module named '_struct'\\n\\nAt:\\n  /usr/lib/x.py(13)\"\n"
+)
+LOADED_24 = b"I1123 15:50:07.27 4764 model_lifecycle.cc:839] \"successfully loaded 'two'\"\n"
+LOADED_23 = b"I1016 10:00:00.00 1 model_lifecycle.cc:818] successfully loaded 'two'\n"
+
+
+@pytest.mark.parametrize("line", [LOADED_24, LOADED_23])
+def test_loaded_models_are_read_at_every_split(line: bytes) -> None:
+    for cut in range(len(line)):
+        log = LogReader()
+        assert log.feed(line[:cut], 1) + log.feed(line[cut:], 1) == ["two"]
+
+
+def test_two_outputs_do_not_mix() -> None:
+    log = LogReader()
+    assert log.feed(b"successfully ", 0) == []
+    assert log.feed(b"| a table |\n", 1) == []
+    assert log.feed(b"loaded 'x'\n", 0) == ["x"]
+    assert list(log.tail) == ["| a table |", "successfully loaded 'x'"]
+
+
+def test_the_reason_is_the_first_model_that_failed() -> None:
+    log = LogReader()
+    assert log.reason is None
+    log.feed(b"error: creating server: Internal - failed to load all models\n", 1)
+    assert log.reason == "creating server: Internal - failed to load all models"
+    log.feed(FAILED, 1)
+    assert log.reason == "model 'identity2': ModuleNotFoundError: No module named '_struct'"
+
+
+def test_the_reason_of_a_stop_that_took_too_long() -> None:
+    log = LogReader()
+    log.feed(b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n', 1)
+    assert log.reason == "Internal - Exit timeout expired."
+
+
+def test_the_tail_is_bounded() -> None:
+    log = LogReader()
+    log.feed(b"".join(b"%d\n" % n for n in range(100)), 1)
+    log.feed(b"x" * 10**6, 1)
+    assert len(log.tail) == 20
+    assert log.tail[-1] == "99"
+
+
+def entry(name: str, state: str = "", reason: str = "") -> dict[str, str]:
+    return {"name": name, "version": "1", "state": state, "reason": reason}
+
+
+def test_ready_needs_every_model() -> None:
+    assert not judge(True, [entry("a", "READY"), entry("b", "LOADING")]).ready
+    assert not judge(False, [entry("a", "READY")]).ready
+    assert judge(True, [entry("a", "READY"), entry("b", "READY")]).models == ("a", "b")
+    assert judge(True, [entry("a", "READY"), entry("b", "READY")]).ready
+
+
+def test_models_that_nobody_asked_for_are_not_waited_for() -> None:
+    seen = judge(True, [entry("a", "READY"), entry("b"), entry("c", "UNAVAILABLE", "unloaded")])
+    assert seen.ready
+    assert seen.models == ("a",)
+    assert seen.failed == ()
+
+
+def test_a_model_that_failed_is_named_with_the_first_line() -> None:
+    seen = judge(True, [entry("a", "UNAVAILABLE", "Internal: no\nAt: x"), entry("b", "READY")])
+    assert seen.failed == (("a", "Internal: no"),)
+    assert not seen.ready
+
+
+def test_one_good_version_is_enough() -> None:
+    seen = judge(True, [entry("a", "UNAVAILABLE", "old"), entry("a", "READY")])
+    assert seen.ready
+    assert seen.failed == ()
+
+
+def test_a_port_that_nobody_listens_on_is_not_ready() -> None:
+    assert read_readiness("http://127.0.0.1:1") == Readiness()
+
+
+def test_output_comes_in_whole_lines_or_late() -> None:
+    source, feed = os.pipe()
+    shown: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    thread = threading.Thread(target=copy_output, args=(source, shown.put, 0.05))
+    thread.start()
+    os.write(feed, b"one\ntw")
+    assert shown.get(timeout=5) == b"one\n"
+    os.write(feed, b"o\n")
+    assert shown.get(timeout=5) in (b"two\n", b"tw")  # the latter if this took over 50 ms
+    os.write(feed, b"Password: ")  # no line end ever comes
+    assert shown.get(timeout=5).endswith((b": ", b"o\n"))
+    os.close(feed)
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_output_without_patience_is_lines_alone() -> None:
+    source, feed = os.pipe()
+    shown: list[bytes] = []
+    thread = threading.Thread(target=copy_output, args=(source, shown.append, None))
+    thread.start()
+    for piece in (b"o", b"ne\ntw", b"o\n", b"x" * 20_000, b"end"):
+        os.write(feed, piece)
+    os.close(feed)
+    thread.join(5)
+    assert b"".join(shown) == b"one\ntwo\n" + b"x" * 20_000 + b"end"
+    assert shown[0].startswith(b"one\n")
+    assert all(len(piece) < 40_000 for piece in shown)
+
+
+def test_a_reader_that_left_does_not_stop_the_writer() -> None:
+    result, target = os.pipe()
+    os.close(result)
+    write_all(target, b"x" * 10**6)  # more than a pipe holds
+    os.close(target)
+
+
+def test_a_stop_that_waited_for_idle_connections_is_told_from_one_that_cut_requests() -> None:
+    expired = b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n'
+    count = (
+        b'I1 server.cc:321] "Timeout %d: Found %d model versions that have in-flight inferences"\n'
+    )
+    for left, running, drained in ((0, 0, True), (0, 1, False), (7, 0, False)):
+        log = LogReader()
+        log.feed(count % (left, running), 1)
+        assert not log.drained, "it may still end by itself"
+        log.feed(expired, 1)
+        assert log.drained is drained
+
+
+def test_a_dead_child_counts_when_it_stays_uncollected() -> None:
+    # A «server» whose «stub» dies and is not collected.
+    code = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-c', 'input()', "
+        "'repo/chat/1/model.py'], stdin=0); print(p.pid, flush=True); import time; time.sleep(60)"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdout is not None
+    try:
+        stub = int(server.stdout.readline())
+        assert children(server.pid) == [stub]
+        assert stub in descendants(os.getpid())
+        watch = StubWatch(server.pid)
+        while watch.look(0.0) is None and not watch._models.get(stub, "").startswith("model"):
+            time.sleep(0.01)
+        os.kill(stub, 15)
+        deadline = time.monotonic() + 5
+        while not watch._suspects and time.monotonic() < deadline:
+            assert watch.look(10.0) is None, "just now"
+            time.sleep(0.01)
+        assert watch.look(10.0 + UNCOLLECTED / 2) is None, "not long enough"
+        seen = watch.look(10.0 + UNCOLLECTED)
+        assert seen == "the Python process of model 'chat' died (SIGTERM)"
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_children_of_a_process_that_is_gone() -> None:
+    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    gone.wait()
+    assert children(gone.pid) == []

@@ -1,0 +1,272 @@
+"""Text -> engine request, without Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_tokenizers.errors import RequestError, SettingsError
+from trt_tokenizers.processing.preprocess import (
+    EngineRequest,
+    PreprocessingSettings,
+    Preprocessor,
+    TextRequest,
+)
+from trt_tokenizers.processing.stop_words import from_array, to_array, tokenizations
+from trt_tokenizers.settings import parse
+from trt_tokenizers.streams.context_store import ContextStore
+from trt_tokenizers.streams.stream_key import key_of_request_id
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> ContextStore:
+    return ContextStore(tmp_path / "streams")
+
+
+@pytest.fixture
+def preprocessor(bpe_dir: Path, contexts: ContextStore) -> Preprocessor:
+    return make(bpe_dir, contexts)
+
+
+def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocessor:
+    defaults = {"tokenizer_dir": str(folder), "max_seq_len": "64", "stream_key": "tensor"}
+    settings = parse(PreprocessingSettings, {**defaults, **parameters}, "model 'preprocessing'")
+    return Preprocessor(settings, contexts)
+
+
+def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextStore) -> None:
+    made = preprocessor.process(
+        TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
+    )
+    tokenizer = preprocessor.tokenizer
+    ids = tokenizer.encode("hello world")
+    assert made.arrays["INPUT_ID"].dtype == np.int32
+    assert made.arrays["INPUT_ID"][0].tolist() == ids
+    padding = [tokenizer.pad_id] * (len(ids) - 1)
+    assert made.arrays["INPUT_ID"][1].tolist() == tokenizer.encode("a") + padding
+    assert made.arrays["REQUEST_INPUT_LEN"].tolist() == [[len(ids)], [1]]
+    assert made.arrays["REQUEST_OUTPUT_LEN"].tolist() == [[3], [4]]
+    assert made.arrays["OUT_END_ID"].tolist() == [[2], [2]]
+    # The model's second EOS id reaches the engine as a stop word of one token.
+    assert [from_array(row) for row in made.arrays["STOP_WORDS_IDS"]] == [((0,),), ((0,),)]
+    assert "BAD_WORDS_IDS" not in made.arrays, "what says nothing is left out"
+    keys = made.arrays["STREAM_KEY"][:, 0].tolist()
+    assert len(set(keys)) == 2
+    assert all(0 <= key < 2**53 for key in keys)
+    context = contexts.take(keys[0])
+    assert context is not None
+    assert context.num_input_tokens == len(ids)
+    assert context.end_ids == (2, 0)
+    assert contexts.take(keys[0]) is None, "read once"
+
+
+def test_messages_give_the_ids_of_apply_chat_template(
+    preprocessor: Preprocessor, bpe_dir: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "v"},
+    ]
+    made = preprocessor.process(TextRequest(messages=[json.dumps(messages).encode()]))
+    expected = AutoTokenizer.from_pretrained(bpe_dir).apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert made.arrays["INPUT_ID"][0].tolist() == expected
+
+
+@pytest.mark.parametrize("template", ["llama2", "chatml"])
+def test_one_bos_with_any_template(
+    sentencepiece_dir: Path, contexts: ContextStore, template: str
+) -> None:
+    preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama", template=template,
+                        max_seq_len="")  # fmt: skip
+    messages = b'[{"role": "user", "content": "hi"}]'
+    ids = preprocessor.process(TextRequest(messages=[messages])).arrays["INPUT_ID"][0].tolist()
+    assert ids[0] == preprocessor.tokenizer.bos_id
+    assert ids.count(preprocessor.tokenizer.bos_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (TextRequest(), "the prompt is empty"),
+        (TextRequest(text_input=[b""]), "the prompt is empty"),
+        (TextRequest(text_input=[b"\xff"]), "text_input is not valid UTF-8: .* at byte 0"),
+        (TextRequest(messages=[b"\xff"]), "messages is not valid UTF-8"),
+        (TextRequest(text_input=[b"a"], messages=[b"[]"]), "both given"),
+        (TextRequest(text_input=[b"a"], max_tokens=[0]), "max_tokens is 0; it must be at least 1"),
+        (TextRequest(text_input=[b"a"], max_tokens=[-1]), "max_tokens is -1"),
+        (TextRequest(text_input=[b"a"], max_tokens=[64]), "max_tokens may be at most 63"),
+        (TextRequest(text_input=[b"ab cd" * 64]), "the model takes 64 in all; shorten the prompt"),
+        (TextRequest(text_input=[b"a"], parameters={"max_token": 1}),
+         r"unknown parameter 'max_token' \(did you mean 'max_tokens'\?\)"),
+        (TextRequest(text_input=[b"a"], stop_words=[[b"\xff"]]), "stop_words is not valid UTF-8"),
+        # More than 16 characters for each of the model's 64 tokens.
+        (TextRequest(text_input=[b"a" * 1025]),
+         "the prompt has 1025 characters and at most 1024 are served; shorten it, or set"),
+        (TextRequest(messages=[b'[{"role": "user", "content": "%s"}]' % (b"a" * 1025)]),
+         "the prompt has 10.. characters and at most 1024"),
+        (TextRequest(text_input=[b"a"], stop_words=[[b"a" * 512, b"b" * 513]]),
+         "stop_words has 1025 characters and at most 1024"),
+        (TextRequest(text_input=[b"a"], bad_words=[[b"a" * 1025]]),
+         "bad_words has 1025 characters"),
+        (TextRequest(text_input=[b"a"], embedding_bias_words=[[b"a" * 1025]],
+                     embedding_bias_weights=[[1.0]]), "embedding_bias_words has 1025 characters"),
+        (TextRequest(text_input=[b"a"], decoder_text_input=[b"a" * 1025]),
+         "decoder_text_input has 1025 characters"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_named_and_leave_nothing(
+    preprocessor: Preprocessor, contexts: ContextStore, request_: TextRequest, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        preprocessor.process(request_)
+    assert len(contexts) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "most"),
+    [
+        ({}, 1024),
+        ({"max_prompt_chars": "7"}, 7),
+        ({"max_seq_len": "0"}, 5_000_000),
+        # What is to be cut need not fit.
+        ({"truncate_prompt_tokens": "3"}, 5_000_000),
+    ],
+)
+def test_no_text_is_encoded_that_is_too_long_for_any_tokenizer(
+    bpe_dir: Path,
+    contexts: ContextStore,
+    monkeypatch: pytest.MonkeyPatch,
+    parameters: dict[str, str],
+    most: int,
+) -> None:
+    preprocessor = make(bpe_dir, contexts, **parameters)
+    lengths: list[int] = []
+
+    def encode(texts: Sequence[str], **_: bool) -> list[list[int]]:
+        lengths.extend(map(len, texts))
+        return [[5] for _ in texts]
+
+    monkeypatch.setattr(preprocessor.tokenizer, "encode_batch", encode)
+    made = preprocessor.process_batch(
+        [TextRequest(text_input=[b"a" * length]) for length in (most, most + 1)]
+    )
+    assert lengths == [most]
+    assert [type(each) for each in made] == [EngineRequest, RequestError]
+
+
+def test_a_bad_row_leaves_no_context_of_its_neighbours(
+    preprocessor: Preprocessor, contexts: ContextStore
+) -> None:
+    with pytest.raises(RequestError):
+        preprocessor.process(TextRequest(rows=2, text_input=[b"good", b""]))
+    assert len(contexts) == 0
+
+
+def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
+    preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama")
+    with pytest.raises(RequestError, match="this server has no chat template"):
+        preprocessor.process(TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
+
+
+def test_end_id(preprocessor: Preprocessor) -> None:
+    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[7]))
+    assert made.arrays["OUT_END_ID"].tolist() == [[7]]
+    assert set(from_array(made.arrays["STOP_WORDS_IDS"][0])) == {(2,), (0,)}
+    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[-1]))
+    assert made.arrays["OUT_END_ID"].tolist() == [[-1]]
+    assert "STOP_WORDS_IDS" not in made.arrays
+
+
+def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
+    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    assert made.arrays["REQUEST_OUTPUT_LEN"].tolist() == [[63]]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"tokeniser_dir": "x"},
+            r"unknown parameter 'tokeniser_dir' \(did you mean 'tokenizer_dir'",
+        ),
+        ({"max_seq_len": "${max_seq_len}"}, "still holds the placeholder"),
+        ({"max_seq_len": "many"}, "'max_seq_len' is 'many'; expected a whole number"),
+        ({"max_seq_len": "-1"}, "max_seq_len is -1"),
+        ({"max_prompt_chars": "-1"}, "max_prompt_chars is -1"),
+        ({"default_max_tokens": "0"}, "default_max_tokens is 0"),
+        ({"add_special_tokens": "maybe"}, "expected true or false"),
+        ({"stream_key": "pigeon"}, "stream_key is 'pigeon'; it must be one of auto, tensor"),
+        ({"stream_key": "sequence_id"}, "needs Triton 25.02 or newer"),
+        ({"word_lists": "xml"}, "word_lists is 'xml'; it must be list or csv"),
+    ],
+)
+def test_bad_settings_are_named(
+    bpe_dir: Path, contexts: ContextStore, parameters: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make(bpe_dir, contexts, **parameters)
+
+
+def test_word_arrays_there_and_back() -> None:
+    rows = [[(1, 2), (3,)], [], [(4, 5, 6)]]
+    array = to_array(rows)
+    assert array.shape == (3, 2, 3)
+    assert array[0].tolist() == [[1, 2, 3], [2, 3, -1]]
+    assert [list(from_array(row)) for row in array] == rows
+    with pytest.raises(RequestError, match="word list offset"):
+        from_array(np.array([[1, 2], [3, -1]], dtype=np.int32))
+
+
+def test_a_word_is_found_however_it_is_tokenized(preprocessor: Preprocessor) -> None:
+    tokenizer = preprocessor.tokenizer
+    found = tokenizations(tokenizer, ["", "space"], "stop_words")
+    assert tuple(tokenizer.encode("space")) in found
+    assert tuple(tokenizer.encode(" space")) in found
+
+
+def test_a_client_id_carries_the_contexts_of_all_rows(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    preprocessor = make(bpe_dir, contexts, stream_key="auto")  # no response parameters here
+    made = preprocessor.process(
+        TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine")
+    )
+    assert ("STREAM_KEY" in made.arrays, made.sequence_id) == (False, None)
+    key = key_of_request_id("mine")
+    assert key is not None
+    assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
+    preprocessor.process(TextRequest(text_input=[b"a"]))
+    assert len(contexts) == 0, "without an id nobody could find it"
+
+
+def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: ContextStore) -> None:
+    settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir))
+    preprocessor = Preprocessor(settings, contexts, response_parameters=True)
+    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    assert "STREAM_KEY" not in made.arrays
+    assert isinstance(made.sequence_id, int)
+    assert 0 < made.sequence_id < 2**53
+    assert contexts.take(made.sequence_id) is not None
+
+
+def test_a_comma_is_a_comma_unless_the_server_speaks_csv(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
+    words = [[b'a,b,"c,d"']]
+    for form, expected in (("list", ('a,b,"c,d"',)), ("csv", ("a", "b", "c,d"))):
+        made = make(bpe_dir, contexts, word_lists=form).process(
+            TextRequest(text_input=[b"x"], stop_words=words)
+        )
+        context = contexts.take(int(made.arrays["STREAM_KEY"][0, 0]))
+        assert context is not None
+        assert context.stop_strings == expected

@@ -1,0 +1,302 @@
+"""adopt: the text models are ours afterwards, and no client of any version can tell."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trt_tokenizers.cli.main import fill_template, main
+from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.repository.adopt import plan_adoption
+from trt_tokenizers.repository.check import check
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
+from trt_tokenizers.repository.schemas import layout
+from upstream import VERSIONS, tensor, upstream_repository
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def config(repository: Path, model: str) -> Any:
+    return parse_config((repository / model / "config.pbtxt").read_text())
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["adopt", *map(str, arguments)])
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def old(version: str, bpe_dir: Path, tmp_path: Path) -> Path:
+    return upstream_repository(tmp_path / "repo", version, bpe_dir)
+
+
+def test_a_dry_run_prints_and_changes_nothing(old: Path) -> None:
+    before = snapshot(old.parent)
+    done = run("--dry-run", old)
+    assert done.exit_code == 0, done.output
+    assert "+  step {" in done.stdout or "+ensemble_scheduling {" in done.stdout
+    assert "a/preprocessing/1/model.py" in done.stdout
+    assert "tensorrt_llm/" not in done.stdout.replace("/tensorrt_llm", "")
+    assert "5 files would change" in done.stderr
+    assert snapshot(old.parent) == before
+
+
+def test_clients_find_every_tensor_as_it_was(old: Path, version: str) -> None:
+    """The contract is the test: names, types and shapes of that version."""
+    assert run(old).exit_code == 0
+    ensemble = config(old, "ensemble")
+    for kind, there in (("inputs", ensemble.input), ("outputs", ensemble.output)):
+        found = {t.name: t for t in there}
+        assert len(found) == len(there)
+        types = type(there[0]).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
+        for line in layout(version)["ensemble"][kind]:
+            wanted = tensor(line)
+            its = found[wanted["name"]]
+            assert types[its.data_type].name == wanted["type"], line
+            assert list(its.dims) == wanted["dims"], line
+            if kind == "inputs" and wanted["optional"]:
+                assert its.optional, line
+    assert {"messages", "stream"} <= {t.name for t in ensemble.input}
+    assert "finish_reason" in {t.name for t in ensemble.output}
+    consumed = {v for s in ensemble.ensemble_scheduling.step for v in s.input_map.values()}
+    assert {t.name for t in ensemble.input} <= consumed, "an input that nobody reads"
+    assert check_text(old) == []
+
+
+def check_text(repository: Path) -> list[str]:
+    """Problems but those of the engine, whose folder is not there."""
+    return [str(p) for p in check(repository) if "tensorrt_llm" not in p.path.parts]
+
+
+def test_engine_and_values_stay_and_the_old_one_is_kept(old: Path) -> None:
+    before = snapshot(old)
+    engine = old / "tensorrt_llm/1/rank0.engine"
+    engine.write_bytes(b"e" * (1 << 21))
+    done = run(old)
+    assert done.exit_code == 0, done.output
+    (backup,) = old.parent.glob("repo.before-*")
+    engine.unlink()
+    (backup / "tensorrt_llm/1/rank0.engine").unlink()
+    assert snapshot(backup) == before
+    after = snapshot(old)
+    assert after["tensorrt_llm/config.pbtxt"] == before["tensorrt_llm/config.pbtxt"]
+    assert "trt_tokenizers.backend" in after["preprocessing/1/model.py"]
+    for model in ("preprocessing", "postprocessing"):
+        was, now = (parse_config(s[f"{model}/config.pbtxt"]) for s in (before, after))
+        assert now.max_batch_size == was.max_batch_size
+        for name in ("tokenizer_dir", "skip_special_tokens", "add_special_tokens"):
+            if name in was.parameters and (value := was.parameters[name].string_value):
+                assert now.parameters[name].string_value == value
+    assert config(old, "preprocessing").instance_group[0].count == 2
+    assert sorted(p.name for p in old.parent.iterdir()) == sorted(["repo", backup.name])
+
+
+def test_a_batcher_that_ends_the_server_is_left_out_and_named(
+    bpe_dir: Path, tmp_path: Path
+) -> None:
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    path = old / "preprocessing/config.pbtxt"
+    path.write_text(path.read_text() + "dynamic_batching { max_queue_delay_microseconds: 7 }")
+    done = run(old)
+    assert done.exit_code == 0
+    assert "preprocessing gets no dynamic_batching" in done.stderr
+    assert not config(old, "preprocessing").HasField("dynamic_batching")
+    assert check_text(old) == []
+    assert "nothing to do" in run(old).stderr
+
+
+def test_twice_changes_nothing(old: Path) -> None:
+    assert run(old).exit_code == 0
+    once = snapshot(old.parent)
+    again = run(old)
+    assert again.exit_code == 0
+    assert "nothing to do" in again.stderr
+    assert again.stdout == ""
+    assert snapshot(old.parent) == once
+
+
+def test_the_prompt_in_front_of_whole_answers_stays(
+    version: str, bpe_dir: Path, tmp_path: Path
+) -> None:
+    """What the engine was told holds: its default gives the prompt back."""
+    told = "exclude_input_in_output" in layout(version)["tensorrt_llm"]["parameters"]
+    input_too = "exclude_input_in_output" in str(layout(version)["tensorrt_llm"]["inputs"])
+    for value in ("", "true"):
+        old = upstream_repository(
+            tmp_path / f"r{value}", version, bpe_dir, exclude_input_in_output=value
+        )
+        done = run(old)
+        excludes = bool(value) and told
+        before = config(old, "preprocessing").parameters["exclude_input_in_output"].string_value
+        after = config(old, "postprocessing").parameters["prompt_in_output"].string_value
+        assert before == str(excludes).lower()
+        assert after == str(not excludes and not input_too).lower()
+        assert ("begin with the prompt, as before" in done.stderr) is not excludes
+
+
+def test_word_lists_and_stop_requests(old: Path, version: str) -> None:
+    run(old)
+    words = config(old, "preprocessing").parameters["word_lists"].string_value
+    stop = config(old, "postprocessing").parameters["stop_model"].string_value
+    assert (words, stop) == (("csv", "") if version == "0.5" else ("list", "tensorrt_llm"))
+
+
+def test_values_that_were_never_filled_get_their_defaults(bpe_dir: Path, tmp_path: Path) -> None:
+    old = upstream_repository(
+        tmp_path / "r", "0.17", bpe_dir, add_special_tokens="${add_special_tokens}"
+    )
+    done = run(old)
+    assert done.exit_code == 0, done.output
+    assert "preprocessing: add_special_tokens were never filled" in done.stderr
+    assert config(old, "preprocessing").parameters["add_special_tokens"].string_value == ""
+
+
+def test_sizes_come_from_the_engine(bpe_dir: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    (engine / "config.json").write_text(
+        '{"pretrained_config": {"vocab_size": 600}, "build_config": {"max_seq_len": 4096}}'
+    )
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir, engine_dir=str(engine))
+    assert run(old).exit_code == 0
+    values = config(old, "preprocessing").parameters
+    assert values["max_seq_len"].string_value == "4096"
+    assert values["vocab_size"].string_value == "600"
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "was", "now", "message"),
+    [
+        ("ensemble", "max_batch_size: 8", "max_batch_size: ${triton_max_batch_size}",
+         r"ensemble/config.pbtxt:2: ${triton_max_batch_size} was never filled; fill it first"),
+        ("ensemble", 'model_name: "tensorrt_llm"', 'model_name: "postprocessing"',
+         "has the steps preprocessing, postprocessing, postprocessing"),
+        ("tensorrt_llm", 'name: "input_lengths"', 'name: "input_lenghts"',
+         "needs the input 'input_lenghts', which neither preprocessing nor a client gives"),
+        ("tensorrt_llm", 'name: "output_ids"', 'name: "ids"', "has no output 'output_ids'"),
+        ("tensorrt_llm", 'name: "cum_log_probs"', 'name: "x"',
+         "the output 'cum_log_probs' is made by neither"),
+        ("preprocessing", '"visual_model_path"\n  value: {\n    string_value: ""',
+         '"visual_model_path"\n  value: {\n    string_value: "/v"', "images are not served"),
+        ("preprocessing", "backend", "backendd", "not a Triton model configuration"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_adopted_is_refused(
+    bpe_dir: Path, tmp_path: Path, file: str, was: str, now: str, message: str
+) -> None:
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    replace(old / file / "config.pbtxt", was, now)
+    before = snapshot(tmp_path)
+    done = run(old)
+    assert done.exit_code == 1, done.output
+    assert message in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_a_missing_model_and_a_missing_tokenizer(bpe_dir: Path, tmp_path: Path) -> None:
+    old = upstream_repository(tmp_path / "r", "1.2", tmp_path / "nowhere")
+    before = snapshot(tmp_path)
+    done = run(old)
+    assert done.exit_code == 1
+    assert f"{old}/preprocessing/config.pbtxt:" in done.stderr
+    assert "nowhere' is not a folder" in done.stderr
+    assert snapshot(tmp_path) == before
+    assert run("--skip-check", old).exit_code == 0
+    shutil.rmtree(old / "postprocessing")
+    with pytest.raises(RepositoryError, match=r"postprocessing/config\.pbtxt is missing"):
+        plan_adoption(old)
+
+
+def test_a_repository_of_ours_stays_as_it_is(bpe_dir: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bpe_dir, model)
+    (model / "config.json").write_text('{"n_positions": 64}')
+    made = ["generate", "--model", str(model), "--output", str(tmp_path / "repo")]
+    assert CliRunner().invoke(main, made).exit_code == 0
+    before = snapshot(tmp_path)
+    done = run(tmp_path / "repo")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "note: tensorrt_llm is an engine of this package" in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_an_engine_of_another_name(bpe_dir: Path, tmp_path: Path) -> None:
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    (old / "tensorrt_llm").rename(old / "llama")
+    replace(old / "llama/config.pbtxt", 'name: "tensorrt_llm"', 'name: "llama"')
+    replace(old / "ensemble/config.pbtxt", 'model_name: "tensorrt_llm"', 'model_name: "llama"')
+    done = run(old)
+    assert done.exit_code == 0, done.output
+    assert config(old, "postprocessing").parameters["stop_model"].string_value == "llama"
+    assert check(old, engines=False) == []
+
+
+def test_an_input_that_only_their_preprocessing_read_is_refused(
+    bpe_dir: Path, tmp_path: Path
+) -> None:
+    """Rather than taken from clients and passed over."""
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    replace(
+        old / "ensemble/config.pbtxt",
+        "input [\n",
+        'input [\n  { name: "persona" data_type: TYPE_STRING dims: [ 1 ] optional: true },\n',
+    )
+    done = run(old)
+    assert done.exit_code == 1
+    assert "no step reads the input 'persona'" in done.stderr
+
+
+#: Between 0.5 and 0.11: what configurations of 0.6 and 0.8 in public reports have, by which they
+#: differ from both. A base, and what of it the engine has not yet.
+BETWEEN = {
+    "0.6": ("0.5", {"draft_input_ids": "TYPE_INT32"}, set()),
+    "0.8": ("0.11", {}, {"decoder_input_ids", "decoder_input_lengths"}),
+}
+
+
+@pytest.mark.parametrize("version", BETWEEN)
+def test_versions_between_go_by_their_tensors(version: str, bpe_dir: Path, tmp_path: Path) -> None:
+    base, more, less = BETWEEN[version]
+    repository = upstream_repository(tmp_path / "repo", base, bpe_dir)
+    engine = config(repository, "tensorrt_llm")
+    for name in less:
+        engine.input.remove(next(tensor for tensor in engine.input if tensor.name == name))
+    for name, kind in more.items():
+        engine.input.add(name=name, data_type=kind, dims=[-1], optional=True)
+    path = repository / "tensorrt_llm/config.pbtxt"
+    path.write_text(format_config(engine))
+    ensemble = config(repository, "ensemble")
+    (step,) = (s for s in ensemble.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+    for name in less:
+        del step.input_map[name]
+    (repository / "ensemble/config.pbtxt").write_text(format_config(ensemble))
+    path.write_text(path.read_text().replace("/engines/e", "${engine_dir}"))
+    filled = CliRunner().invoke(fill_template, ["-i", str(path), "engine_dir:/engines/e"])
+    assert filled.exit_code == 0, filled.output
+    before, inputs = path.read_text(), {(t.name, t.data_type) for t in ensemble.input}
+    done = run(repository)
+    assert done.exit_code == 0, done.output
+    assert path.read_text() == before
+    assert check_text(repository) == []
+    adopted = config(repository, "ensemble")
+    assert inputs <= {(t.name, t.data_type) for t in adopted.input}
+    (step,) = (s for s in adopted.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+    assert set(step.input_map) <= {t.name for t in engine.input}
