@@ -31,9 +31,9 @@ from pathlib import Path
 import click
 from streaming import ROOT, Server, build, served
 
-from trt_tokenizers.launcher.drain import stream_folder
 from trt_tokenizers.streams.slots import Slots
 from trt_tokenizers.streams.smalltexts import SmallTexts
+from trt_tokenizers.streams.stream_folder import stream_folder
 
 WORDS = (50, 1000, 8000)
 AT_ONCE = (1, 16)

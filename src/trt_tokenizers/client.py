@@ -1,4 +1,4 @@
-"""A small client of Triton's generate endpoint, and a chat on the command line over it."""
+"""A small client of Triton's generate endpoint."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import http.client
 import json
 import urllib.parse
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TextIO
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
 
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
 
@@ -102,111 +101,3 @@ def _parse(body: bytes, url: str) -> dict[str, Any]:
     if set(answer) == {"error"}:  # with status 200: what fails after the headers went out
         raise EngineError(_one_line(str(answer["error"])))
     return answer
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What the chat asks of the engine; None leaves it to the engine."""
-
-    max_tokens: int = 512
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-
-
-class Chat:
-    """A conversation with a server that keeps none: each request carries the whole history.
-
-    Attributes:
-        messages: the history, as ``[{"role": …, "content": …}, …]``.
-    """
-
-    def __init__(self, url: str, model: str, system: str | None, sampling: Sampling) -> None:
-        self._url, self._model = url, model
-        self._sampling = {k: v for k, v in vars(sampling).items() if v is not None}
-        self._system = [{"role": "system", "content": system}] if system else []
-        self.messages: list[dict[str, str]] = list(self._system)
-
-    def reset(self) -> None:
-        """Forget everything but the system message."""
-        self.messages = list(self._system)
-
-    def ask(self, question: str, write: Callable[[str], None]) -> None:
-        """Send *question* and hand the pieces of the answer to *write*.
-
-        The history keeps what was written, also of an answer that KeyboardInterrupt stopped; a
-        question without any answer is forgotten.
-
-        Raises:
-            RequestError, EngineError: as in `generate`.
-        """
-        asked = [*self.messages, {"role": "user", "content": question}]
-        payload = {
-            "messages": json.dumps(asked, ensure_ascii=False),
-            "stream": True,
-            **self._sampling,
-        }
-        pieces: list[str] = []
-        answers = stream(self._url, payload, model=self._model)
-        try:
-            with contextlib.closing(answers):
-                for answer in answers:
-                    piece = str(answer.get("text_output", ""))
-                    pieces.append(piece)
-                    write(piece)
-        finally:
-            if text := "".join(pieces):
-                self.messages = [*asked, {"role": "assistant", "content": text}]
-
-
-def run_chat(chat: Chat, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> None:
-    """Read questions and stream answers until the input ends or ``/exit``.
-
-    On a terminal Ctrl-C stops the running answer, Ctrl-D ends the chat, and errors are shown and
-    the chat goes on. Otherwise each line is a question, and the first error ends the chat.
-
-    Raises:
-        RequestError, EngineError, KeyboardInterrupt: only where *stdin* is no terminal.
-    """
-    terminal = stdin.isatty()
-    if terminal:
-        stderr.write("/reset forgets the conversation, /exit or Ctrl-D ends\n")
-
-    def write(piece: str) -> None:
-        stdout.write(piece)
-        stdout.flush()
-
-    while True:
-        try:
-            line = _read_line(stdin, terminal)
-            if line is None:
-                break
-            question = line.strip()
-            if question == "/exit":
-                break
-            if question == "/reset":
-                chat.reset()
-            elif question:
-                chat.ask(question, write)
-                write("\n")
-        except KeyboardInterrupt:
-            if not terminal:
-                raise
-            write("\n")
-        except (RequestError, EngineError) as error:
-            if not terminal:
-                raise
-            stderr.write(f"error: {error}\n")
-    if terminal:
-        write("\n")
-
-
-def _read_line(stdin: TextIO, terminal: bool) -> str | None:
-    if not terminal:
-        return stdin.readline() or None
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - editing and history for input()
-    try:
-        return input("> ")
-    except EOFError:
-        return None

@@ -1,12 +1,12 @@
-"""Which rank of a parallel model this process is, where the ranks meet, and over how many a model
-can be split. Pure: environments and configurations in, facts out."""
+"""Which rank of a parallel model this process is, and where the ranks meet.
+
+Pure: an environment in, facts out.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from trt_tokenizers.errors import SettingsError
 
@@ -118,49 +118,3 @@ def meeting_point(environ: Mapping[str, str], rank: Rank) -> tuple[str, int]:
     if not (port.isdecimal() and 0 < int(port) < 65536):
         raise SettingsError(f"MASTER_PORT is {port!r}; it must be a port from 1 to 65535")
     return environ["MASTER_ADDR"], int(port)
-
-
-def text_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config.json, of a model for images too, as that of the model for its text."""
-    text = config.get("text_config")
-    return {**config, **text} if isinstance(text, Mapping) else config
-
-
-_HEADS = ("num_attention_heads", "n_head", "n_heads")
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads")
-
-
-def splittable(config: Mapping[str, Any], size: int) -> str | None:
-    """Why a model cannot be split over *size* ranks, in one line, or None.
-
-    A rank holds whole attention heads and whole key-value heads, the same number of each as every
-    other rank. The widths of the other layers need not divide.
-
-    Args:
-        config: the model's config.json. One without numbers of heads is not judged.
-        size: ranks.
-    """
-    config = text_model(config)
-    heads = next((_counts(config.get(name)) for name in _HEADS if name in config), ())
-    if not heads:
-        return None
-    kv_heads = tuple(count for name in _KV_HEADS for count in _counts(config.get(name))) or heads
-    most = math.gcd(*heads, *kv_heads)
-    if most % size == 0:
-        return None
-    works = ", ".join(str(n) for n in range(1, most + 1) if most % n == 0)
-    return (
-        f"the model has num_attention_heads {_listed(heads)} and num_key_value_heads "
-        f"{_listed(kv_heads)}, which cannot be split over a tensor parallel size of {size}; "
-        f"sizes that work: {works}"
-    )
-
-
-def _counts(value: object) -> tuple[int, ...]:
-    """One number for all layers, or one for each."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(sorted({v for v in values if isinstance(v, int) and v > 0}))
-
-
-def _listed(counts: tuple[int, ...]) -> str:
-    return " and ".join(map(str, counts))

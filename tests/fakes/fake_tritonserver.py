@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-from trt_tokenizers.launcher.drain import stream_folder
+from trt_tokenizers.streams.stream_folder import stream_folder
 
 FLAGS = dict(a.removeprefix("--").split("=", 1) for a in sys.argv[1:] if a.count("="))
 PREFIX = FLAGS["backend-config"].partition("shm-region-prefix-name=")[2]

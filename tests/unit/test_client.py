@@ -18,7 +18,8 @@ from collections.abc import Iterator
 import pytest
 
 from harness import free_ports
-from trt_tokenizers.client import Chat, Sampling, generate, run_chat, stream
+from trt_tokenizers.cli.chat import Chat, Sampling, run_chat
+from trt_tokenizers.client import generate, stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 
 TEXT = "naïve 日本 🙂\u2028x"

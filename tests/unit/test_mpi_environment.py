@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.mpi_environment import Rank, meeting_point, read_rank, splittable
+from trt_tokenizers.hf_config import splittable
+from trt_tokenizers.mpi_environment import Rank, meeting_point, read_rank
 
 OPEN_MPI = {
     "OMPI_COMM_WORLD_RANK": "3",

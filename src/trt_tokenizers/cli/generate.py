@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.launch import Command, pairs
+from trt_tokenizers.cli.common import Command, pairs
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.settings import nearest
 

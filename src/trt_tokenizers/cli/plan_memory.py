@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from trt_tokenizers.cli.launch import Command
+from trt_tokenizers.cli.common import Command
 from trt_tokenizers.errors import SettingsError
 
 

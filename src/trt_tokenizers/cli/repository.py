@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from trt_tokenizers.cli.launch import SETTINGS, Command
+from trt_tokenizers.cli.common import SETTINGS, Command
 
 
 @click.command("settings", cls=Command)

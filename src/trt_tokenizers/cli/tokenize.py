@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trt_tokenizers.cli.launch import Command, pairs
+from trt_tokenizers.cli.common import Command, pairs
 
 if TYPE_CHECKING:
     from trt_tokenizers.processing.prompts import Prompt, PromptSettings

@@ -9,42 +9,17 @@ requests with 503, and waits there for the end of the running ones. Standard lib
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from pathlib import Path
 
 from trt_tokenizers.streams import slots, smalltexts
+from trt_tokenizers.streams.stream_folder import MARK
 
-#: Shared memory, where Triton and its Python models meet.
-SHM = Path("/dev/shm")
-#: The mark.
-MARK = "draining"
 #: Seconds after which a running stream that says nothing is not waited for: many engines do not
 #: tell which response is their last, so it may have ended.
 SILENT_S = 10.0
 #: Seconds without any: a request may be on its way between two models, or its last response
 #: between postprocessing and the client.
 _QUIET_S = 0.5
-
-
-#: The name that `stream_folder` gives.
-STREAM_FOLDER = re.compile(r"trt-tokenizers-\d+-\d+$")
-
-
-def stream_folder(server_pid: int) -> Path:
-    """The stream folder of a tritonserver that lives, or is a zombie: in shared memory, or where
-    that cannot be written among the temporary files.
-
-    Its name has the process' start time as well: ids are used again, and containers that share
-    /dev/shm may have the same.
-    """
-    root = SHM if os.access(SHM, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
-    try:
-        # Field 22 of proc(5), counted behind the name, which may hold spaces.
-        started = Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        started = "0"
-    return root / f"trt-tokenizers-{server_pid}-{started}"
 
 
 class Drain:

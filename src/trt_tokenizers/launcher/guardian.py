@@ -38,7 +38,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
 
-from trt_tokenizers.launcher.drain import SHM, STREAM_FOLDER, stream_folder
+from trt_tokenizers.streams.stream_folder import SHM, STREAM_FOLDER, stream_folder
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trt_tokenizers.launcher.command import LaunchOptions
-from trt_tokenizers.launcher.drain import SHM
 from trt_tokenizers.launcher.mpi import first_host, place
+from trt_tokenizers.streams.stream_folder import SHM
 
 #: Bytes that a Python model's process takes of /dev/shm to begin with.
 _SHM_OF_A_MODEL = 2**20

@@ -46,9 +46,10 @@ if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
 
 from trt_tokenizers.launcher import guardian
-from trt_tokenizers.launcher.drain import Drain, stream_folder
+from trt_tokenizers.launcher.drain import Drain
 from trt_tokenizers.launcher.rank_protocol import RankCommand, RankEvent
 from trt_tokenizers.launcher.server_watch import LogReader, StubWatch, copy_output, write_all
+from trt_tokenizers.streams.stream_folder import stream_folder
 
 #: Seconds that a server gets to stop once its rank was told to end.
 END_GRACE = 5.0

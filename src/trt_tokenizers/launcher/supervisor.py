@@ -27,13 +27,13 @@ from typing import IO, cast
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import guardian, socket_buffers
 from trt_tokenizers.launcher.command import LaunchCommand
-from trt_tokenizers.launcher.drain import SHM
 from trt_tokenizers.launcher.lifecycle import Lifecycle
 from trt_tokenizers.launcher.mpi import session_environment
 from trt_tokenizers.launcher.notify import notify_systemd, write_ready_file
 from trt_tokenizers.launcher.rank_protocol import RankEvent
 from trt_tokenizers.launcher.readiness import read_readiness
 from trt_tokenizers.launcher.server_watch import copy_output, write_all
+from trt_tokenizers.streams.stream_folder import SHM
 
 _PROBE_EVERY = 0.25  # seconds, until ready
 _GUARD_WAIT = 15.0  # seconds; more than the guardian waits for what it killed

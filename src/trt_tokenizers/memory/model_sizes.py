@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.hf_config import text_model
 from trt_tokenizers.memory.engine_folder import read_config, read_engine
-from trt_tokenizers.mpi_environment import text_model
 
 _BYTES = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "fp8": 1, "int8": 1,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.hf_config import splittable
 from trt_tokenizers.memory.model_sizes import ModelSizes
-from trt_tokenizers.mpi_environment import splittable
 
 GIB = 2**30
 _CUDA = GIB // 2

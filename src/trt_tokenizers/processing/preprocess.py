@@ -16,11 +16,12 @@ from trt_tokenizers.errors import SettingsError, StoppingError
 from trt_tokenizers.processing.optional_inputs import OptionalInputs
 from trt_tokenizers.processing.prompts import Prompt, PromptMaker, PromptSettings
 from trt_tokenizers.processing.request import TextRequest, at_row, text_of
-from trt_tokenizers.processing.stop_words import TokenIds, embedding_bias, to_array, tokenizations
+from trt_tokenizers.processing.stop_words import embedding_bias, tokenizations
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
 from trt_tokenizers.streams.limits import check_characters, check_length, most_characters
 from trt_tokenizers.streams.stream_key import StreamKeyTransport, key_of_request_id
+from trt_tokenizers.streams.word_arrays import TokenIds, to_array
 from trt_tokenizers.tokenizers.base import Tokenizer
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
 

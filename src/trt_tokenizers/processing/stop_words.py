@@ -1,8 +1,4 @@
-"""Stop words, bad words and embedding bias: text -> the engine's padded arrays, and back.
-
-TensorRT-LLM's form of a word list is int32 [batch, 2, n]: row 0 holds the ids of all words end
-to end, row 1 the running end offset of each word, padded with -1.
-"""
+"""Stop words, bad words and embedding bias: text -> token ids."""
 
 from __future__ import annotations
 
@@ -12,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.errors import RequestError
+from trt_tokenizers.streams.word_arrays import TokenIds
 from trt_tokenizers.tokenizers.base import Tokenizer
-
-TokenIds = tuple[int, ...]
 
 #: What a word may follow without a space. T5 and its kin drop line ends.
 _ANCHORS = ("\n", "(", "-", "x")
@@ -115,36 +110,3 @@ def _ids(tokenizer: Tokenizer, word: str, name: str) -> list[int]:
                 "leave it out"
             )
     return ids
-
-
-def to_array(rows: Sequence[Sequence[TokenIds]]) -> npt.NDArray[np.int32]:
-    """The word lists of a batch, int32 [len(rows), 2, n], n at least 1.
-
-    A row without words has no offsets but -1, which the engine takes for an empty list.
-    """
-    width = max(1, *(max(sum(map(len, words)), len(words)) for words in rows))
-    array = np.zeros((len(rows), 2, width), dtype=np.int32)
-    array[:, 1, :] = -1
-    for row, words in enumerate(rows):
-        flat = [i for word in words for i in word]
-        array[row, 0, : len(flat)] = flat
-        array[row, 1, : len(words)] = np.cumsum([len(word) for word in words])
-    return array
-
-
-def from_array(row: npt.NDArray[np.int32]) -> tuple[TokenIds, ...]:
-    """The words of one row, int32 [2, n].
-
-    Raises:
-        RequestError: the offsets do not rise or point outside the ids.
-    """
-    ids, offsets = row[0].tolist(), row[1].tolist()
-    words, start = [], 0
-    for end in offsets:
-        if end < 0:
-            break
-        if not start < end <= len(ids):
-            raise RequestError(f"word list offset {end} after {start} with {len(ids)} ids is wrong")
-        words.append(tuple(ids[start:end]))
-        start = end
-    return tuple(words)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trt_tokenizers.processing.stop_strings import StopStrings
 from trt_tokenizers.streams.context_store import RequestContext
 from trt_tokenizers.streams.stream_key import FinishReason
 from trt_tokenizers.tokenizers.base import Tokenizer
-from trt_tokenizers.tokenizers.detokenize import StopStrings
 
 
 @dataclass(slots=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.hf_config import splittable
 from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 from trt_tokenizers.memory.gpus import host_gpus, visible_gpus
-from trt_tokenizers.mpi_environment import splittable
 from trt_tokenizers.repository.pbtxt import parse_config
 
 #: Parameters of TensorRT-LLM's models that name an engine's folder.

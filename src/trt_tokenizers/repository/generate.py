@@ -17,6 +17,7 @@ import numpy as np
 
 from trt_tokenizers.engines.tensors import PERF
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, staging
 from trt_tokenizers.repository.nvidia_settings import UPSTREAM
 from trt_tokenizers.repository.pbtxt import format_config, parse_config, quoted
@@ -25,7 +26,7 @@ from trt_tokenizers.repository.skeleton import skeleton
 from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND, render_cpp
 from trt_tokenizers.settings import MODEL_DIRECTORY, nearest, parse
 from trt_tokenizers.tokenizers.base import TokenizerSettings
-from trt_tokenizers.tokenizers.files import SMALL_FILES, read_json
+from trt_tokenizers.tokenizers.files import SMALL_FILES
 from trt_tokenizers.tokenizers.registry import create
 
 #: The engine whose model may be on the hub, and that takes arguments of its own.

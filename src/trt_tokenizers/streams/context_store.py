@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.launcher.drain import MARK, stream_folder
 from trt_tokenizers.streams import slots, smalltexts
 from trt_tokenizers.streams.slots import PLACED, Slots
 from trt_tokenizers.streams.smalltexts import SmallTexts
+from trt_tokenizers.streams.stream_folder import MARK, stream_folder
 
 #: How often the folder is looked at for the mark of a server that is to stop. Seconds.
 LOOK_S = 0.05

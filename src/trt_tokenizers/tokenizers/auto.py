@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.files import files_like, read_json
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.registry import GROUP
 
 logger = logging.getLogger(__name__)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.mpi_environment import text_model
+from trt_tokenizers.hf_config import read_json, vocab_size
 
 #: By pattern: what every type of tokenizer reads, if it is there.
 SMALL_FILES = (
@@ -95,25 +94,6 @@ class TokenizerFiles:
             chat_template=_chat_template(path, config),
             vocab_size=vocab_size(model),
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in *path*, or an empty one where there is no such file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}; restore the file") from error
-    if not isinstance(data, dict):
-        raise TokenizerError(f"{path} holds no JSON object; restore the file")
-    return data
-
-
-def vocab_size(config: dict[str, Any]) -> int:
-    """Rows of the output layer of the model with this config.json; 0 where it does not say."""
-    found = text_model(config).get("vocab_size")
-    return found if isinstance(found, int) else 0
 
 
 def files_like(directory: Path, pattern: str) -> list[Path]:

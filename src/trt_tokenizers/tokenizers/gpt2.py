@@ -8,9 +8,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
-from trt_tokenizers.tokenizers.files import read_json
 
 _END_OF_TEXT = "<|endoftext|>"
 #: Hugging Face's names, then OpenAI's own.

@@ -10,8 +10,9 @@ from typing import Any
 import tokenizers
 
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.files import files_like, read_json
+from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.tiktoken import TiktokenTokenizer, rank_file
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.files import read_json
 
 _SENTINELS = 100  # <extra_id_0> … <extra_id_99>, in T5 and its kin
 

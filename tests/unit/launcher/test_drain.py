@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from trt_tokenizers.errors import StoppingError
-from trt_tokenizers.launcher.drain import SILENT_S, Drain, stream_folder
+from trt_tokenizers.launcher.drain import SILENT_S, Drain
 from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor, TextRequest
 from trt_tokenizers.streams.context_store import LOOK_S, ContextStore, RequestContext
+from trt_tokenizers.streams.stream_folder import stream_folder
 
 
 @pytest.fixture
@@ -93,22 +94,23 @@ def test_the_folder_is_of_one_process_and_not_of_its_number() -> None:
 NO_SHM = """
 import os, subprocess, sys
 from pathlib import Path
-from trt_tokenizers.launcher import drain
-from trt_tokenizers.launcher import guardian
-drain.SHM = Path("/nowhere")
-model = "import os, time; from pathlib import Path; from trt_tokenizers.launcher import drain; "
+from trt_tokenizers.launcher import drain, guardian
+from trt_tokenizers.streams import stream_folder as folders
+folders.SHM = Path("/nowhere")
+model = "import os, time; from pathlib import Path; "
+model += "from trt_tokenizers.streams import stream_folder; "
 model += "from trt_tokenizers.streams import context_store as contexts; "
-model += "drain.SHM = Path('/nowhere'); store = contexts.ContextStore(); "
+model += "stream_folder.SHM = Path('/nowhere'); store = contexts.ContextStore(); "
 model += "store.put(contexts.RequestContext(1)); print(store.directory, flush=True); time.sleep(60)"
 server = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 command = [sys.executable, "-c", server, model]
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     folder = Path(process.stdout.readline().strip())
-    print(folder.parent, drain.stream_folder(process.pid) == folder)
-    print(drain.Drain(folder, 0.0, 20.0).done(1.0), (folder / drain.MARK).exists())
-    folders = guardian.kill_all_beneath(os.getpid())
-    print(folder in folders, folder.exists())
-    guardian.sweep("", folders)
+    print(folder.parent, folders.stream_folder(process.pid) == folder)
+    print(drain.Drain(folder, 0.0, 20.0).done(1.0), (folder / folders.MARK).exists())
+    found = guardian.kill_all_beneath(os.getpid())
+    print(folder in found, folder.exists())
+    guardian.sweep("", found)
     print(folder.exists())
 """
 

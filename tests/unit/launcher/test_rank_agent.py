@@ -17,8 +17,8 @@ import pytest
 
 from launching import alive, until
 from trt_tokenizers.launcher import guardian
-from trt_tokenizers.launcher.drain import SHM
 from trt_tokenizers.launcher.rank_protocol import LONGEST, RankCommand, RankEvent
+from trt_tokenizers.streams.stream_folder import SHM
 
 SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}"

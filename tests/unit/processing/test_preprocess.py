@@ -16,10 +16,11 @@ from trt_tokenizers.processing.preprocess import (
     Preprocessor,
     TextRequest,
 )
-from trt_tokenizers.processing.stop_words import from_array, to_array, tokenizations
+from trt_tokenizers.processing.stop_words import tokenizations
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore
 from trt_tokenizers.streams.stream_key import key_of_request_id
+from trt_tokenizers.streams.word_arrays import from_array, to_array
 
 
 @pytest.fixture

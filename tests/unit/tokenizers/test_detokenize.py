@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from texts import HARD_TEXTS
+from trt_tokenizers.processing.stop_strings import StopStrings
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
-from trt_tokenizers.tokenizers.detokenize import StopStrings, WindowStreamDecoder
+from trt_tokenizers.tokenizers.detokenize import WindowStreamDecoder
 from trt_tokenizers.tokenizers.registry import create
 
 TYPES = {"auto": "bpe_dir", "llama": "sentencepiece_dir", "gpt2": "gpt2_dir",

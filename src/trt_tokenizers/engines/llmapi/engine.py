@@ -31,9 +31,9 @@ from trt_tokenizers.engines.llmapi.sampling import GUIDES, SUPPORTED, sampling_p
 from trt_tokenizers.engines.llmapi.settings import SIZES, LlmApiSettings, checked
 from trt_tokenizers.engines.llmapi.stream import Stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, one_line
+from trt_tokenizers.hf_config import read_json, vocab_size
 from trt_tokenizers.mpi_environment import Rank, read_rank
 from trt_tokenizers.settings import nearest
-from trt_tokenizers.tokenizers.files import read_json, vocab_size
 
 logger = logging.getLogger(__name__)
 

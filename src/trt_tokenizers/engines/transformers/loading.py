@@ -10,7 +10,8 @@ from typing import Any
 
 from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings
 from trt_tokenizers.errors import EngineError, SettingsError, one_line
-from trt_tokenizers.mpi_environment import Rank, splittable
+from trt_tokenizers.hf_config import splittable
+from trt_tokenizers.mpi_environment import Rank
 
 #: What torch frees on a GPU can be used again for tensors of any size. Without it the masks of a
 #: changing batch fill the card with gaps: 78 GiB were held where 33 were used. The second name is
