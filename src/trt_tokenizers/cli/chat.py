@@ -18,7 +18,7 @@ from trt_tokenizers.errors import EngineError, RequestError
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the chat asks of the engine; None leaves it to the engine."""
+    """Sampling parameters of each request; None uses the engine's default."""
 
     max_tokens: int = 512
     temperature: float | None = None
@@ -27,7 +27,7 @@ class Sampling:
 
 
 class Chat:
-    """A conversation with a server that keeps none: each request carries the whole history.
+    """A conversation. Each request carries the whole history, because the server stores none.
 
     Attributes:
         messages: the history, as ``[{"role": …, "content": …}, …]``.
@@ -40,21 +40,21 @@ class Chat:
         self.messages: list[dict[str, str]] = list(self._system)
 
     def reset(self) -> None:
-        """Forget everything but the system message."""
+        """Remove everything but the system message."""
         self.messages = list(self._system)
 
     def ask(self, question: str, write: Callable[[str], None]) -> None:
-        """Send *question* and hand the pieces of the answer to *write*.
+        """Send *question* and pass each piece of the answer to *write*.
 
-        The history keeps what was written, also of an answer that KeyboardInterrupt stopped; a
-        question without any answer is forgotten.
+        The history keeps the written part of an answer, also after KeyboardInterrupt. It does not
+        keep a question without an answer.
 
         Raises:
             RequestError, EngineError: as in `generate`.
         """
-        asked = [*self.messages, {"role": "user", "content": question}]
+        messages = [*self.messages, {"role": "user", "content": question}]
         payload = {
-            "messages": json.dumps(asked, ensure_ascii=False),
+            "messages": json.dumps(messages, ensure_ascii=False),
             "stream": True,
             **self._sampling,
         }
@@ -68,21 +68,21 @@ class Chat:
                     write(piece)
         finally:
             if text := "".join(pieces):
-                self.messages = [*asked, {"role": "assistant", "content": text}]
+                self.messages = [*messages, {"role": "assistant", "content": text}]
 
 
 def run_chat(chat: Chat, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> None:
     """Read questions and stream answers until the input ends or ``/exit``.
 
-    On a terminal Ctrl-C stops the running answer, Ctrl-D ends the chat, and errors are shown and
-    the chat goes on. Otherwise each line is a question, and the first error ends the chat.
+    On a terminal, Ctrl-C stops the running answer, Ctrl-D ends the chat, and an error does not end
+    it. Otherwise each line is a question, and the first error ends the chat.
 
     Raises:
-        RequestError, EngineError, KeyboardInterrupt: only where *stdin* is no terminal.
+        RequestError, EngineError, KeyboardInterrupt: only if *stdin* is not a terminal.
     """
     terminal = stdin.isatty()
     if terminal:
-        stderr.write("/reset forgets the conversation, /exit or Ctrl-D ends\n")
+        stderr.write("/reset clears the conversation, /exit or Ctrl-D ends it\n")
 
     def write(piece: str) -> None:
         stdout.write(piece)
@@ -126,12 +126,12 @@ def _read_line(stdin: TextIO, terminal: bool) -> str | None:
 
 @click.command("chat", cls=Command)
 @click.option("--url", default="http://127.0.0.1:8000", help="The server's HTTP address.")
-@click.option("--model", default="ensemble", help="The model to talk to.")
+@click.option("--model", default="ensemble", help="The model to use.")
 @click.option("--system", help="A system message.")
-@click.option("--max-tokens", default=512, type=click.IntRange(1), help="Of each answer.")
-@click.option("--temperature", type=click.FloatRange(0))
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--seed", type=int)
+@click.option("--max-tokens", default=512, type=click.IntRange(1), help="Tokens per answer.")
+@click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus sampling.")
+@click.option("--seed", type=int, help="Seed of the sampling.")
 def chat(
     *,
     url: str,
@@ -142,10 +142,10 @@ def chat(
     top_p: float | None,
     seed: int | None,
 ) -> None:
-    """Talk to a running server.
+    """Chat with a running server.
 
-    On a terminal: Ctrl-C stops an answer, /reset forgets the conversation, /exit or Ctrl-D ends.
-    Otherwise each line of the input is a question.
+    On a terminal, Ctrl-C stops an answer, /reset clears the conversation, and /exit or Ctrl-D ends
+    the chat. Otherwise each line of the input is a question.
 
     \b
     Example:
@@ -153,8 +153,8 @@ def chat(
 
     \b
     Exit codes:
-      0  ended as asked
-      1  the server refused a request, failed or is not there (input from a terminal: never)
+      0  the chat ended
+      1  the server refused a request, failed or did not answer (never on a terminal)
       2  wrong options
     """
     run_chat(
