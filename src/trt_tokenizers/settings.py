@@ -36,6 +36,13 @@ def parse_bool(text: str) -> bool | None:
     return BOOL_WORDS.get(text.strip().lower())
 
 
+def as_text(value: Any) -> str:
+    """*value* as a string of config.pbtxt."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the standard name
     """A dataclass field with its documentation."""
     return dataclasses.field(default=default, metadata={"help": help})

@@ -11,7 +11,6 @@ from typing import Any
 
 from trt_tokenizers.repository.ensemble import set_parameters
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-
 from trt_tokenizers.repository.schemas import schema
 
 SUPPORT = Path(__file__).parent

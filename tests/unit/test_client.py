@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import free_ports
-from trt_tokenizers.cli.chat import Chat, Sampling, run_chat
+from trt_tokenizers.cli.chat import Chat, run_chat
 from trt_tokenizers.client import generate, stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 
@@ -174,7 +174,7 @@ def test_invalid_urls(url: str) -> None:
 
 
 def chat_with(server: Server, lines: str, system: str | None = None) -> tuple[Chat, str]:
-    chat = Chat(server.url, "ensemble", system, Sampling(max_tokens=7, seed=0))
+    chat = Chat(server.url, "ensemble", system, {"max_tokens": 7, "seed": 0, "top_p": None})
     out = io.StringIO()
     run_chat(chat, io.StringIO(lines), out, io.StringIO())
     return chat, out.getvalue()
@@ -214,7 +214,7 @@ def test_the_first_error_ends_a_chat_without_a_terminal(server: Server) -> None:
 
 
 def test_a_question_without_an_answer_is_not_kept(server: Server) -> None:
-    chat = Chat(server.url, "ensemble", None, Sampling())
+    chat = Chat(server.url, "ensemble", None, {})
     with pytest.raises(RequestError):
         chat.ask('status 400 {"error":"no"}', print)
     assert chat.messages == []

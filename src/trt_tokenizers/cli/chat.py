@@ -5,25 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 import click
 
 from trt_tokenizers.cli.common import Command
 from trt_tokenizers.client import stream
 from trt_tokenizers.errors import EngineError, RequestError
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling parameters of each request; None uses the engine's default."""
-
-    max_tokens: int = 512
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
 
 
 class Chat:
@@ -33,9 +22,12 @@ class Chat:
         messages: the history, as ``[{"role": …, "content": …}, …]``.
     """
 
-    def __init__(self, url: str, model: str, system: str | None, sampling: Sampling) -> None:
+    def __init__(
+        self, url: str, model: str, system: str | None, sampling: Mapping[str, Any]
+    ) -> None:
+        """Start without messages. *sampling* holds parameters of each request; None is no value."""
         self._url, self._model = url, model
-        self._sampling = {k: v for k, v in vars(sampling).items() if v is not None}
+        self._sampling = {k: v for k, v in sampling.items() if v is not None}
         self._system = [{"role": "system", "content": system}] if system else []
         self.messages: list[dict[str, str]] = list(self._system)
 
@@ -132,16 +124,7 @@ def _read_line(stdin: TextIO, terminal: bool) -> str | None:
 @click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus sampling.")
 @click.option("--seed", type=int, help="Seed of the sampling.")
-def chat(
-    *,
-    url: str,
-    model: str,
-    system: str | None,
-    max_tokens: int,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int | None,
-) -> None:
+def chat(*, url: str, model: str, system: str | None, **sampling: Any) -> None:
     """Chat with a running server.
 
     On a terminal, Ctrl-C stops an answer, /reset clears the conversation, and /exit or Ctrl-D ends
@@ -157,9 +140,4 @@ def chat(
       1  the server refused a request, failed or did not answer (never on a terminal)
       2  wrong options
     """
-    run_chat(
-        Chat(url, model, system, Sampling(max_tokens, temperature, top_p, seed)),
-        sys.stdin,
-        sys.stdout,
-        sys.stderr,
-    )
+    run_chat(Chat(url, model, system, sampling), sys.stdin, sys.stdout, sys.stderr)

@@ -12,7 +12,7 @@ import click
 
 from trt_tokenizers.cli.common import Command, pairs
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.settings import nearest
+from trt_tokenizers.settings import as_text, nearest
 
 #: Options that are mappings in a deployment file -> their parameters here.
 _MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters", "llm-arg": "llm_args"}
@@ -48,13 +48,14 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
             )
         if name in _MAPPINGS and isinstance(value, dict):
             mappings[_MAPPINGS[name]] = tuple(
-                f"{k}={json.dumps(v) if name == 'llm-arg' else _text(v)}" for k, v in value.items()
+                f"{k}={json.dumps(v) if name == 'llm-arg' else as_text(v)}"
+                for k, v in value.items()
             )
         elif isinstance(value, (dict, list)) and name != "outputs":
-            raise click.UsageError(f"{path}: {key} must be one value, not a mapping or a list")
+            raise click.UsageError(f"{path}: {key} must be one value")
         else:
             words = value if isinstance(value, list) else [value]
-            defaults[str(options[name].name)] = ",".join(map(_text, words))
+            defaults[str(options[name].name)] = ",".join(map(as_text, words))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta[__name__] = mappings
 
@@ -83,13 +84,6 @@ def _load(path: Path) -> dict[str, Any]:
     return found
 
 
-def _text(value: Any) -> str:
-    """*value* as a string of config.pbtxt."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 @click.command("generate", cls=_FromFile)
 @click.option(
     "--config",
@@ -107,6 +101,7 @@ def _text(value: Any) -> str:
 )
 @click.option(
     "--model",
+    "model_dir",
     type=click.Path(path_type=Path),
     help="The model's folder, for Python engines; for llmapi also a name on the hub.",
 )
@@ -114,7 +109,10 @@ def _text(value: Any) -> str:
     "--engine-dir", type=click.Path(path_type=Path), help="For tensorrtllm: the engine's folder."
 )
 @click.option(
-    "--tensorrt-llm-version", default="", help="For tensorrtllm.  [default: the engine's version]"
+    "--tensorrt-llm-version",
+    "version",
+    default="",
+    help="For tensorrtllm.  [default: the engine's version]",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option(
@@ -152,21 +150,15 @@ def _text(value: Any) -> str:
 @click.option("--force", is_flag=True, help="Replace files that this command made, no others.")
 def generate(
     *,
-    engine: str,
-    model: Path | None,
     engine_dir: Path | None,
-    tensorrt_llm_version: str,
     output: Path | None,
-    tokenizer_dir: Path | None,
-    tokenizer_type: str,
-    template: str,
-    copy_tokenizer: bool,
     values: tuple[str, ...],
     outputs: str,
     engine_parameters: tuple[str, ...],
     llm_args: tuple[str, ...],
     print_only: bool,
     force: bool,
+    **others: Any,
 ) -> None:
     """Write a complete model repository.
 
@@ -192,18 +184,12 @@ def generate(
     from trt_tokenizers.repository.tensorrtllm_backend import rank_count
 
     options = GenerateOptions(
-        engine=engine,
-        model_dir=model,
-        tokenizer_dir=tokenizer_dir,
         engine_dir=engine_dir,
-        version=tensorrt_llm_version,
-        tokenizer_type=tokenizer_type,
-        template=template,
-        copy_tokenizer=copy_tokenizer,
         values=pairs(values),
         engine_parameters=pairs(engine_parameters),
         llm_args=_llm_args(llm_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
+        **others,
     )
     rendered, copies = render(options), tokenizer_files(options)
     if print_only:

@@ -85,21 +85,13 @@ _PORT = click.IntRange(1, 65535)
     show_envvar=True,
     help="The tritonserver to run.  [default: /opt/tritonserver, PATH or the wheel]",
 )
-@click.option(
-    "--log-file",
-    type=click.Path(path_type=Path),
-    help="Append the output of all ranks to this file.",
-)
+@click.option("--log-file", type=click.Path(path_type=Path), help="Append all output to this file.")
 @click.option(
     "--log-dir",
     type=click.Path(path_type=Path),
     help="Append each rank's output to rankN.log in this folder, on the rank's host.",
 )
-@click.option(
-    "--log",
-    is_flag=True,
-    help="Log verbosely (--log-verbose=3) into --log-file (default triton_log.txt).",
-)
+@click.option("--log", is_flag=True, help="--log-verbose=3, into --log-file or triton_log.txt.")
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
@@ -218,9 +210,7 @@ def launch_server(
     if multi_model:
         orchestrator = "ranks" if disable_spawn_processes else "spawn"
     elif disable_spawn_processes:
-        click.echo(
-            "launch: --disable-spawn-processes has no effect without --multi-model", err=True
-        )
+        click.echo("launch: --disable-spawn-processes has no effect: no --multi-model", err=True)
     on_hosts = parse_hosts(hosts) if hosts else read_hostfile(hostfile) if hostfile else ()
     # An orchestrator starts its ranks through the MPI that started it.
     needs_mpi = max(world_size, 2 if orchestrator or on_hosts or mpi_args else 1)

@@ -40,17 +40,13 @@ from trt_tokenizers.errors import SettingsError
 @click.option(
     "--pp", default=0, type=click.IntRange(0), help="Pipeline parallel size; 0: the engine's."
 )
-@click.option(
-    "--dtype", default="", help="Data type of a checkpoint's weights.  [default: its own]"
-)
+@click.option("--dtype", default="", help="Type of a checkpoint's weights.  [default: its own]")
 @click.option(
     "--max-num-tokens",
     type=click.IntRange(1),
     help="Tokens of one iteration, for tensorrtllm.  [default: the engine's, else 8192]",
 )
-@click.option(
-    "--max-seq-len", type=click.IntRange(1), help="Tokens of one sequence.  [default: the model's]"
-)
+@click.option("--max-seq-len", type=click.IntRange(1), help="Of a sequence. [default: the model's]")
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),

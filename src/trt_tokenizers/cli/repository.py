@@ -70,11 +70,7 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
 @click.command("adopt", cls=Command)
 @click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--dry-run", "-n", is_flag=True, help="Print the changes without making them.")
-@click.option(
-    "--skip-check",
-    is_flag=True,
-    help="Do not check the result, because the tokenizer's folder is not on this machine.",
-)
+@click.option("--skip-check", is_flag=True, help="Skip the check, which needs the tokenizer.")
 def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
     """Put this package's text models into a filled repository of TensorRT-LLM's ensemble.
 
@@ -110,14 +106,8 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
 
 @click.command("check", cls=Command)
 @click.argument("repository", type=click.Path(path_type=Path))
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print a JSON list of objects: file, line, what, fix."
-)
-@click.option(
-    "--no-engine",
-    is_flag=True,
-    help="Do not check the engine's folder, because it is on another machine.",
-)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list: file, line, what, fix.")
+@click.option("--no-engine", is_flag=True, help="Skip the check of the engine's folder.")
 @click.pass_context
 def check(ctx: click.Context, *, repository: Path, as_json: bool, no_engine: bool) -> None:
     """Find what would prevent a model repository's ensemble from serving.

@@ -72,7 +72,7 @@ def plan_adoption(repository: Path) -> Adoption:
     _set_parameters(ours, configs, engine, notes)
     _set_instances(ours, configs, notes)
     where = str(repository / "ensemble/config.pbtxt")
-    new_texts = EnsembleBuilder(configs["ensemble"], engine, ours, where).build().texts()
+    new_texts = EnsembleBuilder(configs["ensemble"], engine, ours, where).build()
     new_texts |= {
         path: text for path, text in skeleton() if path in [f"{n}/1/model.py" for n in _TEXT]
     }

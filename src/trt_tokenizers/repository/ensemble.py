@@ -8,12 +8,11 @@ Triton's protobufs (`pbtxt.parse_config`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-from trt_tokenizers.settings import parse_bool
+from trt_tokenizers.settings import as_text, parse_bool
 
 #: Output of our preprocessing -> input of the engine.
 TO_ENGINE = {
@@ -65,26 +64,12 @@ _TO_CLIENT = {
 }
 
 
-@dataclass(frozen=True)
-class TextModels:
-    """The three models around the engine, as ModelConfig protobufs."""
-
-    ensemble: Any
-    preprocessing: Any
-    postprocessing: Any
-
-    def texts(self) -> dict[str, str]:
-        """Relative path -> text of each config.pbtxt."""
-        order = "One instance and no dynamic batching keep the chunks of a stream in order."
-        comments = {
-            "ensemble": "Text or messages in, text out.",
-            "preprocessing": "Text or messages -> token ids.",
-            "postprocessing": order,
-        }
-        return {
-            f"{name}/config.pbtxt": format_config(getattr(self, name), comment)
-            for name, comment in comments.items()
-        }
+#: Model -> the first line of its file.
+_COMMENTS = {
+    "ensemble": "Text or messages in, text out.",
+    "preprocessing": "Text or messages -> token ids.",
+    "postprocessing": "One instance and no dynamic batching keep the chunks of a stream in order.",
+}
 
 
 class EnsembleBuilder:
@@ -117,8 +102,8 @@ class EnsembleBuilder:
             copy = self._inputs[tensor.name] = self._new.input.add()
             copy.CopyFrom(tensor)
 
-    def build(self) -> TextModels:
-        """The new configurations.
+    def build(self) -> dict[str, str]:
+        """Relative path -> text of the config.pbtxt of ensemble, preprocessing, postprocessing.
 
         Raises:
             RepositoryError: nothing provides a required input of the engine, or nothing makes an
@@ -132,7 +117,11 @@ class EnsembleBuilder:
         self._connect_engine(engine)
         self._connect_postprocessing(engine, postprocessing)
         self._connect_outputs(engine, postprocessing)
-        return TextModels(self._new, self._preprocessing, self._postprocessing)
+        configs = (self._new, self._preprocessing, self._postprocessing)
+        return {
+            f"{name}/config.pbtxt": format_config(config, comment)
+            for config, (name, comment) in zip(configs, _COMMENTS.items(), strict=True)
+        }
 
     def _connect_preprocessing(self, step: Any) -> None:
         """Give its inputs the clients' types and its outputs the engine's types."""
@@ -262,8 +251,8 @@ def derived_parameters(engine: Any) -> dict[str, str]:
         "tokenizer_type": "auto",
         "template": "auto",
         "stream_key": "auto",
-        "exclude_input_in_output": str(excludes).lower(),
-        "prompt_in_output": str(not excludes and "exclude_input_in_output" not in types).lower(),
+        "exclude_input_in_output": as_text(excludes),
+        "prompt_in_output": as_text(not excludes and "exclude_input_in_output" not in types),
         "stop_model": engine.name if can_stop else "",
     }
 

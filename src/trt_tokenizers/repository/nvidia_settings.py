@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from trt_tokenizers.repository.schemas import VERSIONS, schema
-from trt_tokenizers.settings import parse_bool
+from trt_tokenizers.settings import as_text, parse_bool
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,12 @@ def _is_number(kind: type[int] | type[float], text: str) -> bool:
         return False
 
 
+def _parameter(
+    name: str, kind: str, default: str, meaning: str, models: tuple[str, ...]
+) -> Setting:
+    return Setting(name, kind, default, meaning, models, parameter=name)
+
+
 def _engine(
     name: str, kind: str, default: str, meaning: str, parameter: str | None = None
 ) -> Setting:
@@ -83,58 +89,45 @@ def _engine(
     return Setting(name, kind, default, meaning, ("tensorrt_llm",), key, engine="tensorrtllm")
 
 
-_ALL = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
-_TEXT = ("preprocessing", "postprocessing")
+_PRE, _POST = ("preprocessing",), ("postprocessing",)
 _BLS = ("tensorrt_llm_bls",)
+_ALL = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", *_BLS)
 
 _SETTINGS = (
-    Setting("triton_max_batch_size", "int", "64", "maximum requests in one batch", (*_ALL, *_BLS)),
+    Setting("triton_max_batch_size", "int", "64", "maximum requests in one batch", _ALL),
     Setting("logits_datatype", "data type", "TYPE_FP32", "data type of returned logits",
             ("ensemble", "tensorrt_llm", *_BLS)),
-    Setting("preprocessing_instance_count", "int", "2",
-            "number of preprocessing instances, one process each", ("preprocessing",)),
+    Setting("preprocessing_instance_count", "int", "2", "instances, one process each", _PRE),
     Setting("postprocessing_instance_count", "int", "1",
-            "must be 1: several instances would mix the chunks of a stream", ("postprocessing",)),
-    Setting("tokenizer_dir", "path", "", "the tokenizer's folder",
-            (*_TEXT, "tensorrt_llm"), "tokenizer_dir"),
-    Setting("tokenizer_type", "string", "auto", "how to load that folder: auto, llama, t5, …",
-            _TEXT, "tokenizer_type"),
-    Setting("add_special_tokens", "bool", "true", "let the tokenizer add BOS (and EOS) to a prompt",
-            ("preprocessing",), "add_special_tokens"),
-    Setting("skip_special_tokens", "bool", "true", "remove special tokens from the text",
-            ("postprocessing",), "skip_special_tokens"),
-    Setting("visual_model_path", "path", "", "engine of the vision encoder", ("preprocessing",),
-            "visual_model_path"),
-    Setting("multimodal_model_path", "path", "", "engine of the image or audio encoder",
-            ("preprocessing",), "multimodal_model_path"),
-    Setting("hf_model_path", "path", "", "Hugging Face folder of a multimodal model",
-            ("preprocessing",), "hf_model_path"),
-    Setting("max_num_images", "int", "", "maximum images in one request", ("preprocessing",),
-            "max_num_images"),
+            "must be 1: several instances would mix the chunks of a stream", _POST),
+    _parameter("tokenizer_dir", "path", "", "the tokenizer's folder",
+            (*_PRE, *_POST, "tensorrt_llm")),
+    _parameter("tokenizer_type", "string", "auto", "how to load that folder: auto, llama, t5, …",
+            (*_PRE, *_POST)),
+    _parameter("add_special_tokens", "bool", "true", "let the tokenizer add BOS and EOS to prompts",
+            _PRE),
+    _parameter("skip_special_tokens", "bool", "true", "remove special tokens from the text", _POST),
+    _parameter("visual_model_path", "path", "", "engine of the vision encoder", _PRE),
+    _parameter("multimodal_model_path", "path", "", "engine of the image or audio encoder", _PRE),
+    _parameter("hf_model_path", "path", "", "Hugging Face folder of a multimodal model", _PRE),
+    _parameter("max_num_images", "int", "", "maximum images in one request", _PRE),
     Setting("bls_instance_count", "int", "1", "number of BLS model instances", _BLS),
-    Setting("accumulate_tokens", "bool", "false", "BLS: each chunk repeats the previous text", _BLS,
-            "accumulate_tokens"),
-    Setting("tensorrt_llm_model_name", "string", "tensorrt_llm", "BLS: the engine's model", _BLS,
-            "tensorrt_llm_model_name"),
-    Setting("tensorrt_llm_draft_model_name", "string", "", "BLS: the draft model", _BLS,
-            "tensorrt_llm_draft_model_name"),
-    Setting("multimodal_encoders_name", "string", "", "BLS: the encoders' model", _BLS,
-            "multimodal_encoders_name"),
+    _parameter("accumulate_tokens", "bool", "false", "BLS: chunks repeat the previous text", _BLS),
+    _parameter("tensorrt_llm_model_name", "string", "tensorrt_llm", "BLS: the engine model", _BLS),
+    _parameter("tensorrt_llm_draft_model_name", "string", "", "BLS: the draft model", _BLS),
+    _parameter("multimodal_encoders_name", "string", "", "BLS: the encoders' model", _BLS),
     Setting("decoupled_mode", "bool", "true", "allow several responses per request, for streams",
             ("tensorrt_llm", *_BLS)),
     _engine("triton_backend", "tensorrtllm|python", "tensorrtllm",
             "the C++ backend, or NVIDIA's Python model", ""),
     _engine("max_queue_delay_microseconds", "int", "0", "maximum wait to fill a batch", ""),
-    _engine("max_queue_size", "int", "0",
-            "maximum waiting requests, Triton refuses more; 0: no limit", ""),
+    _engine("max_queue_size", "int", "0", "maximum waiting requests; 0: no limit", ""),
     _engine("encoder_input_features_data_type", "data type", "TYPE_FP16",
             "data type of an encoder's input features", ""),
     _engine("prompt_embedding_table_data_type", "data type", "TYPE_FP16",
             "data type of the prompt embedding table", ""),
-    _engine("engine_dir", "path", "", "the engine's folder: config.json and rankN.engine",
-            "gpt_model_path"),
-    _engine("encoder_engine_dir", "path", "", "the encoder's engine folder, for encoder models",
-            "encoder_model_path"),
+    _engine("engine_dir", "path", "", "folder with config.json and rankN.engine", "gpt_model_path"),
+    _engine("encoder_engine_dir", "path", "", "engine folder of the encoder", "encoder_model_path"),
     _engine("batching_strategy", "V1|inflight_batching|inflight_fused_batching",
             "inflight_fused_batching", "add requests to a running batch, or wait for the next (V1)",
             "gpt_model_type"),
@@ -154,19 +147,14 @@ _SETTINGS = (
             "attention window in tokens; a window below the sequence length slides"),
     _engine("sink_token_length", "int", "", "first tokens of a sequence that stay in the window"),
     _engine("max_beam_width", "int", "1", "maximum beams per request"),
-    _engine("exclude_input_in_output", "bool", "false",
-            "omit the prompt from answers that are not streamed"),
-    _engine("cancellation_check_period_ms", "int", "100",
-            "interval between checks for cancelled requests"),
-    _engine("stats_check_period_ms", "int", "100", "interval between metrics updates"),
+    _engine("exclude_input_in_output", "bool", "false", "omit the prompt unless streaming"),
+    _engine("cancellation_check_period_ms", "int", "100", "interval of cancellation checks"),
+    _engine("stats_check_period_ms", "int", "100", "interval of metrics updates"),
     _engine("iter_stats_max_iterations", "int", "1000", "iterations with stored statistics"),
-    _engine("request_stats_max_iterations", "int", "0",
-            "iterations with stored statistics per request"),
-    _engine("enable_kv_cache_reuse", "bool", "false",
-            "share the KV cache of common prompt prefixes"),
+    _engine("request_stats_max_iterations", "int", "0", "iterations with request statistics"),
+    _engine("enable_kv_cache_reuse", "bool", "false", "share the cache of common prompt prefixes"),
     _engine("normalize_log_probs", "bool", "true", "divide a beam's log-probability by its length"),
-    _engine("enable_chunked_context", "bool", "false",
-            "split long prompts so that other requests run in between"),
+    _engine("enable_chunked_context", "bool", "false", "split long prompts into chunks"),
     _engine("gpu_device_ids", "string", "", "GPUs to use, for example 0,1"),
     _engine("participant_ids", "ints", "", "MPI ranks to use, if the leader spawns workers"),
     _engine("num_nodes", "int", "1", "number of hosts, if the leader spawns workers"),
@@ -182,18 +170,13 @@ _SETTINGS = (
     _engine("eagle_choices", "JSON", "", "EAGLE tree, a list of lists"),
     _engine("lookahead_window_size", "int", "", "window size of lookahead decoding"),
     _engine("lookahead_ngram_size", "int", "", "n-gram size of lookahead decoding"),
-    _engine("lookahead_verification_set_size", "int", "",
-            "verification set size of lookahead decoding"),
+    _engine("lookahead_verification_set_size", "int", "", "size of lookahead's verification set"),
     _engine("gpu_weights_percent", "float", "1.0", "fraction of the weights kept on the GPU"),
     _engine("kv_cache_host_memory_bytes", "int", "0", "host memory for offloaded KV cache blocks"),
-    _engine("kv_cache_onboard_blocks", "bool", "true",
-            "copy offloaded blocks back to the GPU before use"),
-    _engine("cross_kv_cache_fraction", "float", "",
-            "fraction of the KV cache for cross attention"),
-    _engine("enable_context_fmha_fp32_acc", "bool", "",
-            "accumulate context attention in fp32"),
-    _engine("multi_block_mode", "bool", "true",
-            "use several thread blocks for one sequence's attention"),
+    _engine("kv_cache_onboard_blocks", "bool", "true", "copy offloaded blocks back before use"),
+    _engine("cross_kv_cache_fraction", "float", "", "share of the KV cache for cross attention"),
+    _engine("enable_context_fmha_fp32_acc", "bool", "", "accumulate context attention in fp32"),
+    _engine("multi_block_mode", "bool", "true", "several thread blocks per sequence"),
     _engine("cuda_graph_mode", "bool", "false", "run generation steps as CUDA graphs"),
     _engine("cuda_graph_cache_size", "int", "0", "maximum cached CUDA graphs"),
     _engine("speculative_decoding_fast_logits", "bool", "false",
@@ -220,7 +203,7 @@ def normalized(name: str, value: str) -> str:
     """*value*, but a bool as a word that Triton's text format and the C++ backend know."""
     setting = NVIDIA_SETTINGS.get(name)
     flag = parse_bool(value) if setting is not None and setting.type == "bool" else None
-    return value if flag is None or value == str(flag) else str(flag).lower()
+    return value if flag is None or value == str(flag) else as_text(flag)
 
 
 #: Parameters with a fixed value in the templates.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 _WIDTH = 100
 
@@ -85,12 +85,11 @@ def _entries(message: Any) -> Iterator[tuple[str, Any]]:
             yield field.name, f"[ {', '.join(_scalar(field, item) for item in value)} ]"
 
 
-class _MapEntry:
+class _MapEntry(NamedTuple):
     """One entry of a protobuf map."""
 
-    def __init__(self, key: str, value: Any) -> None:
-        self.key = key
-        self.value = value
+    key: str
+    value: Any
 
 
 def _scalar(field: Any, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from trt_tokenizers.processing.preprocess import PreprocessingSettings
 from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS, Setting
 from trt_tokenizers.repository.schemas import VERSIONS
 from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND
-from trt_tokenizers.settings import BOOL_WORDS, nearest, without_none
+from trt_tokenizers.settings import BOOL_WORDS, as_text, nearest, without_none
 
 #: `Setting.engine` of the settings that every Python engine has.
 _PYTHON_ENGINES = "Python engines"
@@ -45,13 +46,14 @@ def engine_settings(name: str) -> Any:
 
 def all_settings() -> list[Setting]:
     """Every setting, sorted by name. A setting of ours replaces NVIDIA's of the same name."""
-    engines = sorted(entry_points(group=ENGINES).names)
-    declared = [
+    declared: list[tuple[str, Any, str]] = [
         ("preprocessing", PreprocessingSettings, ""),
         ("postprocessing", PostprocessingSettings, ""),
         ("tensorrt_llm", ServingSettings, _PYTHON_ENGINES),
-        *(("tensorrt_llm", engine_settings(name), name) for name in engines),
     ]
+    for name in sorted(entry_points(group=ENGINES).names):
+        with contextlib.suppress(EngineError):  # `check` reports an engine that does not import
+            declared.append(("tensorrt_llm", engine_settings(name), name))
     found = {(_INSTANCES.name, _INSTANCES.engine): _INSTANCES}
     for model, settings, engine in declared:
         for setting in _fields(model, settings, engine) if settings else ():
@@ -72,20 +74,15 @@ def _fields(model: str, settings: Any, engine: str) -> Iterable[Setting]:
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         hint = without_none(hints[field.name])
-        missing = field.default is dataclasses.MISSING or field.default is None
         yield Setting(
             name=_PLACEHOLDERS.get((model, field.name), field.name),
             type="string" if hint is str else str(hint.__name__),
-            default="" if missing else _text(field.default),
+            default="" if field.default is dataclasses.MISSING else as_text(field.default),
             meaning=field.metadata["help"],
             models=(model,),
             parameter=field.name,
             engine=engine,
         )
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def find(names: Sequence[str]) -> list[Setting]:

@@ -71,10 +71,10 @@ def render_tensorrtllm(engine_dir: Path, version: str, values: Mapping[str, str]
     count = int(_value("preprocessing_instance_count", values))
     configs["preprocessing"].instance_group[0].count = count
     ensemble = _ensemble_config(schema_name, values, engine.max_batch_size)
-    models = EnsembleBuilder(ensemble, engine, configs, "ensemble/config.pbtxt").build()
+    builder = EnsembleBuilder(ensemble, engine, configs, "ensemble/config.pbtxt")
     comment = f"TensorRT-LLM's C++ backend, with the tensors of {schema_name}."
     return {
-        **models.texts(),
+        **builder.build(),
         "tensorrt_llm/config.pbtxt": format_config(engine, comment),
         **{path: text for path, text in skeleton() if path in _SKELETON_FILES},
         "tensorrt_llm/1/.gitkeep": "",

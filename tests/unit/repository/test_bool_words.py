@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trt_tokenizers.errors import RepositoryError, SettingsError
 from trt_tokenizers.repository.ensemble import derived_parameters
 from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS
 from trt_tokenizers.repository.pbtxt import parse_config
@@ -70,13 +71,15 @@ def test_a_parameter_of_an_adopted_engine(word: str, meaning: bool) -> None:
 
 @pytest.mark.parametrize("word", ["maybe", "2", "wahr", "tru"])
 def test_another_word_is_refused(word: str) -> None:
-    with pytest.raises(Exception, match=f"'add_bos' is '{word}'; expected true or false"):
+    with pytest.raises(SettingsError, match=f"'add_bos' is '{word}'; expected true or false"):
         parse(TokenizerSettings, {"tokenizer_dir": "/t", "add_bos": word}, "x")
     for values in ({"decoupled_mode": word}, {"enable_trt_overlap": word}):
-        with pytest.raises(Exception, match=f"is '{word}'; it must be true or false"):
+        with pytest.raises(RepositoryError, match=f"is '{word}'; it must be true or false"):
             render_tensorrtllm(Path("/e"), "1.2", values)
         (name,) = values
-        with pytest.raises(Exception, match=f"x:1: {name} is '{word}'; it must be true or false"):
+        with pytest.raises(
+            RepositoryError, match=f"x:1: {name} is '{word}'; it must be true or false"
+        ):
             fill(f'name: "${{{name}}}"', values, "x")
     engine = parse_config(
         f'parameters {{ key: "exclude_input_in_output" value {{ string_value: "{word}" }} }}'

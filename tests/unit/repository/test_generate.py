@@ -112,7 +112,10 @@ def test_the_engine_says_its_version(bpe_dir: Path, tmp_path: Path) -> None:
             )
             for version in ("0.6.0", "0.8", "v0.10.0")
         ),
-        ("1.3.0", "TensorRT-LLM 1.3.0 has no known C++ backend, the newest known one is 1.2"),
+        (
+            "99.1.0",
+            f"TensorRT-LLM 99.1.0 has no known C++ backend, the newest known one is {VERSIONS[-1]}",
+        ),
         ("new", "'new' is not a version of TensorRT-LLM"),
     ],
 )
@@ -456,3 +459,42 @@ def test_a_model_on_the_hub(bpe_dir: Path, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert parameters(tmp_path / "repo", "tensorrt_llm")["model_dir"] == "org/name"
+
+
+def test_an_engine_of_another_package_needs_only_an_entry_point(
+    any_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings_class gives the parameters to `generate`, `check` and `settings`."""
+    (tmp_path / "echo_engine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from trt_tokenizers.settings import parse, setting\n"
+        "@dataclass(frozen=True)\n"
+        "class Settings:\n"
+        "    model_dir: str = setting('', 'a folder')\n"
+        "    max_seq_len: int = setting(0, 'tokens')\n"
+        "    echo_count: int = setting(3, 'number of repetitions')\n"
+        "class Echo:\n"
+        "    settings_class = Settings\n"
+        "    @classmethod\n"
+        "    def check(cls, settings):\n"
+        "        parse(Settings, settings, 'engine echo')\n"
+    )
+    info = tmp_path / "echo_engine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: echo-engine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[trt_tokenizers.engines]\necho = echo_engine:Echo\nmute = no_such_module:Mute\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--engine", "echo", "--model", any_model, "--output", tmp_path / "repo", "--force")
+    done = run(*options, "--set", "echo_count=5")
+    assert done.exit_code == 0, done.output
+    assert parameters(tmp_path / "repo", "tensorrt_llm")["echo_count"] == "5"
+    wrong = run(*options, "--set", "echo_count=many")
+    assert "engine echo: parameter 'echo_count' is 'many'; expected a whole number" in wrong.stderr
+    wrong = run(*options, "--set", "echo_cuont=5")
+    assert "unknown value 'echo_cuont' (did you mean 'echo_count'?)" in wrong.stderr
+    wrong = run(*options, "--engine", "ecko")
+    assert "unknown engine 'ecko' (did you mean 'echo'?)" in wrong.stderr
+    listed = CliRunner().invoke(main, ["settings", "echo_count"])
+    assert "echo_count  (int, default 3)\n    number of repetitions\n" in listed.output

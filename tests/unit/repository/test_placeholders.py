@@ -170,15 +170,17 @@ def test_errors_that_the_old_command_ignored_are_refused(pairs: str, message: st
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [("-", "a number"), ("maybe", "true or false"), ("guaranteed", "one of guaranteed_no_evict")],
+    ("name", "value", "message"),
+    [
+        ("kv_cache_free_gpu_mem_fraction", "-", "a number"),
+        ("max_beam_width", "1.5", "a whole number"),
+        ("max_attention_window_size", "1,x", "comma-separated whole numbers"),
+        ("decoupled_mode", "maybe", "true or false"),
+        ("logits_datatype", "FP32", "a Triton data type such as TYPE_FP32"),
+        ("batch_scheduler_policy", "guaranteed", "one of guaranteed_no_evict"),
+    ],
 )
-def test_known_keys_have_types(value: str, message: str) -> None:
-    name = {
-        "-": "kv_cache_free_gpu_mem_fraction",
-        "maybe": "decoupled_mode",
-        "guaranteed": "batch_scheduler_policy",
-    }[value]
+def test_known_keys_have_types(name: str, value: str, message: str) -> None:
     with pytest.raises(RepositoryError, match=f"x:1: {name} is '{value}'; it must be {message}"):
         fill(f'name: "${{{name}}}"', {name: value}, "x")
 

@@ -31,7 +31,7 @@ def test_every_setting_of_nvidia_is_in_a_template() -> None:
     assert [name for name, setting in NVIDIA_SETTINGS.items() if not setting.since] == []
     names = ("decoupled_mode", "max_num_sequences", "medusa_choices", "lora_prefetch_dir")
     assert [(NVIDIA_SETTINGS[name].since, NVIDIA_SETTINGS[name].until) for name in names] == [
-        ("0.5", "1.2"), ("0.5", "0.5"), ("0.11", "1.2"), ("1.2", "1.2"),
+        ("0.5", VERSIONS[-1]), ("0.5", "0.5"), ("0.11", VERSIONS[-1]), ("1.2", VERSIONS[-1]),
     ]  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_every_default_is_valid() -> None:
 def test_the_command_lists_finds_and_refuses() -> None:
     run = CliRunner().invoke
     text = run(main, ["settings"]).output
-    assert "max_beam_width  (int, default 1)  [TensorRT-LLM 0.11 … 1.2]" in text
+    assert f"max_beam_width  (int, default 1)  [TensorRT-LLM 0.11 … {VERSIONS[-1]}]" in text
     found = json.loads(run(main, ["settings", "--json", "gpt_model_path", "stream_key"]).output)
     assert [(s["name"], s["parameter"]) for s in found] == [
         ("engine_dir", "gpt_model_path"),
