@@ -112,7 +112,8 @@ def _load(path: Path) -> dict[str, Any]:
     "--tensorrt-llm-version",
     "version",
     default="",
-    help="For tensorrtllm.  [default: the engine's version]",
+    show_default="the engine's version",
+    help="For tensorrtllm: its version.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option(
@@ -130,6 +131,7 @@ def _load(path: Path) -> dict[str, Any]:
     "--outputs",
     default="",
     metavar="A,B,…",
+    show_default="the usual ones",
     help="The ensemble's outputs: the usual ones, output_ids, batch_index, sequence_index, …",
 )
 @click.option(

@@ -40,13 +40,15 @@ from trt_tokenizers.errors import SettingsError
 @click.option(
     "--pp", default=0, type=click.IntRange(0), help="Pipeline parallel size; 0: the engine's."
 )
-@click.option("--dtype", default="", help="Type of a checkpoint's weights.  [default: its own]")
+@click.option("--dtype", default="", show_default="its own", help="Type of a checkpoint's weights.")
 @click.option(
     "--max-num-tokens",
     type=click.IntRange(1),
     help="Tokens of one iteration, for tensorrtllm.  [default: the engine's, else 8192]",
 )
-@click.option("--max-seq-len", type=click.IntRange(1), help="Of a sequence. [default: the model's]")
+@click.option(
+    "--max-seq-len", type=click.IntRange(1), help="Tokens of a sequence.  [default: the model's]"
+)
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
@@ -77,7 +79,7 @@ def plan(
     \b
     Example:
       trt-tokenizers plan ./Llama-2-13b-hf --gpu-memory 80 --tp 2
-      trt-tokenizers plan ./engine --fraction 0.5 --picture planner.svg
+      trt-tokenizers plan ./engine --fraction 0.5 --picture plan.svg
       trt-tokenizers plan ./SmolLM2-135M-Instruct --engine transformers --gpu-memory 24
 
     \b

@@ -64,15 +64,20 @@ def gpu_problems(
     """
     models, _ = _read_models(repository)
     needs = [need for model in models for need in _gpu_needs(model, world_size)]
-    if not needs:
-        return
+    if needs:  # two engines of one model may lack the same GPUs
+        yield from dict.fromkeys(_unmet(needs, ranks_on_this_host, environ, multi_model))
+
+
+def _unmet(
+    needs: list[_GpuNeed], ranks_on_this_host: int, environ: Mapping[str, str], multi_model: bool
+) -> Iterator[str]:
     gpus = host_gpus(environ)
     visible = visible_gpus(gpus, environ)
     hidden = ""
     if len(visible) < len(gpus):
         value = environ["CUDA_VISIBLE_DEVICES"]
         hidden = f", CUDA_VISIBLE_DEVICES={value} shows {len(visible)} of {len(gpus)}"
-    for need in dict.fromkeys(needs):
+    for need in needs:
         ranks = need.ranks if multi_model and need.ranks else ranks_on_this_host
         if not visible and not need.required:
             continue

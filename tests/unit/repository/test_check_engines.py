@@ -315,7 +315,9 @@ def test_an_engine_of_tensorrt_llm_needs_a_gpu_for_each_rank(
     repository: Path, tmp_path: Path, nvidia_smi: dict[str, str]
 ) -> None:
     folder = engine(tmp_path / "engine")
-    file = model(repository, gpt_model_path=folder, encoder_model_path=folder)
+    encoder = engine(tmp_path / "encoder")
+    (encoder / "rank0.engine").write_bytes(b"larger engine")
+    file = model(repository, gpt_model_path=folder, encoder_model_path=encoder)
     assert unmet(repository, 4, 2, nvidia_smi) == [], "the other ranks are on other hosts"
     fix = "; give the container GPUs (docker run --gpus all), or use fewer ranks here with --hosts"
     assert unmet(repository, 4, 4, {"PATH": ""}) == [
