@@ -30,6 +30,8 @@ BOOL_WORDS = {
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
 
+_NUMBERS = {int: "a whole number", float: "a number"}
+
 
 def parse_bool(text: str) -> bool | None:
     """The value of a word of `BOOL_WORDS`; None for any other text."""
@@ -41,6 +43,14 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_number(kind: type[int] | type[float], text: str) -> bool:
+    """Whether *text* is a finite number of this kind."""
+    try:
+        return math.isfinite(kind(text))
+    except (ValueError, OverflowError):
+        return False
 
 
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the standard name
@@ -109,17 +119,8 @@ def _convert(hint: Any, text: str, where: str) -> Any:
         if flag is None:
             raise SettingsError(f"{where} is {text!r}; expected true or false")
         return flag
-    if hint is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise SettingsError(f"{where} is {text!r}; expected a whole number") from None
-    if hint is float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingsError(f"{where} is {text!r}; expected a number") from None
-        if not math.isfinite(value):
-            raise SettingsError(f"{where} is {text!r}; expected a finite number")
-        return value
+    if hint in _NUMBERS:
+        if not is_number(hint, text):
+            raise SettingsError(f"{where} is {text!r}; expected {_NUMBERS[hint]}")
+        return hint(text)
     raise TypeError(f"setting type {hint} is not supported")

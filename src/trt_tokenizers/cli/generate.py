@@ -191,7 +191,7 @@ def generate(
         engine_parameters=pairs(engine_parameters),
         llm_args=_llm_args(llm_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
-        **others,
+        **others,  # the fields with an option of the same name
     )
     rendered, copies = render(options), tokenizer_files(options)
     if print_only:

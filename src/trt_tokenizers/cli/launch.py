@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -134,10 +135,6 @@ def launch_server(
     *,
     model_repo: Path,
     world_size: int,
-    host: str,
-    http_port: int,
-    grpc_port: int,
-    metrics_port: int,
     engine_models: str,
     flavour: str | None,
     no_mpi: bool,
@@ -145,24 +142,21 @@ def launch_server(
     mpi_args: tuple[str, ...],
     hosts: str | None,
     hostfile: Path | None,
-    oversubscribe: bool,
     master_port: int | None,
     ready_timeout: float,
-    exit_timeout: int,
     triton_server: str | None,
     log_file: Path | None,
     log_dir: Path | None,
     log: bool,
     ready_file: Path | None,
-    auto_complete: bool,
     multi_model: bool,
     disable_spawn_processes: bool,
-    gpu0_pool: int,
     trtllm_llmapi_launch: bool,
     force: bool,
     dry_run: bool,
     verbose: int,
     triton_args: tuple[str, ...],
+    **others: Any,
 ) -> None:
     """Start Triton on a model repository, wait until it is ready, and watch it until it ends.
 
@@ -222,14 +216,8 @@ def launch_server(
     deployment = LaunchOptions(
         model_repository=model_repo.absolute(),
         world_size=world_size,
-        host=host,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        exit_timeout=exit_timeout,
         log_verbose=max(verbose, 3 if log else 0),
         log_dir=log_dir.absolute() if log_dir else None,
-        auto_complete=auto_complete,
         extra_args=triton_args,
         engine_models=tuple(engine_models.split(",")),
         mpi=mpi,
@@ -237,12 +225,11 @@ def launch_server(
         hosts=on_hosts,
         leader_host=slurm_leader(os.environ) if mpi.flavour == "slurm" else "",
         master_port=master_port or free_port(),
-        oversubscribe=oversubscribe,
         root=os.geteuid() == 0,
         orchestrator=orchestrator,
         gpus=len(host_gpus(os.environ)) if orchestrator else 0,
-        gpu0_pool=gpu0_pool,
         wrapper=("trtllm-llmapi-launch",) if trtllm_llmapi_launch else (),
+        **others,  # the fields with an option of the same name
     )
     launch_plan = build_command(deployment, find_server(triton_server))
     if dry_run:

@@ -6,11 +6,10 @@ defaults are those of the C++ backend. Where a file needs a value, the default i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from trt_tokenizers.repository.schemas import VERSIONS, schema
-from trt_tokenizers.settings import as_text, parse_bool
+from trt_tokenizers.settings import as_text, is_number, parse_bool
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ def _expected(kind: str, value: str) -> str | None:
     """A description of the type *kind* if *value* is not of it, else None."""
     valid, wanted = True, kind
     if kind == "int":
-        valid, wanted = _is_number(int, value), "a whole number"
+        valid, wanted = is_number(int, value), "a whole number"
     elif kind == "float":
-        valid, wanted = _is_number(float, value), "a number"
+        valid, wanted = is_number(float, value), "a number"
     elif kind == "bool":
         valid, wanted = parse_bool(value) is not None, "true or false"
     elif kind == "ints":
-        valid = all(_is_number(int, part) for part in value.split(","))
+        valid = all(is_number(int, part) for part in value.split(","))
         wanted = "comma-separated whole numbers"
     elif kind == "data type":
         valid, wanted = value.startswith("TYPE_"), "a Triton data type such as TYPE_FP32"
@@ -66,13 +65,6 @@ def _expected(kind: str, value: str) -> str | None:
         valid = value.strip().lower() in [choice.lower() for choice in choices]
         wanted = f"one of {', '.join(choices)}"
     return None if valid else wanted
-
-
-def _is_number(kind: type[int] | type[float], text: str) -> bool:
-    try:
-        return math.isfinite(kind(text))
-    except (ValueError, OverflowError):
-        return False
 
 
 def _parameter(
