@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from harness import Server, joined, launched
 from texts import HARD_TEXTS
 from trt_tokenizers.cli.main import main
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import VERSIONS, schema
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
-from upstream import VERSIONS, tensor, upstream_repository, with_replay
+from upstream import tensor, upstream_repository, with_replay
 
 pytestmark = pytest.mark.triton
 
@@ -40,9 +40,9 @@ class Client:
 
     def __init__(self, server: Server, version: str) -> None:
         self.server = server
-        inputs = map(tensor, layout(version)["ensemble"]["inputs"])
+        inputs = map(tensor, schema(version)["ensemble"]["inputs"])
         self.types = {t["name"]: t["type"].removeprefix("TYPE_") for t in inputs}
-        self.outputs = [tensor(o)["name"] for o in layout(version)["ensemble"]["outputs"]]
+        self.outputs = [tensor(o)["name"] for o in schema(version)["ensemble"]["outputs"]]
 
     def inputs(self, **values: Any) -> list[grpcclient.InferInput]:
         made = []

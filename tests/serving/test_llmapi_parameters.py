@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import Server
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import schema
 
 pytestmark = [pytest.mark.triton, pytest.mark.model]
 
@@ -41,7 +41,7 @@ llmapi = pytest.mark.parametrize("server", ["llmapi"], indirect=True)
 
 
 def test_none_is_forgotten() -> None:
-    inputs = {line.split()[0] for line in layout("1.2")["ensemble"]["inputs"]}
+    inputs = {line.split()[0] for line in schema("1.2")["ensemble"]["inputs"]}
     known = [SERVED, REFUSED, MEANINGLESS]
     assert set().union(*known) == inputs
     assert sum(map(len, known)) == len(inputs), "each is in one of them"

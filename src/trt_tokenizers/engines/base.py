@@ -157,6 +157,9 @@ class Engine(ABC):
     #: that gives another one is refused before `submit`.
     supported: ClassVar[frozenset[str]]
 
+    #: The dataclass with the engine's own parameters, for `generate` and the settings reference.
+    settings_class: ClassVar[type | None] = None
+
     #: Prompt and generated tokens together, at the most.
     max_seq_len: int
 

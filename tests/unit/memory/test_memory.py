@@ -232,7 +232,7 @@ def test_the_transformers_engine_on_the_command_line(seven: Path, tmp_path: Path
     )
     assert f"would fit: tensor parallel 2: {split.tokens} tokens" in done.stdout
     done = run(seven, "--engine", "transformers", "--gpu-memory", 80, "--pp", 2)
-    assert "leave --pp and --max-num-tokens out" in done.stderr
+    assert "remove --pp and --max-num-tokens" in done.stderr
     built = engine(tmp_path / "e", {"builder_config": {
         "name": "llama", "precision": "float16", "tensor_parallel": 1, "num_layers": 32,
         "num_heads": 32, "hidden_size": 4096,

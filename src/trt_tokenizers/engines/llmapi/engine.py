@@ -52,6 +52,7 @@ class LlmApiEngine(Engine):
         EngineError: TensorRT-LLM is missing or too old, or LLM() fails.
     """
 
+    settings_class = LlmApiSettings
     supported = SUPPORTED
 
     @classmethod

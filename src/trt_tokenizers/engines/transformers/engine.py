@@ -54,6 +54,7 @@ class TransformersEngine(Engine):
         EngineError: torch or transformers is missing or too old, or the model does not run.
     """
 
+    settings_class = TransformersSettings
     supported = frozenset({
         "max_tokens", "min_tokens", "min_length", "end_id", "pad_id", "stop_words", "bad_words",
         "temperature", "top_k", "top_p", "seed", "random_seed",
