@@ -145,7 +145,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "unknown role": ({"messages": '[{"role": "bot", "content": "x"}]'}, "has the role 'bot'"),
     "temperature": ({"text_input": "a", "temperature": -1.0}, "temperature is -1"),
     "top_p": ({"text_input": "a", "top_p": 2.0}, "top_p is 2"),
-    "top_k": ({"text_input": "a", "top_k": -3}, "top_k is -3"),
+    "top_k": ({"text_input": "a", "top_k": -3}, "top_k is -3; it must be at least 0"),
+    "min_p": ({"text_input": "a", "min_p": 1.5}, "min_p is 1.5; it must be between 0 and 1"),
     "repetition_penalty": (
         {"text_input": "a", "repetition_penalty": 0.0},
         "repetition_penalty is 0",
@@ -157,7 +158,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "in parameters": ({"text_input": "a", "parameters": {"foo": 5}}, "unknown parameter 'foo'"),
     "several whole answers": (
         {"text_input": "a", "num_return_sequences": 2},
-        "num_return_sequences is 2, and an answer that does not stream holds one; send stream true",
+        "num_return_sequences is 2, but a response without stream holds one answer; send stream",
     ),
     "beams": ({"text_input": "a", "beam_width": 4}, "beam_width is 4"),
     "both prompts": ({"text_input": "a", "messages": user("b")}, "send one of them"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
 #: Output of our preprocessing -> input of the engine.
 TO_ENGINE = {
@@ -29,10 +30,7 @@ TO_ENGINE = {
     "OUT_PROMPT_TABLE_EXTRA_IDS": "prompt_table_extra_ids",
 }
 #: Input of our preprocessing -> the client's name, for what only some ensembles have.
-_OPTIONAL = {
-    "DECODER_QUERY": "decoder_text_input",
-    "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
-}
+_OPTIONAL = {each.to_preprocessing: each.name for each in INPUTS if not each.skeleton}
 #: Output of preprocessing that it makes only for a client that sends this input of its.
 _ASKED_BY = {
     "EMBEDDING_BIAS": "EMBEDDING_BIAS_WORDS",

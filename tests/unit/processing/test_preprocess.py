@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preprocessing import process
 from trt_tokenizers.errors import RequestError, SettingsError
-from trt_tokenizers.processing.preprocess import (
-    EngineRequest,
-    PreprocessingSettings,
-    Preprocessor,
-    TextRequest,
-)
+from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
+from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.processing.stop_words import tokenizations
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore
@@ -40,8 +37,8 @@ def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocesso
 
 
 def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextStore) -> None:
-    made = preprocessor.process(
-        TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
+    made = process(
+        preprocessor, TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
     )
     tokenizer = preprocessor.tokenizer
     ids = tokenizer.encode("hello world")
@@ -76,7 +73,7 @@ def test_messages_give_the_ids_of_apply_chat_template(
         {"role": "assistant", "content": "a"},
         {"role": "user", "content": "v"},
     ]
-    made = preprocessor.process(TextRequest(messages=[json.dumps(messages).encode()]))
+    made = process(preprocessor, TextRequest(messages=[json.dumps(messages).encode()]))
     expected = AutoTokenizer.from_pretrained(bpe_dir).apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False
     )
@@ -90,7 +87,7 @@ def test_one_bos_with_any_template(
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama", template=template,
                         max_seq_len="")  # fmt: skip
     messages = b'[{"role": "user", "content": "hi"}]'
-    ids = preprocessor.process(TextRequest(messages=[messages])).arrays["INPUT_ID"][0].tolist()
+    ids = process(preprocessor, TextRequest(messages=[messages])).arrays["INPUT_ID"][0].tolist()
     assert ids[0] == preprocessor.tokenizer.bos_id
     assert ids.count(preprocessor.tokenizer.bos_id) == 1
 
@@ -129,7 +126,7 @@ def test_bad_requests_are_named_and_leave_nothing(
     preprocessor: Preprocessor, contexts: ContextStore, request_: TextRequest, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        preprocessor.process(request_)
+        process(preprocessor, request_)
     assert len(contexts) == 0
 
 
@@ -169,27 +166,27 @@ def test_a_bad_row_leaves_no_context_of_its_neighbours(
     preprocessor: Preprocessor, contexts: ContextStore
 ) -> None:
     with pytest.raises(RequestError):
-        preprocessor.process(TextRequest(rows=2, text_input=[b"good", b""]))
+        process(preprocessor, TextRequest(rows=2, text_input=[b"good", b""]))
     assert len(contexts) == 0
 
 
 def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama")
     with pytest.raises(RequestError, match="this server has no chat template"):
-        preprocessor.process(TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
+        process(preprocessor, TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
 
 
 def test_end_id(preprocessor: Preprocessor) -> None:
-    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[7]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"], end_id=[7]))
     assert made.arrays["OUT_END_ID"].tolist() == [[7]]
     assert set(from_array(made.arrays["STOP_WORDS_IDS"][0])) == {(2,), (0,)}
-    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[-1]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"], end_id=[-1]))
     assert made.arrays["OUT_END_ID"].tolist() == [[-1]]
     assert "STOP_WORDS_IDS" not in made.arrays
 
 
 def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
-    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"]))
     assert made.arrays["REQUEST_OUTPUT_LEN"].tolist() == [[63]]
 
 
@@ -239,21 +236,22 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
     preprocessor = make(bpe_dir, contexts, stream_key="auto")  # no response parameters here
-    made = preprocessor.process(
-        TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine")
+    made = process(
+        preprocessor,
+        TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine"),
     )
     assert ("STREAM_KEY" in made.arrays, made.sequence_id) == (False, None)
     key = key_of_request_id("mine")
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
-    preprocessor.process(TextRequest(text_input=[b"a"]))
+    process(preprocessor, TextRequest(text_input=[b"a"]))
     assert len(contexts) == 0, "without an id nobody could find it"
 
 
 def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: ContextStore) -> None:
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir))
     preprocessor = Preprocessor(settings, contexts, response_parameters=True)
-    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"]))
     assert "STREAM_KEY" not in made.arrays
     assert isinstance(made.sequence_id, int)
     assert 0 < made.sequence_id < 2**53
@@ -265,9 +263,8 @@ def test_a_comma_is_a_comma_unless_the_server_speaks_csv(
 ) -> None:
     words = [[b'a,b,"c,d"']]
     for form, expected in (("list", ('a,b,"c,d"',)), ("csv", ("a", "b", "c,d"))):
-        made = make(bpe_dir, contexts, word_lists=form).process(
-            TextRequest(text_input=[b"x"], stop_words=words)
-        )
+        preprocessor = make(bpe_dir, contexts, word_lists=form)
+        made = process(preprocessor, TextRequest(text_input=[b"x"], stop_words=words))
         context = contexts.take(int(made.arrays["STREAM_KEY"][0, 0]))
         assert context is not None
         assert context.stop_strings == expected

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from preprocessing import process
 from texts import HARD_TEXTS
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
@@ -36,7 +37,7 @@ def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocesso
 
 
 def prompt(preprocessor: Preprocessor, request: TextRequest) -> str:
-    ids = preprocessor.process(request).arrays["INPUT_ID"][0].tolist()
+    ids = process(preprocessor, request).arrays["INPUT_ID"][0].tolist()
     return preprocessor.tokenizer.decode(ids, skip_special_tokens=False)
 
 
@@ -129,7 +130,7 @@ def test_an_answer_that_goes_on_with_the_prompt_keeps_its_first_space(
         (TextRequest(messages=[HI], chat_template_kwargs=[going_on]), True),
         (TextRequest(text_input=[b"hi"]), True),
     ):
-        key = int(preprocessor.process(request).arrays["STREAM_KEY"][0, 0])
+        key = int(process(preprocessor, request).arrays["STREAM_KEY"][0, 0])
         context = contexts.take(key)
         assert context is not None
         assert context.continues is continues
@@ -140,13 +141,13 @@ def test_a_requests_own_template_only_where_the_server_allows_it(
 ) -> None:
     own = json.dumps({"chat_template": "own {{ messages[0].content }}"}).encode()
     request = TextRequest(messages=[HI], chat_template_kwargs=[own])
-    with pytest.raises(RequestError, match="takes no templates from requests"):
-        make(bpe_dir, contexts).process(request)
+    with pytest.raises(RequestError, match="accepts no templates from requests"):
+        process(make(bpe_dir, contexts), request)
     allowing = make(bpe_dir, contexts, allow_request_templates="true")
     assert prompt(allowing, request) == "own hi"
     broken = TextRequest(messages=[HI], chat_template_kwargs=[b'{"chat_template": "{% x"}'])
     with pytest.raises(RequestError, match="template 'chat_template', line 1"):
-        allowing.process(broken)
+        process(allowing, broken)
 
 
 def test_templates_from_files_and_inline(bpe_dir: Path, contexts: ContextStore) -> None:
@@ -179,7 +180,7 @@ def test_bad_requests_are_named(
     bpe_dir: Path, contexts: ContextStore, request_: TextRequest, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        make(bpe_dir, contexts).process(request_)
+        process(make(bpe_dir, contexts), request_)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_truncation_keeps_bos(
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama",
                         truncate_prompt_tokens="4", truncation_side=side)  # fmt: skip
     words = preprocessor.tokenizer.encode("one two three four", add_special_tokens=False)
-    made = preprocessor.process(TextRequest(text_input=[b"one two three four"]))
+    made = process(preprocessor, TextRequest(text_input=[b"one two three four"]))
     assert made.arrays["INPUT_ID"][0].tolist() == [1, *(words[at] for at in expected[1:])]
 
 
@@ -213,7 +214,7 @@ def test_truncation_is_transformers_and_keeps_an_added_eos(
             tmp_path, contexts, truncate_prompt_tokens=str(limit), truncation_side=side
         )
         for text in ("hello there my friend", "a", "capital<|im_end|> of France<|im_end|>"):
-            made = preprocessor.process(TextRequest(text_input=[text.encode()]))
+            made = process(preprocessor, TextRequest(text_input=[text.encode()]))
             expected = oracle(text, truncation=True, max_length=limit)["input_ids"]
             ids = made.arrays["INPUT_ID"][0].tolist()
             # What adds EOS adds none where the text ends with one.
@@ -234,7 +235,7 @@ def test_truncation_keeps_eos_of_every_type_that_adds_it(
     head = 1 if tokenizer.adds_bos else 0
     for limit in range(1, len(whole) + 2):
         preprocessor = make(folder, contexts, **asked, truncate_prompt_tokens=str(limit))
-        made = preprocessor.process(TextRequest(text_input=[b"hello there my friend"]))
+        made = process(preprocessor, TextRequest(text_input=[b"hello there my friend"]))
         ids = made.arrays["INPUT_ID"][0].tolist()
         body = whole[head:-1]
         room = min(len(body), max(0, limit - head - 1))
@@ -250,11 +251,11 @@ def test_truncation_of_a_rendered_prompt_keeps_no_eos(
                         template="{{ messages[0].content }}</s>")  # fmt: skip
     whole = preprocessor.tokenizer.encode("hi</s>", add_special_tokens=False)
     assert len(whole) > 3
-    made = preprocessor.process(TextRequest(messages=[HI]))
+    made = process(preprocessor, TextRequest(messages=[HI]))
     assert made.arrays["INPUT_ID"][0].tolist() == [1, *whole[:3]]
     plain = make(sentencepiece_dir, contexts, **adding, truncate_prompt_tokens="3",
                  add_special_tokens="false")  # fmt: skip
-    made = plain.process(TextRequest(text_input=[b"hi</s>"]))
+    made = process(plain, TextRequest(text_input=[b"hi</s>"]))
     assert made.arrays["INPUT_ID"][0].tolist() == whole[:3]
 
 
@@ -262,7 +263,8 @@ def test_embedding_bias_is_one_weight_for_each_token_of_a_word(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
     preprocessor = make(bpe_dir, contexts, vocab_size="700")
-    made = preprocessor.process(
+    made = process(
+        preprocessor,
         TextRequest(
             rows=2, text_input=[b"a", b"b"], embedding_bias_words=[[b"hello", b"l"], [b"", b""]],
             embedding_bias_weights=[[2.0, -0.5], [0.0, 0.0]],
@@ -277,7 +279,7 @@ def test_embedding_bias_is_one_weight_for_each_token_of_a_word(
     for token in encode("l", add_special_tokens=False):
         expected[token] -= 0.5
     assert bias.tolist() == [expected.tolist(), [0.0] * 700]
-    assert "EMBEDDING_BIAS" not in preprocessor.process(TextRequest(text_input=[b"a"])).arrays
+    assert "EMBEDDING_BIAS" not in process(preprocessor, TextRequest(text_input=[b"a"])).arrays
 
 
 def test_embedding_bias_names_a_word_without_tokens(sentencepiece_dir: Path) -> None:
@@ -314,9 +316,9 @@ def test_words_of_unknown_characters_are_refused(tmp_path: Path, contexts: Conte
     ):
         message = f"{next(iter(fields))}: .* has only characters that the tokenizer does not know"
         with pytest.raises(RequestError, match=message):
-            preprocessor.process(TextRequest(text_input=[b"a"], **fields))
+            process(preprocessor, TextRequest(text_input=[b"a"], **fields))
     served = [[b"</s>", b"<unk>", b"a", "a\u4e2d".encode()]]
-    preprocessor.process(TextRequest(text_input=[b"a"], stop_words=served, bad_words=served))
+    process(preprocessor, TextRequest(text_input=[b"a"], stop_words=served, bad_words=served))
 
 
 @pytest.mark.parametrize("parameters", [False, True], ids=["request_id", "sequence_id"])
@@ -368,10 +370,10 @@ def test_a_batch_is_what_its_requests_are_alone(bpe_dir: Path, contexts: Context
     for request, made in zip(requests, batch, strict=True):
         if isinstance(made, Exception):
             with pytest.raises(RequestError, match=str(made)[:20].replace("[", r"\[")):
-                preprocessor.process_batch([request])[0] and preprocessor.process(request)  # type: ignore[arg-type]
+                preprocessor.process_batch([request])[0] and process(preprocessor, request)  # type: ignore[arg-type]
             continue
         assert isinstance(request, TextRequest)
-        alone = preprocessor.process(request).arrays["INPUT_ID"]
+        alone = process(preprocessor, request).arrays["INPUT_ID"]
         assert made.arrays["INPUT_ID"].tolist() == alone.tolist()
     errors = [at for at, made in enumerate(batch) if isinstance(made, Exception)]
     n = len(HARD_TEXTS)
@@ -389,8 +391,9 @@ def test_tensors_become_fields() -> None:
         "id",
         {},
     )
-    assert (request.rows, request.text_input, request.request_id) == (2, [b"a", b"b"], "id")
-    assert request.min_tokens == [3, 4], "the newer name wins"
-    assert request.stop_words == [[b"x", b"y"], [b"z", b""]]
-    with pytest.raises(RequestError, match="QUERY has the shape"):
+    assert (request.rows, request.request_id) == (2, "id")
+    assert request.inputs["text_input"] == [b"a", b"b"]
+    assert request.inputs["min_tokens"] == [3, 4], "the newer name wins"
+    assert request.inputs["stop_words"] == [[b"x", b"y"], [b"z", b""]]
+    with pytest.raises(RequestError, match="text_input has the shape"):
         from_tensors({"QUERY": np.array([[b"a", b"b"]], dtype=object)}, "", {})
