@@ -50,7 +50,7 @@ class GenerationRequest:
     """One sequence to generate. A parameter that the client did not send has its default.
 
     `ensemble_inputs.INPUTS` has their meanings, their defaults and the ranges that `validate`
-    checks. Engines apply temperature, top_k, top_p and min_p in this order.
+    checks.
 
     Attributes:
         key: identifies the sequence; unique among running ones.

@@ -105,33 +105,27 @@ INPUTS = (
     Input("tools", "STRING", "TOOLS", "", "with `messages`: a JSON list of tools, "
           '`{"type": "function", "function": {"name": …}}`, if the template supports tools'),
     Input("chat_template_kwargs", "STRING", "CHAT_TEMPLATE_KWARGS", "", "with `messages`: a JSON "
-          "object of template variables (`enable_thinking`, …). As in transformers: "
-          "`add_generation_prompt` false, `continue_final_message` true. `chat_template` names one "
-          "of the model's own templates, or is Jinja if the server sets `allow_request_templates`"),
-    Input("max_tokens", "INT32", "REQUEST_OUTPUT_LEN", "", "maximum number of generated tokens; "
-          "default: 512, or as many as fit", range=Range(1)),
+          "object of [template variables](#template-variables)"),
+    Input("max_tokens", "INT32", "REQUEST_OUTPUT_LEN", "", "maximum generated tokens; default: "
+          "512, or as many as fit", range=Range(1)),
     Input("stream", "BOOL", "STREAM", "streaming", "send tokens as they are generated; use "
           "`/generate_stream`", default=False),
     Input("stop_words", "STRING", "STOP_WORDS_DICT", "", "the answer ends just before the first of "
-          "these strings, however it is split into tokens. Commas have no special meaning unless "
-          "preprocessing sets `word_lists: csv` (one CSV string, the old form)", (-1,)),
+          "these [strings](#word-lists), however they are split into tokens", (-1,)),
     Input("include_stop_str_in_output", "BOOL", "INCLUDE_STOP_STR_IN_OUTPUT", "", "end the answer "
           "after the stop string instead", default=False),
-    Input("bad_words", "STRING", "BAD_WORDS_DICT", "", "bans their token ids as they are at the "
-          "start of a text, after a space and inside a line; other token spellings stay possible",
-          (-1,)),
-    Input("embedding_bias_words", "STRING", "EMBEDDING_BIAS_WORDS", "", "words whose tokens get a "
-          "bias on their logits at every step. As upstream, these are the tokens of the word "
-          "exactly as sent: in byte-level BPE `Paris` does not affect ` Paris`, so send both. "
-          "Unlike upstream, a BOS or EOS that the tokenizer type adds gets no bias", (-1,)),
+    Input("bad_words", "STRING", "BAD_WORDS_DICT", "", "[words](#word-lists) whose token ids are "
+          "banned", (-1,)),
+    Input("embedding_bias_words", "STRING", "EMBEDDING_BIAS_WORDS", "", "[words](#word-lists) "
+          "whose tokens get a bias on their logits at every step", (-1,)),
     Input("embedding_bias_weights", "FP32", "EMBEDDING_BIAS_WEIGHTS", "", "one bias per word, "
           "finite", (-1,)),
     Input("end_id", "INT32", "END_ID", "", "ends the answer, beside the model's own EOS ids; -1: "
           "no id ends it"),
     Input("pad_id", "INT32", "PAD_ID", "", "pads the rows of a batch"),
-    Input("temperature", "FP32", "", "temperature", "divides the logits; 0 is greedy. Sampling "
-          "starts if `temperature`, `top_k`, `top_p` or `min_p` is sent; otherwise the most "
-          "probable token is taken", default=1.0, range=Range(0, 100), samples=True),
+    Input("temperature", "FP32", "", "temperature", "divides the logits; 0 is greedy. "
+          "[Sampling](#sampling) needs this or one of the next three",
+          default=1.0, range=Range(0, 100), samples=True),
     Input("top_k", "INT32", "", "runtime_top_k", "sample from the k most probable tokens; 0: not "
           "set", default=0, range=Range(0), not_set=0, samples=True),
     Input("top_p", "FP32", "", "runtime_top_p", "sample from the most probable tokens that "

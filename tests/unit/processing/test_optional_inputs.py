@@ -53,7 +53,7 @@ def test_decoder_text(tokenizer: Tokenizer) -> None:
         arrays(tokenizer, TextRequest(decoder_text_input=[b"x" * 101]))
 
 
-def test_outputs_are_of_the_declared_types() -> None:
+def test_outputs_have_the_declared_types() -> None:
     arrays = {"a": np.array([[1]], np.int32), "b": np.array([[-1]], np.int32), "c": IDS}
     unsigned, signed = np.dtype("uint32"), np.dtype("int32")
     made = as_declared(arrays, {"a": unsigned, "b": unsigned, "d": signed})
@@ -71,10 +71,10 @@ def test_one_value_per_row() -> None:
 @pytest.mark.parametrize("by_default", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("request_id", ["", "id"])
-def test_the_prompt_in_front(
+def test_the_prompt_before_the_answer(
     bpe_dir: Path, tmp_path: Path, by_default: bool, stream: bool, request_id: str
 ) -> None:
-    """An engine that echoes: cut where the context says how much, and asked for in text once."""
+    """The engine echoes the prompt; postprocessing removes it if the context says so."""
     store = ContextStore(tmp_path / "contexts")
     settings = PreprocessingSettings(
         str(bpe_dir), stream_key="request_id", exclude_input_in_output=by_default
@@ -82,7 +82,7 @@ def test_the_prompt_in_front(
     before = Preprocessor(settings, store)
     request = TextRequest(text_input=[b"one two"], stream=[stream], request_id=request_id)
     made = process(before, request).arrays
-    # Without a context nobody but the engine can put the prompt in front.
+    # Without a context only the engine can prepend the prompt.
     excludes = bool(made["OUT_EXCLUDE_INPUT_IN_OUTPUT"].item())
     assert excludes == (bool(request_id) or by_default or stream)
     after = Postprocessor(

@@ -36,7 +36,7 @@ def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocesso
     return Preprocessor(settings, contexts)
 
 
-def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextStore) -> None:
+def test_arrays_for_the_engine(preprocessor: Preprocessor, contexts: ContextStore) -> None:
     made = process(
         preprocessor, TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
     )
@@ -51,7 +51,7 @@ def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextS
     assert made.arrays["OUT_END_ID"].tolist() == [[2], [2]]
     # The model's second EOS id reaches the engine as a stop word of one token.
     assert [from_array(row) for row in made.arrays["STOP_WORDS_IDS"]] == [((0,),), ((0,),)]
-    assert "BAD_WORDS_IDS" not in made.arrays, "what says nothing is left out"
+    assert "BAD_WORDS_IDS" not in made.arrays, "an empty list makes no array"
     keys = made.arrays["STREAM_KEY"][:, 0].tolist()
     assert len(set(keys)) == 2
     assert all(0 <= key < 2**53 for key in keys)
@@ -122,7 +122,7 @@ def test_one_bos_with_any_template(
          "decoder_text_input has 1025 characters"),
     ],
 )  # fmt: skip
-def test_bad_requests_are_named_and_leave_nothing(
+def test_bad_requests_are_refused_and_leave_no_context(
     preprocessor: Preprocessor, contexts: ContextStore, request_: TextRequest, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
@@ -136,11 +136,11 @@ def test_bad_requests_are_named_and_leave_nothing(
         ({}, 1024),
         ({"max_prompt_chars": "7"}, 7),
         ({"max_seq_len": "0"}, 5_000_000),
-        # What is to be cut need not fit.
+        # Longer prompts are truncated.
         ({"truncate_prompt_tokens": "3"}, 5_000_000),
     ],
 )
-def test_no_text_is_encoded_that_is_too_long_for_any_tokenizer(
+def test_texts_over_the_limit_are_not_encoded(
     bpe_dir: Path,
     contexts: ContextStore,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,7 +162,7 @@ def test_no_text_is_encoded_that_is_too_long_for_any_tokenizer(
     assert [type(each) for each in made] == [EngineRequest, RequestError]
 
 
-def test_a_bad_row_leaves_no_context_of_its_neighbours(
+def test_a_bad_row_leaves_no_context_of_other_rows(
     preprocessor: Preprocessor, contexts: ContextStore
 ) -> None:
     with pytest.raises(RequestError):
@@ -170,7 +170,7 @@ def test_a_bad_row_leaves_no_context_of_its_neighbours(
     assert len(contexts) == 0
 
 
-def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
+def test_messages_need_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama")
     with pytest.raises(RequestError, match="this server has no chat template"):
         process(preprocessor, TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
@@ -208,14 +208,14 @@ def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
         ({"word_lists": "xml"}, "word_lists is 'xml'; it must be list or csv"),
     ],
 )
-def test_bad_settings_are_named(
+def test_bad_settings_are_refused(
     bpe_dir: Path, contexts: ContextStore, parameters: dict[str, str], message: str
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         make(bpe_dir, contexts, **parameters)
 
 
-def test_word_arrays_there_and_back() -> None:
+def test_word_arrays_round_trip() -> None:
     rows = [[(1, 2), (3,)], [], [(4, 5, 6)]]
     array = to_array(rows)
     assert array.shape == (3, 2, 3)
@@ -225,7 +225,7 @@ def test_word_arrays_there_and_back() -> None:
         from_array(np.array([[1, 2], [3, -1]], dtype=np.int32))
 
 
-def test_a_word_is_found_however_it_is_tokenized(preprocessor: Preprocessor) -> None:
+def test_a_word_has_ids_at_the_start_and_after_a_space(preprocessor: Preprocessor) -> None:
     tokenizer = preprocessor.tokenizer
     found = tokenizations(tokenizer, ["", "space"], "stop_words")
     assert tuple(tokenizer.encode("space")) in found
@@ -245,10 +245,12 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
     process(preprocessor, TextRequest(text_input=[b"a"]))
-    assert len(contexts) == 0, "without an id nobody could find it"
+    assert len(contexts) == 0, "without an id postprocessing cannot find it"
 
 
-def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: ContextStore) -> None:
+def test_a_sequence_id_is_a_number_that_json_can_hold(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir))
     preprocessor = Preprocessor(settings, contexts, response_parameters=True)
     made = process(preprocessor, TextRequest(text_input=[b"a"]))
@@ -258,9 +260,7 @@ def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: Con
     assert contexts.take(made.sequence_id) is not None
 
 
-def test_a_comma_is_a_comma_unless_the_server_speaks_csv(
-    bpe_dir: Path, contexts: ContextStore
-) -> None:
+def test_commas_separate_words_only_with_csv(bpe_dir: Path, contexts: ContextStore) -> None:
     words = [[b'a,b,"c,d"']]
     for form, expected in (("list", ('a,b,"c,d"',)), ("csv", ("a", "b", "c,d"))):
         preprocessor = make(bpe_dir, contexts, word_lists=form)
