@@ -160,15 +160,9 @@ PERF = {
 }
 #: Every output; a response carries those that its request asks for.
 OUTPUTS = (
-    "output_ids",
-    "sequence_length",
-    "stream_key",
-    "batch_index",
-    "sequence_index",
-    "output_log_probs",
-    "cum_log_probs",
-    *PERF,
-)
+    "output_ids", "sequence_length", "stream_key", "batch_index", "sequence_index",
+    "output_log_probs", "cum_log_probs", *PERF,
+)  # fmt: skip
 
 
 def output_arrays(

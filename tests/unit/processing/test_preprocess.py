@@ -106,6 +106,9 @@ def test_one_bos_with_any_template(
         (TextRequest(text_input=[b"ab cd" * 64]), "the model takes 64 in all; shorten the prompt"),
         (TextRequest(text_input=[b"a"], parameters={"max_token": 1}),
          r"unknown parameter 'max_token' \(did you mean 'max_tokens'\?\)"),
+        # An input that this ensemble lacks, as Triton passes it.
+        (TextRequest(text_input=[b"a"], parameters={"min_p": 0.1}),
+         "unknown parameter 'min_p'; this server's ensemble has no such input, leave it out"),
         (TextRequest(text_input=[b"a"], stop_words=[[b"\xff"]]), "stop_words is not valid UTF-8"),
         # More than 16 characters for each of the model's 64 tokens.
         (TextRequest(text_input=[b"a" * 1025]),
