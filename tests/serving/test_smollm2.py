@@ -215,6 +215,16 @@ def test_seed_gives_the_same_text_alone_and_among_others(server: Server) -> None
     assert len({r["text_output"] for r in rest}) > 1
 
 
+def test_min_p_reaches_the_engine(server: Server) -> None:
+    """min_p 1 leaves only the most probable token; the seed shows that the rest is sampling."""
+    body = {"text_input": "Once upon a time", "max_tokens": 24}
+    hot = {**body, "temperature": 2.0, "seed": 7}
+    greedy, sampled, narrow = (
+        server.ask(each)["text_output"] for each in (body, hot, {**hot, "min_p": 1.0})
+    )
+    assert narrow == greedy != sampled
+
+
 def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Server) -> None:
     """Each ends at a stop string that its engine does not see, and is stopped for itself."""
     body = {"text_input": "Once upon a time", "max_tokens": 100, "temperature": 1.0, "seed": 7,
