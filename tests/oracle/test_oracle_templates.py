@@ -45,7 +45,7 @@ def ids_of(sides: tuple[str, Any, Tokenizer, str], messages: Messages, tools: An
     template = load(name, None)
     assert template is not None
     prompt = template.render(messages, ours.special_tokens, tools=tools)
-    return ours.encode_prompt(prompt, add_special_tokens=False, ensure_bos=True)
+    return ours.encode_prompts([prompt], add_special_tokens=False, ensure_bos=True)[0]
 
 
 def makers(sides: tuple[str, Any, Tokenizer, str], messages: Messages, tools: Any = None) -> list:

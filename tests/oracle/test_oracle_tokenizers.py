@@ -416,7 +416,7 @@ def test_several_bos_are_the_references_where_the_model_wants_none(
     assert (pair.ours.bos_id, pair.ours.adds_bos) == (1, False)
     for text in ("<|im_start|><|im_start|>user", "<|im_start|>user", "user"):
         for add in (True, False):
-            ids = pair.ours.encode_prompt(text, add_special_tokens=add, ensure_bos=True)
+            ids = pair.ours.encode_prompts([text], add_special_tokens=add, ensure_bos=True)[0]
             assert ids == list(pair.encode(text, add))
 
 

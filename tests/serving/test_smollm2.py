@@ -145,7 +145,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "unknown role": ({"messages": '[{"role": "bot", "content": "x"}]'}, "has the role 'bot'"),
     "temperature": ({"text_input": "a", "temperature": -1.0}, "temperature is -1"),
     "top_p": ({"text_input": "a", "top_p": 2.0}, "top_p is 2"),
-    "top_k": ({"text_input": "a", "top_k": -3}, "top_k is -3"),
+    "top_k": ({"text_input": "a", "top_k": -3}, "top_k is -3; it must be at least 0"),
+    "min_p": ({"text_input": "a", "min_p": 1.5}, "min_p is 1.5; it must be between 0 and 1"),
     "repetition_penalty": (
         {"text_input": "a", "repetition_penalty": 0.0},
         "repetition_penalty is 0",
@@ -157,7 +158,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "in parameters": ({"text_input": "a", "parameters": {"foo": 5}}, "unknown parameter 'foo'"),
     "several whole answers": (
         {"text_input": "a", "num_return_sequences": 2},
-        "num_return_sequences is 2, and an answer that does not stream holds one; send stream true",
+        "num_return_sequences is 2, but a response without stream holds one answer; send stream",
     ),
     "beams": ({"text_input": "a", "beam_width": 4}, "beam_width is 4"),
     "both prompts": ({"text_input": "a", "messages": user("b")}, "send one of them"),
@@ -212,6 +213,16 @@ def test_seed_gives_the_same_text_alone_and_among_others(server: Server) -> None
         first, *rest = pool.map(server.ask, [body, *others])
     assert first["text_output"] == alone
     assert len({r["text_output"] for r in rest}) > 1
+
+
+def test_min_p_reaches_the_engine(server: Server) -> None:
+    """min_p 1 leaves only the most probable token; the seed shows that the rest is sampling."""
+    body = {"text_input": "Once upon a time", "max_tokens": 24}
+    hot = {**body, "temperature": 2.0, "seed": 7}
+    greedy, sampled, narrow = (
+        server.ask(each)["text_output"] for each in (body, hot, {**hot, "min_p": 1.0})
+    )
+    assert narrow == greedy != sampled
 
 
 def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Server) -> None:

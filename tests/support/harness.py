@@ -286,8 +286,8 @@ def without_keys(repository: Path) -> Path:
 def _without_tensors(text: str, *names: str) -> str:
     """A config.pbtxt less some of its inputs and outputs."""
     for name in names:
-        text = re.sub(rf'  \{{\n    name: "{name}"\n[^}}]*\}},?\n', "", text)
-    return re.sub(r"\},\n\]", "}\n]", text)
+        text = re.sub(rf'(?m)^(in|out)put {{ name: "{name}" .*\n', "", text)
+    return text
 
 
 def descendants(pid: int) -> set[int]:

@@ -13,6 +13,7 @@ from typing import Any
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.settings import as_text, parse_bool
+from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
 #: Output of our preprocessing -> input of the engine.
 TO_ENGINE = {
@@ -30,10 +31,7 @@ TO_ENGINE = {
     "OUT_PROMPT_TABLE_EXTRA_IDS": "prompt_table_extra_ids",
 }
 #: Input of our preprocessing -> the client's name, for inputs that only some ensembles have.
-_OPTIONAL = {
-    "DECODER_QUERY": "decoder_text_input",
-    "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
-}
+_OPTIONAL = {each.to_preprocessing: each.name for each in INPUTS if not each.skeleton}
 #: Output of preprocessing -> the preprocessing input without which it is not made.
 _REQUIRED_INPUT = {
     "EMBEDDING_BIAS": "EMBEDDING_BIAS_WORDS",

@@ -181,23 +181,16 @@ class Tokenizer(ABC):
         looked for in the text then."""
         return None
 
-    def encode_prompt(self, text: str, *, add_special_tokens: bool, ensure_bos: bool) -> list[int]:
-        """Ids for the engine, with exactly one BOS in front where the model wants one.
-
-        Args:
-            text: the prompt; may hold BOS already (chat templates write it out).
-            add_special_tokens: as in `encode`.
-            ensure_bos: put BOS in front if `adds_bos` and it is not there.
-        """
-        (ids,) = self.encode_prompts(
-            [text], add_special_tokens=add_special_tokens, ensure_bos=ensure_bos
-        )
-        return ids
-
     def encode_prompts(
         self, texts: Sequence[str], *, add_special_tokens: bool, ensure_bos: bool
     ) -> list[list[int]]:
-        """`encode_prompt` of each text, at once."""
+        """Ids of each prompt for the engine, with exactly one BOS if the model expects one.
+
+        Args:
+            texts: the prompts; they may begin with BOS already (chat templates write it).
+            add_special_tokens: as in `encode`.
+            ensure_bos: prepend BOS if `adds_bos` and it is missing.
+        """
         batch = self.encode_batch(texts, add_special_tokens=add_special_tokens)
         return [self._with_one_bos(ids, ensure_bos) for ids in batch]
 

@@ -153,6 +153,7 @@ def _request(result: GenerationResult, p: Any, streaming: bool) -> GenerationReq
         temperature=0.0 if greedy else 1.0 if p.temperature is None else p.temperature,
         top_k=0 if greedy else p.top_k or 0,
         top_p=1.0 if greedy or not p.top_p else p.top_p,
+        min_p=p.min_p or 0.0,
         repetition_penalty=1.0 if p.repetition_penalty is None else p.repetition_penalty,
         presence_penalty=p.presence_penalty or 0.0,
         frequency_penalty=p.frequency_penalty or 0.0,

@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
+from trt_tokenizers.engines.base import (
+    Chunk,
+    Emit,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    validate,
+)
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
 from trt_tokenizers.engines.tensors import OUTPUTS, PERF, output_arrays, parse_requests
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
+from trt_tokenizers.streams.ensemble_inputs import supported_by
 from trt_tokenizers.streams.stream_key import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
@@ -216,6 +224,43 @@ def test_rows_become_requests() -> None:
     assert first.key != second.key
 
 
+def test_min_p_alone_starts_sampling() -> None:
+    first, second = parse_requests(arrays(min_p=np.array([[0.0], [0.25]], np.float32)))
+    assert (first.min_p, first.given, first.greedy) == (0, frozenset(), True)
+    assert (second.min_p, second.given, second.greedy) == (0.25, {"min_p"}, False)
+
+
+class Everything(Manual):
+    supported = supported_by("transformers")
+
+
+@pytest.mark.parametrize(
+    ("name", "served", "refused", "message"),
+    [
+        ("temperature", [0.0, 100.0], [-0.1, 100.5, np.nan], "between 0 and 100"),
+        ("runtime_top_k", [0, 1, 2**31 - 1], [-1], "at least 0"),
+        ("runtime_top_p", [0.0, 0.1, 1.0], [-0.1, 1.5, np.nan], "above 0 and at most 1"),
+        ("min_p", [0.0, 0.1, 1.0], [-0.1, 1.5, np.inf], "between 0 and 1"),
+        ("repetition_penalty", [0.1, 100.0], [0.0, 101.0], "above 0 and at most 100"),
+        ("presence_penalty", [-100.0, 100.0], [-101.0, 101.0], "between -100 and 100"),
+        ("frequency_penalty", [-100.0, 100.0], [-101.0, 101.0], "between -100 and 100"),
+        ("min_tokens", [0, 4], [-1], "at least 0"),
+        ("min_length", [0, 4], [5], r"min_tokens is 5; it must be at most max_tokens \(4\)"),
+    ],
+)
+def test_ranges(name: str, served: list[float], refused: list[float], message: str) -> None:
+    def check(value: float) -> None:
+        row = {"input_ids": [[5]], "request_output_len": [[4]], name: [[value]]}
+        (request,) = parse_requests({each: np.array(values) for each, values in row.items()})
+        validate(request, Everything({}))
+
+    for value in served:
+        check(value)
+    for value in refused:
+        with pytest.raises(RequestError, match=message):
+            check(value)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -223,11 +268,11 @@ def test_rows_become_requests() -> None:
         ({"input_lengths": [[4], [1]]}, "input_lengths is 4"),
         ({"stream_key": [[-1], [5]]}, "stream_key is -1"),
         ({"stream_key": [[2**53], [5]]}, "stream_key is 9007199254740992"),
-        ({"num_return_sequences": [[1], [0]]}, "num_return_sequences is 0; it must be 1 to 255"),
-        ({"num_return_sequences": [[256], [1]]}, "num_return_sequences is 256; it must be 1"),
+        ({"num_return_sequences": [[1], [0]]}, "sequences is 0; it must be between 1 and 255"),
+        ({"num_return_sequences": [[256], [1]]}, "num_return_sequences is 256; it must be between"),
         (
             {"num_return_sequences": [[1], [2]]},
-            "is 2, and an answer .* holds one; send stream true",
+            "is 2, but a response .* holds one answer; send stream true",
         ),
         ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
         ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),

@@ -29,7 +29,7 @@ from trt_tokenizers.engines.llmapi import engine as engine_module  # noqa: E402
 from trt_tokenizers.engines.llmapi.engine import LlmApiEngine  # noqa: E402
 from trt_tokenizers.engines.llmapi.sampling import (  # noqa: E402
     GUIDES,
-    SUPPORTED,
+    PARAMETERS,
     markdown,
     sampling_params,
 )
@@ -359,6 +359,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "temperature": ({"temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0, "top_k": None}),
     "top_k": ({"top_k": 5}, {"top_k": 5, "top_p": None}),
     "top_p": ({"top_p": 0.5}, {"top_p": 0.5}),
+    "min_p": ({"min_p": 0.1}, {"min_p": 0.1, "top_p": 1.0, "temperature": 1.0}),
     "seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
     "random_seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
     "repetition_penalty": ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
@@ -376,7 +377,9 @@ ELSEWHERE = {
 
 
 def test_every_parameter_is_in_one_of_the_tables() -> None:
-    assert GIVEN.keys() | ELSEWHERE == SUPPORTED
+    translated = {name for parameter in PARAMETERS for name in parameter.names}
+    assert GIVEN.keys() | ELSEWHERE == translated
+    assert translated <= LlmApiEngine.supported
     assert markdown() in DOCS.read_text()
 
 
@@ -404,7 +407,7 @@ def test_guides_become_guided_decoding(kind: str) -> None:
         ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
         ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "the model has 256 tokens"),
-        ({"stop_words": ((),)}, "stop_words holds nothing"),
+        ({"stop_words": ((),)}, "stop_words holds no token ids"),
     ],
 )
 def test_what_cannot_be_served_is_refused(

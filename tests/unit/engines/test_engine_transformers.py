@@ -285,7 +285,7 @@ def test_other_seeds_give_other_ids(
 
 @pytest.mark.parametrize(
     "narrow",
-    [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 0.0}, {"temperature": 1e-30}],
+    [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 0.0}, {"temperature": 1e-30}],
     ids=str,
 )
 def test_narrow_sampling_is_greedy(
@@ -333,6 +333,40 @@ def test_nucleus_equals_transformers(spread: float, top_p: float) -> None:
     scores = torch.randn(1, 5000) * spread
     expected = transformers.TopPLogitsWarper(top_p)(None, scores)
     assert torch.equal(Nucleus(top_p)(None, scores), expected)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"min_p": 0.02},
+        {"min_p": 0.3, "temperature": 1.7},
+        {"min_p": 0.05, "temperature": 0.7, "top_k": 40, "top_p": 0.9},
+    ],
+    ids=str,
+)
+def test_min_p_has_the_distribution_of_generate(model: Any, sampling: dict[str, Any]) -> None:
+    prompt = torch.tensor([PROMPTS[1]])
+    generated = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, pad_token_id=0,
+        do_sample=True, output_scores=True, return_dict_in_generate=True,
+        **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, **sampling},
+    )  # fmt: skip
+    expected = generated.scores[0][0].log_softmax(0)
+    with torch.no_grad():
+        scores = model(prompt).logits[:, -1]
+
+    def log_prob(token: int) -> float:
+        request = GenerationRequest(
+            key=1, prompt_ids=tuple(PROMPTS[1]), max_tokens=1, return_log_probs=True,
+            given=frozenset(sampling), **sampling,
+        )  # fmt: skip
+        job = Job(request, torch.device("cpu"))
+        job.process(scores)
+        job.add(token)
+        return job.news().log_probs[0]
+
+    assert 1 < expected.isfinite().sum() < VOCAB
+    assert [log_prob(i) for i in range(VOCAB)] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_plain_requests_are_left_alone() -> None:
@@ -500,7 +534,7 @@ def test_too_long_for_the_cache(make_engine: Any, model: Any) -> None:
         ({"end_ids": frozenset({2, 999})}, "end_id holds the token id 999"),
         ({"stop_words": ((1, 2), (3, 256))}, "stop_words holds the token id 256"),
         ({"bad_words": ((1, 2), (-3,))}, "bad_words holds the token id -3"),
-        ({"bad_words": ((1, 2), ())}, "bad_words holds nothing"),
+        ({"bad_words": ((1, 2), ())}, "bad_words holds no token ids"),
     ],
     ids=["prompt", "negative", "end", "stop", "bad", "empty"],
 )

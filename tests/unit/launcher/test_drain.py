@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing import process
 from trt_tokenizers.errors import StoppingError
 from trt_tokenizers.launcher.drain import SILENT_S, Drain
-from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor
+from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.streams.context_store import LOOK_S, ContextStore, RequestContext
 from trt_tokenizers.streams.stream_folder import stream_folder
 
@@ -126,9 +128,9 @@ def test_new_requests_are_refused(store: ContextStore, bpe_dir: Path) -> None:
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir), stream_key="tensor")
     preprocessor = Preprocessor(settings, store)
     request = TextRequest(text_input=[b"a"])
-    preprocessor.process(request)
+    process(preprocessor, request)
     Drain(store.directory, 100.0, 20.0)
     time.sleep(LOOK_S)
     with pytest.raises(StoppingError, match="takes no new requests"):
-        preprocessor.process(request)
+        process(preprocessor, request)
     assert len(store) == 1

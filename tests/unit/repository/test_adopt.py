@@ -300,3 +300,22 @@ def test_versions_between_the_schemas_are_adopted_by_their_tensors(
     assert inputs <= {(t.name, t.data_type) for t in adopted.input}
     (step,) = (s for s in adopted.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
     assert set(step.input_map) <= {t.name for t in engine.input}
+
+
+@pytest.mark.parametrize("client", [False, True])
+def test_an_engine_with_min_p(bpe_dir: Path, tmp_path: Path, client: bool) -> None:
+    repository = upstream_repository(tmp_path / "repo", "0.17", bpe_dir)
+    engine, ensemble = config(repository, "tensorrt_llm"), config(repository, "ensemble")
+    engine.input.add(name="min_p", data_type="TYPE_FP32", dims=[1], optional=True)
+    if client:
+        ensemble.input.add(name="min_p", data_type="TYPE_FP32", dims=[1], optional=True)
+        (step,) = (s for s in ensemble.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+        step.input_map["min_p"] = "min_p"
+    (repository / "tensorrt_llm/config.pbtxt").write_text(format_config(engine))
+    (repository / "ensemble/config.pbtxt").write_text(format_config(ensemble))
+    done = run(repository)
+    assert done.exit_code == 0, done.output
+    assert check_text(repository) == []
+    adopted = config(repository, "ensemble")
+    (step,) = (s for s in adopted.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+    assert step.input_map.get("min_p") == ("min_p" if client else None)

@@ -279,7 +279,7 @@ def test_clean_up_keeps_what_a_plugins_class_says(tmp_path: Path) -> None:
     clean = CleanedUp(Reverse(TokenizerSettings(str(tmp_path))))
     names = ("bos_id", "eos_ids", "pad_id", "adds_bos", "adds_eos", "unk_id")
     assert [getattr(clean, name) for name in names] == [1, (0,), 7, True, True, 3]
-    assert clean.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [9]
+    assert clean.encode_prompts(["a"], add_special_tokens=True, ensure_bos=True)[0] == [9]
 
 
 def test_clean_up_is_transformers(bpe_dir: Path) -> None:

@@ -142,7 +142,7 @@ def test_exactly_one_bos(
     sentencepiece_dir: Path, text: str, add_special: bool, ensure: bool
 ) -> None:
     tokenizer = load(sentencepiece_dir, "llama")
-    ids = tokenizer.encode_prompt(text, add_special_tokens=add_special, ensure_bos=ensure)
+    ids = tokenizer.encode_prompts([text], add_special_tokens=add_special, ensure_bos=ensure)[0]
     assert ids[0] == tokenizer.bos_id
     assert tokenizer.bos_id not in ids[1:]
 
@@ -155,8 +155,8 @@ def test_one_bos_where_the_model_wants_one_and_the_references_where_it_wants_non
     prompt = "<|endoftext|>" * times + text
     ids = oracle.encode(prompt, add_special_tokens=special).ids
     asked = {"add_special_tokens": special, "ensure_bos": True}
-    assert load(bpe_dir).encode_prompt(prompt, **asked) == ids
-    assert load(bpe_dir, add_bos=True).encode_prompt(prompt, **asked) == [0, *ids[times:]]
+    assert load(bpe_dir).encode_prompts([prompt], **asked)[0] == ids
+    assert load(bpe_dir, add_bos=True).encode_prompts([prompt], **asked)[0] == [0, *ids[times:]]
 
 
 def test_add_bos_setting_wins(sentencepiece_dir: Path, bpe_dir: Path, gpt2_dir: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_example_package_does_what_the_settings_say(
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 10]}')
     other = load(tmp_path, kind, add_bos=False, add_eos=True, extra_eos_ids=(7,), pad_id=9)
     assert (other.encode("a"), other.eos_ids, other.pad_id) == ([97, 3], (3, 10, 7), 9)
-    assert other.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [97, 3]
+    assert other.encode_prompts(["a"], add_special_tokens=True, ensure_bos=True)[0] == [97, 3]
     assert other.decode([2, 97, 3]) == "a"
 
 

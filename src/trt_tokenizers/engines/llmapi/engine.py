@@ -27,13 +27,14 @@ from trt_tokenizers.engines.base import (
 )
 from trt_tokenizers.engines.llmapi import compat
 from trt_tokenizers.engines.llmapi.compat import WHERE
-from trt_tokenizers.engines.llmapi.sampling import GUIDES, SUPPORTED, sampling_params
+from trt_tokenizers.engines.llmapi.sampling import GUIDES, sampling_params
 from trt_tokenizers.engines.llmapi.settings import SIZES, LlmApiSettings, checked
 from trt_tokenizers.engines.llmapi.stream import Stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, one_line
 from trt_tokenizers.hf_config import read_json, vocab_size
 from trt_tokenizers.mpi_environment import Rank, read_rank
 from trt_tokenizers.settings import nearest
+from trt_tokenizers.streams.ensemble_inputs import supported_by
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class LlmApiEngine(Engine):
     """
 
     settings_class = LlmApiSettings
-    supported = SUPPORTED
+    supported = supported_by("llmapi")
 
     @classmethod
     def check(cls, settings: Mapping[str, str]) -> None:

@@ -97,7 +97,8 @@ PARAMETERS = (
     ),
     Parameter(
         ("temperature",),
-        "`temperature`; nothing for a greedy request (0, `top_k` 1, or none of the three sent)",
+        "`temperature`; nothing for a greedy request (0, `top_k` 1, or neither this nor `top_k`, "
+        "`top_p`, `min_p` sent)",
         _sampled(lambda r: {"temperature": r.temperature}),
     ),
     Parameter(("top_k",), "`top_k`; nothing for 0", _sampled(_unless("top_k", 0))),
@@ -106,6 +107,7 @@ PARAMETERS = (
         "`top_p`; 1 if neither it nor `top_k` was sent, as otherwise nothing would be sampled",
         _sampled(lambda r: {} if r.top_p == 1 and r.top_k else {"top_p": r.top_p}),
     ),
+    Parameter(("min_p",), "`min_p`", _sampled(_unless("min_p", 0.0))),
     Parameter(
         ("seed", "random_seed"), "`seed`; drawn for each request without one", _sampled(_seed)
     ),
@@ -131,8 +133,6 @@ PARAMETERS = (
     Parameter(("stream",), "`streaming`"),
     Parameter(("exclude_input_in_output",), "nothing: postprocessing puts the prompt before"),
 )
-
-SUPPORTED = frozenset(name for parameter in PARAMETERS for name in parameter.names)
 
 #: Guide type of the ensemble -> field of GuidedDecodingParams.
 GUIDES = {

@@ -25,6 +25,7 @@ from trt_tokenizers.engines.transformers import loading
 from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings, checked
 from trt_tokenizers.errors import EngineError, RequestError, one_line
 from trt_tokenizers.mpi_environment import meeting_point, read_rank
+from trt_tokenizers.streams.ensemble_inputs import supported_by
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class TransformersEngine(Engine):
 
     All chunks are emitted from that thread. A token is drawn from softmax(scores), where scores
     are the model's after repetition_penalty (over prompt and generated tokens), presence_penalty
-    and frequency_penalty (over generated tokens), bad words, min_tokens, temperature, top_k and
-    top_p, in this order. A greedy request takes the highest score, without the last three. A
+    and frequency_penalty (over generated tokens), bad words, min_tokens, temperature, top_k, top_p
+    and min_p, in this order. A greedy request takes the highest score, without the last four. A
     log-probability is that of the token in softmax(scores).
 
     Raises:
@@ -55,12 +56,7 @@ class TransformersEngine(Engine):
     """
 
     settings_class = TransformersSettings
-    supported = frozenset({
-        "max_tokens", "min_tokens", "min_length", "end_id", "pad_id", "stop_words", "bad_words",
-        "temperature", "top_k", "top_p", "seed", "random_seed",
-        "repetition_penalty", "presence_penalty", "frequency_penalty",
-        "return_log_probs", "stream", "exclude_input_in_output", "embedding_bias_words",
-    })  # fmt: skip
+    supported = supported_by("transformers")
 
     @classmethod
     def check(cls, settings: Mapping[str, str]) -> None:

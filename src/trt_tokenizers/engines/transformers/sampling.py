@@ -95,7 +95,10 @@ class Nucleus(lp.LogitsProcessor):  # type: ignore[misc]
         return kept
 
 
-_WITHOUT_IDS = (lp.TemperatureLogitsWarper, lp.TopKLogitsWarper, Nucleus)  # scores are enough
+#: These need the scores only.
+_WITHOUT_IDS = (
+    lp.TemperatureLogitsWarper, lp.TopKLogitsWarper, Nucleus, lp.MinPLogitsWarper
+)  # fmt: skip
 
 
 def _processors(r: GenerationRequest) -> list[lp.LogitsProcessor]:
@@ -117,6 +120,8 @@ def _processors(r: GenerationRequest) -> list[lp.LogitsProcessor]:
             found.append(lp.TopKLogitsWarper(r.top_k))
         if r.top_p < 1:
             found.append(Nucleus(r.top_p))
+        if r.min_p:
+            found.append(lp.MinPLogitsWarper(float(r.min_p)))
     return found
 
 
