@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers.utils import chat_template_utils
 
 from trt_tokenizers.errors import RequestError, TemplateError
-from trt_tokenizers.templates import helpers
+from trt_tokenizers.templates import sandbox
 from trt_tokenizers.templates.render import ChatTemplate
 
 INDENT = st.sampled_from(["none", "0", "2", "true", "'\\t'", "'--'"])
@@ -114,7 +114,7 @@ class _Clock(real_datetime):
 @pytest.fixture(autouse=True, scope="module")
 def _one_time() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (helpers, chat_template_utils):
+        for module in (sandbox, chat_template_utils):
             patch.setattr(module, "datetime", _Clock)
         yield
 

@@ -99,7 +99,7 @@ def test_a_model_without_a_default_template_serves_what_its_own_are_for(
     folder = with_templates(bpe_dir, tmp_path / "model", "list", tool_use="{{ tools | length }}")
     preprocessor = make(folder, ContextStore(tmp_path / "streams"))
     assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "1"
-    with pytest.raises(RequestError, match="own templates are tool_use, without a default; name"):
+    with pytest.raises(RequestError, match="has the templates tool_use and no default; name"):
         prompt(preprocessor, TextRequest(messages=[HI]))
 
 

@@ -449,7 +449,7 @@ def test_tools_where_there_is_no_form_for_them_are_refused(
     """Nor are they dropped without a word; the refusal names the templates that take them."""
     named = ", ".join(sorted(taking))
     for name in {*named_templates()} - taking:
-        refusal = rf"'{name}' has no form for {what}; leave them out, .*: {named}, or auto"
+        refusal = rf"'{name}' does not support {what}; leave them out, .*: {named}, or auto"
         with pytest.raises(RequestError, match=refusal):
             render(name, **given)
 
