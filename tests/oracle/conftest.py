@@ -8,6 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from trt_tokenizers.tokenizers.transformers import use_bundled_protobuf
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _protobuf() -> None:
+    """transformers, a reference of these tests, has to read .model files."""
+    use_bundled_protobuf()
+
 
 @pytest.fixture(scope="session")
 def references(smollm2: Path) -> Path:

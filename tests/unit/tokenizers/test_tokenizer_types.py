@@ -180,6 +180,21 @@ def test_type_transformers_encodes_a_batch(sentencepiece_dir: Path) -> None:
         assert batch == [tokenizer.encode(t, add_special_tokens=special) for t in HARD_TEXTS]
 
 
+def test_type_transformers_reads_a_model_file_without_sentencepieces_protobuf_module(
+    sentencepiece_dir: Path,
+) -> None:
+    """As with sentencepiece 0.2.3 and protobuf 6, which a plain installation has."""
+    code = (
+        "import sys; sys.modules['sentencepiece.sentencepiece_model_pb2'] = None\n"
+        "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
+        "from trt_tokenizers.tokenizers.registry import create\n"
+        f"made = [create(TokenizerSettings({str(sentencepiece_dir)!r}, kind))"
+        " for kind in ('transformers', 'llama')]\n"
+        "assert made[0].encode('hello there') == made[1].encode('hello there')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_use_fast_is_explained(bpe_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "trt_tokenizers"):
         load(bpe_dir, "gpt2", use_fast=False)

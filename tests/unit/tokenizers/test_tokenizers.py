@@ -177,7 +177,7 @@ def test_unknown_type_lists_what_there_is(bpe_dir: Path) -> None:
     [
         ("llama", "needs tokenizer.model or tokenizer.json"),
         ("gpt2", "needs vocab.json and merges.txt"),
-        ("sentencepiece", "holds no .model file"),
+        ("sentencepiece", "has no .model file"),
     ],
 )
 def test_missing_files_are_named(tmp_path: Path, kind: str, message: str) -> None:
