@@ -19,7 +19,7 @@ def _protobuf() -> None:
 
 @pytest.fixture(scope="session")
 def references(smollm2: Path) -> Path:
-    """Folders that scripts/reference_tokenizers.py fetches once; SmolLM2 is there as well."""
+    """The folders that scripts/reference_tokenizers.py downloads once; SmolLM2 is cached too."""
     script = Path(__file__).parents[2] / "scripts" / "reference_tokenizers.py"
     done = subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.PIPE)
     return Path(done.stdout.decode().strip())

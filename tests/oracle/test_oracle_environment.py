@@ -1,4 +1,4 @@
-"""The environment of templates against transformers' own, on templates that hypothesis writes."""
+"""The environment of templates compared with transformers', on templates of hypothesis."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_any_template(source: str, messages: Any, tools: Any, x: Any) -> None:
         )
     except (RequestError, TemplateError):
         ours = None
-    # What they take, we take; a break out of {% generation %} we take as well.
+    # We accept every template that transformers accepts, and a break inside {% generation %}.
     assert expected is None or ours == expected, source
 
 
@@ -154,8 +154,8 @@ CHATML = (
 
 @pytest.mark.parametrize("cut", ["", "| trim", "| upper", "| tojson"])
 @pytest.mark.parametrize("content", ["The end", "end", "im_", " a ", "|>\n", "<|im_end|>", "é \n"])
-def test_a_last_message_to_go_on_with(cut: str, content: str) -> None:
-    """Also one whose words stand in what the template writes after it."""
+def test_continue_final_message(cut: str, content: str) -> None:
+    """The last message may repeat text that the template writes after it."""
     source = CHATML.replace("CUT", cut)
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
     try:

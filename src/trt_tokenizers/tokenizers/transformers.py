@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -127,7 +128,7 @@ def use_bundled_protobuf() -> None:
     import sentencepiece
 
     try:
-        import sentencepiece.sentencepiece_model_pb2  # noqa: F401
+        importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     except Exception:  # protobuf's VersionError, or a missing protobuf
         with contextlib.suppress(ImportError):
             from transformers.utils import sentencepiece_model_pb2_new

@@ -165,7 +165,7 @@ def test_a_folder_that_transformers_cannot_load_is_one_line(ranks_dir: Path) -> 
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: transformers cannot load {ranks_dir}: ")
-    assert line.endswith("; compare in a folder that AutoTokenizer loads, or leave --compare out")
+    assert line.endswith("; use a folder that AutoTokenizer loads, or leave --compare out")
 
 
 def ids(*arguments: object) -> list[int]:
@@ -201,7 +201,7 @@ def test_a_cut_prompt_keeps_its_places(bpe_dir: Path, side: str) -> None:
 def test_what_auto_chose_is_said(bpe_dir: Path, sentencepiece_dir: Path) -> None:
     result = run("tokenize", "--tokenizer-dir", bpe_dir, "a")
     assert result.stderr == (
-        f"note: tokenizer type auto: tokenizers, since {bpe_dir} has tokenizer.json\n"
+        f"note: tokenizer type auto: tokenizers, because {bpe_dir} has tokenizer.json\n"
     )
     older = run("tokenize", "--tokenizer-dir", sentencepiece_dir, "--tokenizer-type", "sp", "a")
     assert older.stderr == "note: tokenizer type sp is the older name of sentencepiece\n"

@@ -28,8 +28,8 @@ def test_fifty_thousand_messages_are_rendered(bpe_dir: Path) -> None:
     assert prompt.text == "".join(turns) + "<|im_start|>assistant\n"
 
 
-def test_a_template_may_ask_for_the_number_of_messages_in_its_loop() -> None:
-    """Qwen 3's template does."""
+def test_a_template_may_read_the_number_of_messages_in_its_loop() -> None:
+    """As Qwen 3's template does."""
     source = "{% for m in messages %}{{ loop.index0 == messages|length - 1 }},{% endfor %}"
     prompt = ChatTemplate("x", source).render(talk(*["word " * 100] * 300), {})
     assert prompt == "False," * 299 + "True,"
@@ -117,7 +117,7 @@ def test_a_prompt_beyond_the_limit_is_refused() -> None:
      ("{{ 'x' * 10 ** 20 }}", "fails"),
      ("{{ range(100001) }}", "fails .*too big")],
 )  # fmt: skip
-def test_what_a_template_raises_is_a_bad_request(source: str, message: str) -> None:
+def test_an_error_in_a_template_is_a_bad_request(source: str, message: str) -> None:
     """A lone surrogate would fail the other requests of the same batch."""
     with pytest.raises(RequestError, match=f"template 'x' {message}") as caught:
         ChatTemplate("x", source).render(HI, {})

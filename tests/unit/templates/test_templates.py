@@ -1,4 +1,4 @@
-"""Templates against transformers' own renderer and against forms written out by hand."""
+"""Templates compared with transformers' renderer and with expected prompts; checks of messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def render(name: str, *turns: str) -> str:
     return template.render(chat(*turns), {})
 
 
-def test_llama2_is_the_users_form() -> None:
+def test_llama2() -> None:
     assert render(
         "llama2", "system: Be terse.", "user: hi ", "assistant:  hello ", "user:  bye "
     ) == ("<s>[INST] <<SYS>>\nBe terse.\n<</SYS>>\n\nhi  [/INST] hello </s><s>[INST] bye [/INST]")
@@ -61,7 +61,7 @@ REAL = """{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0][
 """
 
 
-def test_own_template_renders_as_in_transformers(bpe_dir: Path) -> None:
+def test_a_models_own_template_renders_as_in_transformers(bpe_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(bpe_dir)
@@ -113,7 +113,7 @@ CALLS = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
 def test_only_the_assistant_calls_tools(role: str) -> None:
-    """A template would write the call into another's turn, or drop it."""
+    """A template would write the call into another role's turn, or drop it."""
     message = {"role": role, "content": "a", "tool_calls": CALLS}
     wrong = rf"messages\[1\] has tool_calls and the role '{role}'; only the assistant calls tools"
     with pytest.raises(RequestError, match=wrong):
@@ -123,7 +123,7 @@ def test_only_the_assistant_calls_tools(role: str) -> None:
         assert parsed == [{"role": role, "content": "a"}]
 
 
-def test_the_assistants_tool_calls_are_handed_on() -> None:
+def test_the_assistants_tool_calls_reach_the_template() -> None:
     for calls in (CALLS, []):
         message = {"role": "assistant", "content": "a", "tool_calls": calls}
         assert parse_messages(json.dumps([message])) == [message]
