@@ -384,14 +384,14 @@ def test_offsets_are_the_librarys(pair: Pair) -> None:
     """Without offsets of the library each token follows the one before it."""
     for text in TEXTS[::4]:
         ids = pair.ours.encode(text, add_special_tokens=False)
-        told = pair.ours.offsets(text)
+        offsets = pair.ours.offsets(text)
         found = pieces(pair.ours, text, ids)
-        if told is None:
+        if offsets is None:
             ends = [piece.end for piece in found if piece.end is not None]
             assert ends == sorted(ends)
             assert not unicodedata.is_normalized("NFC", text) or ends[-1] == len(text)
             continue
-        expected = [(i, *((start, end) if start < end else (None, None))) for i, start, end in told]
+        expected = [(i, *((a, b) if a < b else (None, None))) for i, a, b in offsets]
         assert [(piece.id, piece.start, piece.end) for piece in found] == expected
 
 

@@ -22,7 +22,7 @@ _MAX_PROMPT = 1 << 24  # characters
 #: Marks the end of the text that the model continues. Searching for the message's own text instead
 #: could find a copy that the template writes after the message.
 _CONTINUE_HERE = "TRT_TOKENIZERS_CONTINUE_HERE "
-#: Variables that have inputs of their own.
+#: Variables that have their own inputs.
 _RESERVED = ("messages", "tools", "conversation")
 
 _ENVIRONMENT = make_environment()

@@ -60,7 +60,7 @@ class TokenizerFiles:
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
         chat_template: Jinja source, or several by name, from chat_template.jinja and
             additional_chat_templates, else from tokenizer_config.json.
-        vocab_size: rows of the model's output layer as config.json has it, or 0.
+        vocab_size: rows of the model's output layer according to config.json, or 0.
     """
 
     directory: Path

@@ -383,8 +383,8 @@ def test_command_r_tools(arguments: object) -> None:
     huggingface/transformers, tests/models/cohere/test_tokenization_cohere.py.
     """
     messages = penguins(arguments)
-    asked = render("command-r", messages[:1], tools=COMMAND_R_TOOLS)
-    assert asked == COMMAND_R_HEAD + COMMAND_R_END
+    question = render("command-r", messages[:1], tools=COMMAND_R_TOOLS)
+    assert question == COMMAND_R_HEAD + COMMAND_R_END
     prompt = render("command-r", messages, tools=COMMAND_R_TOOLS)
     assert prompt == COMMAND_R_HEAD + COMMAND_R_CALL + COMMAND_R_END
 
@@ -421,7 +421,7 @@ def test_command_r_parameters_of_all_types() -> None:
 
 def test_command_r_refuses_unsupported_tools_and_calls() -> None:
     for messages, tools, why in (
-        (penguins({}), None, "only where tools are sent"),
+        (penguins({}), None, "need tools in the request"),
         (penguins("{"), COMMAND_R_TOOLS, "arguments of a tool call are not JSON"),
         (talk("Hi"), [{"name": "f", "parameter_definitions": {}}], "as JSON schema"),
         ([{"role": "developer", "content": "d"}], COMMAND_R_TOOLS, "the role developer"),

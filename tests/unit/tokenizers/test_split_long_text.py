@@ -171,7 +171,7 @@ def test_unknown_pre_tokenizers_are_not_split(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "sure"),
+    ("token", "splits"),
     [
         (AddedToken("foo bar"), False),
         (AddedToken("foo "), False),
@@ -185,10 +185,10 @@ def test_unknown_pre_tokenizers_are_not_split(name: str) -> None:
         (AddedToken("foo", lstrip=True, single_word=True), True),
     ],
 )
-def test_added_tokens_that_may_span_a_split(token: AddedToken, sure: bool) -> None:
+def test_added_tokens_that_may_span_a_split(token: AddedToken, splits: bool) -> None:
     made = backend(*PUBLISHED["gpt2"])
     made.add_tokens([token])
-    assert split_long_text.can_split(made) is sure
+    assert split_long_text.can_split(made) is splits
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_unknown_normalizers_are_not_split(normalizer: Any) -> None:
 
 
 def test_pre_tokenizers_in_python_are_not_split(bpe_dir: Path) -> None:
-    class Own:
+    class InPython:
         def pre_tokenize(self, text: Any) -> None:
             text.split(lambda _, piece: piece.split(" ", "isolated"))
 
     made = backend(*PUBLISHED["gpt2"])
-    made.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Own())
+    made.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(InPython())
     assert not split_long_text.can_split(made)
     ours = FastTokenizer(TokenizerSettings(str(bpe_dir)), made)
     assert ours._encode(["a b"], False) == [made.encode("a b").ids]
