@@ -4,7 +4,7 @@ Plain Jinja is an ImmutableSandboxedEnvironment with the same options, filters a
 each template and number of messages, of 100 words each, two costs are measured: of rendering alone,
 and of all that preprocessing does with the input `messages` (JSON text -> checked messages ->
 prompt), where plain Jinja's side is json.loads and rendering. Both sides give the same prompt.
-Figures are medians of the turns, in which the sides alternate.
+Figures are medians of CPU time over the turns, in which the sides alternate.
 
     python benchmarks/templates.py [--turns 9]
 """
@@ -34,8 +34,8 @@ COUNTS = (2, 20, 300)
 WORDS = (Path(__file__).parents[1] / "LICENSE").read_text().split()
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
-#: Searches for the last question from behind, and asks for the number of messages in its loops, as
-#: the template of Qwen 3 does.
+#: Searches for the last question in reverse, and reads the number of messages in its loops, as the
+#: template of Qwen 3 does.
 QWEN3_STYLE = r"""{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
 {%- for message in messages[::-1] %}
     {%- set index = (messages|length - 1) - loop.index0 %}
@@ -91,18 +91,18 @@ def plain_template(source: str) -> jinja2.Template:
 
 
 def microseconds(call: Callable[[], Any], calls: int) -> float:
-    """Of one call, as the mean of *calls*."""
+    """CPU time of one call, as the mean of *calls*."""
     gc.collect()
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(calls):
         call()
-    return (time.perf_counter() - started) / calls * 1e6
+    return (time.process_time() - started) / calls * 1e6
 
 
 def paired(
     ours: Callable[[], str], plain: Callable[[], str], turns: int
 ) -> tuple[float, float, float]:
-    """Microseconds of both sides, and the ratio; medians of *turns* after one to warm up."""
+    """Microseconds of both sides, and the ratio; medians of *turns*, after one turn to warm up."""
     assert ours() == plain()
     calls = max(1, int(2e4 / microseconds(plain, 3)))  # about 20 ms a turn and side
     pairs = [(microseconds(ours, calls), microseconds(plain, calls)) for _ in range(turns + 1)][1:]

@@ -113,6 +113,14 @@ def test_window_decoder_if_a_decode_changes_earlier_text() -> None:
     assert window.feed([3]) == "\ufffd\ufffda", "emitted text stays"
 
 
+def test_the_public_module_exports_the_decoders() -> None:
+    """docs/plugins.md names it for tokenizer types of other packages."""
+    from trt_tokenizers import detokenize
+
+    assert detokenize.WindowStreamDecoder is WindowStreamDecoder
+    assert issubclass(detokenize.ByteStreamDecoder, detokenize.StreamDecoder)
+
+
 def cut(text: str, stops: Sequence[str], include: bool) -> str:
     """Reference on the whole text: the stop string that is complete first ends it."""
     for end in range(len(text) + 1):
