@@ -82,7 +82,7 @@ def parse(cls: type[T], raw: Mapping[str, str], where: str) -> T:
     for key, text in raw.items():
         if key not in fields:
             raise SettingsError(
-                f"{where}: unknown parameter {key!r}{nearest(key, fields)}; known are: "
+                f"{where}: unknown parameter {key!r}{nearest(key, fields)}; valid are: "
                 + ", ".join(sorted(fields))
             )
         if "${" in text:

@@ -194,7 +194,7 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
         if name not in _EXTRA_OUTPUTS:
             known = [*present, *_EXTRA_OUTPUTS]
             raise RepositoryError(
-                f"the ensemble has no output {name!r}{nearest(name, known)}; known are: "
+                f"the ensemble has no output {name!r}{nearest(name, known)}; valid are: "
                 + ", ".join(sorted(known))
             )
         step, tensor, data_type, dims = _EXTRA_OUTPUTS[name]

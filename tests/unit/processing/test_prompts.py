@@ -98,7 +98,7 @@ def test_a_model_without_a_default_template(bpe_dir: Path, tmp_path: Path) -> No
     folder = with_templates(bpe_dir, tmp_path / "model", "list", tool_use="{{ tools | length }}")
     preprocessor = make(folder, ContextStore(tmp_path / "streams"))
     assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "1"
-    with pytest.raises(RequestError, match="own templates are tool_use, without a default; name"):
+    with pytest.raises(RequestError, match="has the templates tool_use and no default; name"):
         prompt(preprocessor, TextRequest(messages=[HI]))
 
 
