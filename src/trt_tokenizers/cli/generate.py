@@ -43,7 +43,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
         name = str(key).replace("_", "-")
         if name not in options:
             raise click.UsageError(
-                f"{path}: unknown key {key!r}{nearest(name, options)}; known are: "
+                f"{path}: unknown key {key!r}{nearest(name, options)}; valid are: "
                 + ", ".join(sorted(options))
             )
         if name in _MAPPINGS and isinstance(value, dict):

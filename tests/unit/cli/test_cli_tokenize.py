@@ -231,7 +231,7 @@ def test_first_difference() -> None:
         (
             ["--tokenizer-dir", ".", "--set", "ad_bos=1", "a"],
             2,
-            "--set: unknown parameter 'ad_bos' (did you mean 'add_bos'?); known are: ",
+            "--set: unknown parameter 'ad_bos' (did you mean 'add_bos'?); valid are: ",
         ),
         (["--tokenizer-dir", ".", "--set", "add_bos=x", "a"], 2, "expected true or false"),
     ],
