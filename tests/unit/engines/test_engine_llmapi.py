@@ -561,7 +561,7 @@ def test_each_instance_sees_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ServingSettings.take(own, "x")
     settings.choose_gpus("tensorrt_llm_0_1", "x")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
-    with pytest.raises(SettingsError, match="nothing for instance 3"):
+    with pytest.raises(SettingsError, match="has no GPUs for instance 3"):
         settings.choose_gpus("tensorrt_llm_0_2", "x")
 
 
