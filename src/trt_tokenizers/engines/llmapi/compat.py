@@ -124,11 +124,8 @@ def release_ranks() -> None:
 
 
 def leave_mpi() -> None:
-    """Finalize MPI in this rank.
-
-    mpi4py does it at the exit of Python, but Triton's stub (24.10) crashes before that, and then
-    mpirun counts the rank as failed.
-    """
+    """Finalize MPI in this rank. mpi4py would do it at exit, but Triton's stub (24.10) crashes
+    before that, and then mpirun counts the rank as failed."""
     from mpi4py import MPI
 
     if not MPI.Is_finalized():

@@ -29,18 +29,13 @@ _PERF = {
 
 
 class Stream:
-    """The state of one request. Used only in the event loop.
-
-    Attributes:
-        result: what ``generate_async`` returned; None before the start.
-        ended: whether the last chunk was emitted.
-    """
+    """The state of one request. Used only in the event loop."""
 
     def __init__(self, request: GenerationRequest, emit: Emit) -> None:
         self.request = request
         self.emit = emit
-        self.result: Any = None
-        self.ended = False
+        self.result: Any = None  # of generate_async
+        self.ended = False  # whether the last chunk was emitted
         self._sent = 0
         self._stop_words = StopWords(request.stop_words, request.min_tokens)
 

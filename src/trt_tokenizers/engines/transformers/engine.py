@@ -79,8 +79,6 @@ class TransformersEngine(Engine):
             loading.check_split(s, rank)
             address = meeting_point(os.environ, rank)
         loading.import_libraries()
-        from trt_tokenizers.engines.transformers.scheduler import longest_sequence
-
         device = loading.choose_device(s, rank)
         try:
             if rank.size > 1:
@@ -96,13 +94,9 @@ class TransformersEngine(Engine):
             if self._group is not None:
                 self._group.all_loaded()
             self._manager = self._make_manager(model, s)
-            # A sequence that exceeds the whole cache would end the generation loop.
-            self._capacity = longest_sequence(self._manager)
             if self._capacity < self.max_seq_len:
-                logger.warning(
-                    "max_seq_len is reduced to %d, the size of the KV cache; raise kv_cache_tokens",
-                    self._capacity,
-                )
+                logger.warning("the KV cache limits max_seq_len to %d; raise kv_cache_tokens",
+                               self._capacity)  # fmt: skip
                 self.max_seq_len = self._capacity
             self._start()
         except Exception as error:
@@ -114,15 +108,15 @@ class TransformersEngine(Engine):
         """Make the library's manager with our extensions and its KV cache, but do not start it."""
         import transformers
 
+        from trt_tokenizers.engines.transformers import scheduler
         from trt_tokenizers.engines.transformers.sampling import RowProcessor
-        from trt_tokenizers.engines.transformers.scheduler import SCHEDULER, Router, cached_tokens
 
         device = model.device.type
         batch_size, batch_tokens = s.batch_size(device), s.batch_tokens(device)
         gpu_fraction = s.kv_cache_free_gpu_mem_fraction if device == "cuda" else None
         tokens = s.kv_cache_tokens
         if not tokens and device == "cpu":
-            fitting = cached_tokens(model, _CPU_CACHE_BYTES, batch_tokens)
+            fitting = scheduler.cached_tokens(model, _CPU_CACHE_BYTES, batch_tokens)
             tokens = max(1, min(fitting, batch_size * self.max_seq_len))
         try:
             manager = model.init_continuous_batching(
@@ -138,14 +132,14 @@ class TransformersEngine(Engine):
                     use_cuda_graph=False,
                     use_async_batching=False,
                     auto_switch_to_flash=False,  # True searches the hub for kernels
-                    scheduler_type=SCHEDULER,
+                    scheduler_type=scheduler.SCHEDULER,
                 ),
             )
             processor = self._group.processor(manager) if self._group else RowProcessor()
             manager.logit_processor.logits_processor.append(processor)
             manager.logit_processor.tensors_required += 1
             manager.logit_processor.do_processing = True
-            manager.output_router = Router(self._deliver, self._fail)
+            manager.output_router = scheduler.Router(self._deliver, self._fail)
             manager.warmup()
         except Exception as error:
             raise EngineError(
@@ -153,6 +147,8 @@ class TransformersEngine(Engine):
                 f"{one_line(error)}; if memory is short, set a smaller kv_cache_tokens"
             ) from error
         manager.batch_processor.scheduler.deliver = self._deliver
+        # A sequence that exceeds the whole KV cache would end the generation loop.
+        self._capacity = scheduler.longest_sequence(manager)
         if self._group is not None:
             self._group.prepare(manager)
         return manager

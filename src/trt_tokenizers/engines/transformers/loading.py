@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings
 from trt_tokenizers.errors import EngineError, SettingsError, one_line
-from trt_tokenizers.hf_config import splittable
+from trt_tokenizers.hf_config import read_json, splittable
 from trt_tokenizers.mpi_environment import Rank
 
 #: Expandable segments let torch reuse freed GPU memory for tensors of any size. Without them the
@@ -47,15 +46,10 @@ def check_split(s: TransformersSettings, rank: Rank) -> None:
     """Refuse a model whose attention heads do not divide by the number of ranks.
 
     Raises:
-        SettingsError: they do not, or config.json is not JSON.
+        SettingsError: they do not.
+        TokenizerError: config.json is not JSON.
     """
-    try:
-        config = json.loads((Path(s.model_dir) / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingsError(
-            f"{WHERE}: config.json in {s.model_dir} is not JSON: {error}; restore the file"
-        ) from error
-    if problem := splittable(config, rank.size):
+    if problem := splittable(read_json(Path(s.model_dir) / "config.json"), rank.size):
         raise SettingsError(f"{WHERE}: {s.model_dir}: {problem}")
 
 

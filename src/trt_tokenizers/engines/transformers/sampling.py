@@ -1,13 +1,9 @@
 """Requests inside transformers' continuous batching: state, sampling and end.
 
 Imports torch and transformers, so only a running `TransformersEngine` imports this file. For each
-request the library (5.23) supports temperature, top_k, top_p, a length and end ids. The classes
-here extend its base classes to support every parameter of a `GenerationRequest`:
-
-- `Job` holds all that is known about one request.
-- `Row` is the library's request state for a `Job`. It also ends at stop words, and reports new
-  tokens only; the library copies all generated tokens at every token.
-- `RowProcessor` is the only logits processor. It applies to each row the processing of its job.
+request the library (5.23) supports temperature, top_k, top_p, a length and end ids. `Job`, `Row`
+and `RowProcessor` extend its classes to support every parameter of a `GenerationRequest`. A `Row`
+also reports new tokens only; the library copies all generated tokens at every token.
 """
 
 from __future__ import annotations
@@ -204,7 +200,7 @@ class Job:
 
 
 class Row(RequestState):  # type: ignore[misc]
-    """A `Job` in the batch of the library."""
+    """The library's state of a request, for a `Job` in the batch."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(

@@ -45,11 +45,8 @@ class TransformersSettings:
     )
 
     def batch_size(self, device: str) -> int:
-        """Sequences generated at once on *device*.
-
-        Without flash attention each sequence attends to the whole batch through a mask, so a larger
-        batch slows all of them down.
-        """
+        """Sequences generated at once on *device*. Without flash attention each sequence attends to
+        the whole batch through a mask, so a larger batch slows all of them down."""
         return self.max_batch_size or {"cpu": 32, "cuda": 128}[device]
 
     def batch_tokens(self, device: str) -> int:
@@ -67,32 +64,6 @@ class TransformersSettings:
         """Tokens in a page of the KV cache; the attention kernels require these values."""
         return 256 if self.flash else 32
 
-    def check(self) -> None:
-        """Check values and model_dir.
-
-        Raises:
-            SettingsError: names the setting, its value and the allowed values.
-        """
-        dtypes = ("auto", "float32", "float16", "bfloat16")
-        for name, known in (("dtype", dtypes), ("device", ("auto", "cpu", "cuda"))):
-            if (value := getattr(self, name)) not in known:
-                raise SettingsError(
-                    f"{WHERE}: {name} is {value!r}; it must be one of {', '.join(known)}"
-                )
-        for name in ("max_seq_len", "max_batch_size", "kv_cache_tokens", "num_threads"):
-            if (value := getattr(self, name)) < 0:
-                raise SettingsError(f"{WHERE}: {name} is {value}; it must be at least 0")
-        if not 0 < (value := self.kv_cache_free_gpu_mem_fraction) <= 1:
-            raise SettingsError(
-                f"{WHERE}: kv_cache_free_gpu_mem_fraction is {value:g}; "
-                "it must be above 0 and at most 1"
-            )
-        if not (Path(self.model_dir) / "config.json").is_file():
-            raise SettingsError(
-                f"{WHERE}: there is no config.json in model_dir {self.model_dir!r}; "
-                "give the folder of a Hugging Face model"
-            )
-
 
 def checked(settings: Mapping[str, str]) -> TransformersSettings:
     """Parse and check *settings*.
@@ -100,6 +71,24 @@ def checked(settings: Mapping[str, str]) -> TransformersSettings:
     Raises:
         SettingsError: a name or a value is wrong, or model_dir holds no model.
     """
-    parsed = parse(TransformersSettings, settings, WHERE)
-    parsed.check()
-    return parsed
+    s = parse(TransformersSettings, settings, WHERE)
+    dtypes = ("auto", "float32", "float16", "bfloat16")
+    for name, known in (("dtype", dtypes), ("device", ("auto", "cpu", "cuda"))):
+        if (value := getattr(s, name)) not in known:
+            raise SettingsError(
+                f"{WHERE}: {name} is {value!r}; it must be one of {', '.join(known)}"
+            )
+    for name in ("max_seq_len", "max_batch_size", "kv_cache_tokens", "num_threads"):
+        if (value := getattr(s, name)) < 0:
+            raise SettingsError(f"{WHERE}: {name} is {value}; it must be at least 0")
+    if not 0 < (value := s.kv_cache_free_gpu_mem_fraction) <= 1:
+        raise SettingsError(
+            f"{WHERE}: kv_cache_free_gpu_mem_fraction is {value:g}; it must be above 0 and at most "
+            "1"
+        )
+    if not (Path(s.model_dir) / "config.json").is_file():
+        raise SettingsError(
+            f"{WHERE}: there is no config.json in model_dir {s.model_dir!r}; give the folder of a "
+            "Hugging Face model"
+        )
+    return s
