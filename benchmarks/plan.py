@@ -111,7 +111,7 @@ def main(model: Path | None, shape: str, fraction: float, max_batch_size: int, a
             model = Path(name)
             make_model_elsewhere(model, shape, VOCABULARY)
         before = gpu_memory()
-        settings = {
+        values = {
             "model_dir": str(model),
             "kv_cache_free_gpu_mem_fraction": str(fraction),
             "max_batch_size": str(max_batch_size),
@@ -119,11 +119,11 @@ def main(model: Path | None, shape: str, fraction: float, max_batch_size: int, a
             "max_seq_len": "0" if cuda else "128",
         }
         started = time.monotonic()
-        engine = Measured(settings)
+        engine = Measured(values)
         loaded = time.monotonic() - started
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        s = settings.checked(settings)
+        s = settings.checked(values)
         tokens = fill(engine, s, "cuda" if cuda else "cpu")
         if not cuda:
             engine.stop()

@@ -91,15 +91,15 @@ def engine(model_dir: Path) -> Iterator[TransformersEngine]:
 
 @pytest.fixture
 def make_engine(model_dir: Path) -> Iterator[Any]:
-    made = []
+    engines: list[TransformersEngine] = []
 
     def make(**settings: object) -> TransformersEngine:
         texts = {name: str(value) for name, value in settings.items()}
-        made.append(TransformersEngine({"model_dir": str(model_dir), "device": "cpu", **texts}))
-        return made[-1]
+        engines.append(TransformersEngine({"model_dir": str(model_dir), "device": "cpu", **texts}))
+        return engines[-1]
 
     yield make
-    for engine in made:
+    for engine in engines:
         engine.stop()
 
 
