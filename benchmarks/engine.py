@@ -1,7 +1,7 @@
-"""Tokens per second of the `transformers` engine, streamed by HTTP through the whole ensemble.
+"""Tokens per second of the engine `transformers`, streamed over HTTP through the whole ensemble.
 
-The model has random weights in bf16, made here; its tokenizer is SmolLM2's, or the one given. All
-ranks run on this host, one GPU each, or on its cores.
+The script creates a model of random bf16 weights. The tokenizer is SmolLM2's, or the given one. All
+ranks run on this host, each on one GPU, or all on its CPU.
 
     python benchmarks/engine.py --shape 7b --world-size 2
 """
@@ -23,7 +23,7 @@ import click
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-#: hidden size, intermediate size, layers, heads, key-value heads.
+#: Shape -> hidden size, intermediate size, layers, heads, key-value heads.
 SHAPES = {
     "tiny": (64, 160, 2, 4, 2),
     "1b": (2048, 5632, 22, 32, 4),
@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def make_model(folder: Path, shape: str, vocabulary: int) -> None:
-    """A Llama of *shape* with random weights."""
+    """Write a Llama of *shape* with random weights into *folder*."""
     import torch
     import transformers
 
@@ -52,19 +52,20 @@ def make_model(folder: Path, shape: str, vocabulary: int) -> None:
 
 
 def make_model_elsewhere(folder: Path, shape: str, vocabulary: int) -> None:
-    """`make_model` in a process of its own: what it takes of the GPU is given back."""
-    make = [sys.executable, __file__, "make", str(folder), shape, str(vocabulary)]
-    subprocess.run(make, check=True)
+    """Run `make_model` in another process, so that its GPU memory is freed."""
+    command = [sys.executable, __file__, "make", str(folder), shape, str(vocabulary)]
+    subprocess.run(command, check=True)
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """Copy all files of a tokenizer's folder except weights and config.json."""
     for file in tokenizer.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and file.name != "config.json":
             shutil.copy(file, folder)
 
 
 async def ask(port: int, body: bytes) -> tuple[float, int]:
-    """Seconds to the first token, and the number of tokens."""
+    """Send one request; return seconds to the first token and the number of tokens."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     started = time.perf_counter()
     head = "POST /v2/models/ensemble/generate_stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -83,7 +84,7 @@ async def ask(port: int, body: bytes) -> tuple[float, int]:
 
 
 def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float]:
-    """*streams* clients at once, each with a prompt of its own."""
+    """Measure *streams* concurrent clients, each with a different prompt."""
 
     async def every() -> list[tuple[float, int]]:
         digits = ((" ".join(str((k * 7 + j) % 10) for j in range(14))) for k in range(streams))
@@ -106,7 +107,7 @@ def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float
 
 
 def gpu_memory() -> str:
-    """MiB in use of each GPU."""
+    """The used memory of each GPU in MiB, by nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return "no GPU"
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -120,8 +121,8 @@ def show(name: str, figures: dict[str, float]) -> None:
 
 @click.command(epilog="Example: python benchmarks/engine.py --shape 7b --world-size 2")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="7b", show_default=True)
-@click.option("--world-size", default=1, show_default=True, help="Ranks.")
-@click.option("--streams", default="1,32,128", show_default=True)
+@click.option("--world-size", default=1, show_default=True, help="Number of ranks.")
+@click.option("--streams", default="1,32,128", show_default=True, help="Concurrent clients.")
 @click.option("--tokens", default=128, show_default=True, help="Tokens of each answer.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
 def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path | None) -> None:
@@ -155,14 +156,16 @@ def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path
             )
             counts = [int(count) for count in streams.split(",")]
             for count in counts:
-                turn(18700, count, min(16, tokens))  # warms up
+                turn(18700, count, min(16, tokens))  # warm-up
                 show(f"{count} streams", turn(18700, count, tokens))
             sampling = turn(18700, counts[-1], tokens, temperature=0.8, top_k=50, top_p=0.95)
             show(f"{counts[-1]} streams, sampling", sampling)
-            click.echo(f"GPU memory: {before} before, {gpu_memory()} at the end")
+            click.echo(f"GPU memory: {before} before the start, {gpu_memory()} at the end")
         finally:
             process.send_signal(signal.SIGTERM)
-            click.echo(f"launch_server: exit code {process.wait()}, GPU memory {gpu_memory()}")
+            click.echo(
+                f"launch_server: exit code {process.wait()}, GPU memory after it {gpu_memory()}"
+            )
 
 
 if __name__ == "__main__":

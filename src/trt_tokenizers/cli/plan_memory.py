@@ -52,7 +52,7 @@ from trt_tokenizers.errors import SettingsError
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
-    help="Draw the bar into this file too: .svg, or .png with Pillow.",
+    help="Also draw the bar into this .svg file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object, sizes in bytes.")
 @click.pass_context

@@ -18,7 +18,8 @@ import torch  # noqa: E402
 from trt_tokenizers.engines.base import GenerationRequest  # noqa: E402
 from trt_tokenizers.engines.transformers import loading, parallel  # noqa: E402
 from trt_tokenizers.engines.transformers.engine import TransformersEngine  # noqa: E402
-from trt_tokenizers.engines.transformers.sampling import Job, Row, Scheduler  # noqa: E402
+from trt_tokenizers.engines.transformers.sampling import Job, Row  # noqa: E402
+from trt_tokenizers.engines.transformers.scheduler import Scheduler  # noqa: E402
 from trt_tokenizers.engines.transformers.settings import TransformersSettings  # noqa: E402
 from trt_tokenizers.errors import SettingsError  # noqa: E402
 from trt_tokenizers.mpi_environment import Rank  # noqa: E402
@@ -92,7 +93,7 @@ def test_log_probs_are_of_the_scores_and_not_of_the_choice(wire: list[Any]) -> N
     scores = torch.randn(1, 50)
     (token,) = choose([job], scores.clone(), leads=True)
     job.add(token)
-    (found,) = job.news().log_probs
+    (found,) = job.new_chunk().log_probs
     assert found == pytest.approx(scores.log_softmax(-1)[0, token].item(), abs=1e-5)
 
 
