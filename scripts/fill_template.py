@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.pbtxt import parse_config
-from trt_tokenizers.repository.placeholders import fill_file
+from trt_tokenizers.repository.fill_file import fill_file
 
 
 def main() -> int:
@@ -41,7 +41,11 @@ exit codes: 0 filled, 1 a key or value is wrong, 2 wrong options""",
         parse = str
     try:
         filled = fill_file(
-            options.file, options.substitutions, in_place=options.in_place, parse=parse
+            options.file,
+            options.substitutions,
+            in_place=options.in_place,
+            parse=parse,
+            note=lambda line: sys.stderr.write(f"note: {line}\n"),
         )
     except RepositoryError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file.
+
+    Raises:
+        OSError: the file cannot be read, is not UTF-8, or is not a regular file: reading a named
+            pipe would wait without end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "is not a regular file", str(path))
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise OSError(0, f"is not UTF-8 (byte {error.start})", str(path)) from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -18,11 +46,12 @@ def read_json(path: Path) -> dict[str, Any]:
         TokenizerError: the file cannot be read or holds no JSON object; names it.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}; restore the file") from error
+        what = error.strerror if isinstance(error, OSError) else error
+        raise TokenizerError(f"{path} cannot be read: {what}; restore the file") from error
     if not isinstance(data, dict):
         raise TokenizerError(f"{path} is not a JSON object; restore the file")
     return data

@@ -2,8 +2,8 @@
 
 A model's ``parameters`` in config.pbtxt are strings. `parse` converts them to the types of a
 dataclass's fields. Unlike NVIDIA's models it refuses an unknown key (and names the nearest known
-one), an unfilled placeholder, and a value of the wrong type. An empty value means "not set" and
-selects the field's default, as in NVIDIA's templates.
+one) and a value of the wrong type. As in NVIDIA's models, an empty value and an unfilled
+``${placeholder}`` mean "not set" and select the field's default.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,9 @@ BOOL_WORDS = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
     **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
 }
+
+#: ``${name}`` in a template; the group is the name.
+PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 _NUMBERS = {int: "a whole number", float: "a number"}
 
@@ -74,7 +78,7 @@ def parse(cls: type[T], raw: Mapping[str, str], where: str) -> T:
         where: the source, for error messages: ``"model 'preprocessing'"``.
 
     Raises:
-        SettingsError: unknown key, unfilled placeholder, wrong type, or missing required value.
+        SettingsError: unknown key, wrong type, or missing required value.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -85,12 +89,7 @@ def parse(cls: type[T], raw: Mapping[str, str], where: str) -> T:
                 f"{where}: unknown parameter {key!r}{nearest(key, fields)}; valid are: "
                 + ", ".join(sorted(fields))
             )
-        if "${" in text:
-            raise SettingsError(
-                f"{where}: parameter {key!r} still holds the placeholder {text!r}; "
-                "give it a value, or leave it empty for its default"
-            )
-        if text != "":
+        if text != "" and not PLACEHOLDER.fullmatch(text):
             values[key] = _convert(hints[key], text, f"{where}: parameter {key!r}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in values:

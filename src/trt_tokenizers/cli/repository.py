@@ -47,8 +47,10 @@ def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
 def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     """Fill the ${placeholders} of a config.pbtxt.
 
-    The file must have every key, every placeholder must get a value (maybe an empty one), and
-    the result must be a Triton model configuration. Write a comma in a value as \\,
+    A placeholder without a value stays: inside quotes it means the default, outside quotes fill it
+    before Triton reads the file. A key that only other templates have is ignored. Write a comma in a
+    value as \\,  Keys of the C++ backend turn the engine of this package's skeleton, and the models
+    beside it, into a repository of that backend.
 
     \b
     Example:
@@ -57,12 +59,15 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     \b
     Exit codes:
       0  filled
-      1  a key or value is wrong, or a placeholder has no value; the file has not changed
+      1  a key or value is wrong; the file has not changed
       2  wrong options
     """
-    from trt_tokenizers.repository.placeholders import fill_file
+    from trt_tokenizers.repository.fill_file import fill_file
 
-    filled = fill_file(file, substitutions, in_place=in_place)
+    def note(line: str) -> None:
+        click.echo(f"note: {line}", err=True)
+
+    filled = fill_file(file, substitutions, in_place=in_place, note=note)
     if not in_place:
         click.echo(filled, nl=False)
 

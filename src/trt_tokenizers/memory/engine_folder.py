@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.hf_config import parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read_config(file: Path, wanted: str) -> dict[str, Any]:
         RepositoryError: the file cannot be read or has no JSON object.
     """
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(read_text(file))
         if not isinstance(config, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:

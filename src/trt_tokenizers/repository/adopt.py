@@ -20,7 +20,7 @@ from trt_tokenizers.repository.ensemble import (
     set_parameters,
 )
 from trt_tokenizers.repository.pbtxt import parse_config
-from trt_tokenizers.repository.placeholders import PLACEHOLDER
+from trt_tokenizers.repository.placeholders import bare_placeholders
 from trt_tokenizers.repository.skeleton import skeleton, skeleton_configs
 from trt_tokenizers.tokenizers.registry import GROUP as TOKENIZERS
 

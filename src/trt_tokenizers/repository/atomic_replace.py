@@ -66,6 +66,23 @@ def _exchange(new: Path, place: Path) -> None:
     aside.rename(new)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replace the file at *path*, or what a symbolic link there points to, atomically.
+
+    The scratch file has a random name and is created exclusively, so it follows no link.
+    """
+    path = path.resolve()
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(text)
+        shutil.copymode(path, scratch)
+        Path(scratch).replace(path)
+    except BaseException:
+        Path(scratch).unlink()
+        raise
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder. Symbolic links stay links; large files are shared as hard links."""
 

@@ -10,14 +10,16 @@ from typing import Any
 from trt_tokenizers.engines.base import ENGINES
 from trt_tokenizers.engines.dispatcher import ServingSettings
 from trt_tokenizers.errors import EngineError, TemplateError, TokenizerError, TrtTokenizersError
+from trt_tokenizers.hf_config import read_text
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.postprocess import PostprocessingSettings
 from trt_tokenizers.processing.preprocess import PreprocessingSettings
 from trt_tokenizers.repository.check_engines import engine_problems
 from trt_tokenizers.repository.check_ensemble import EnsembleChecker
+from trt_tokenizers.repository.ensemble import parameters
 from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, NVIDIA_SETTINGS
 from trt_tokenizers.repository.pbtxt import parse_config
-from trt_tokenizers.repository.placeholders import PLACEHOLDER
+from trt_tokenizers.repository.placeholders import bare_placeholders
 from trt_tokenizers.repository.problems import Problem, line_of, parameter_line
 from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND
 from trt_tokenizers.settings import MODEL_DIRECTORY, nearest, parse
@@ -64,7 +66,7 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
         problems += _check_order(paths["postprocessing"], configs["postprocessing"])
     problems += _check_text_models(paths, configs, engine)
     if engine in configs:
-        problems += _check_engine(paths[engine], configs[engine], configs)
+        problems += _check_engine(paths[engine], configs[engine])
         if engines and configs[engine].backend != "python":
             problems += _check_engine_folder(repository, paths[engine])
     return problems
@@ -72,20 +74,20 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
 
 def _read(path: Path, name: str, problems: list[Problem]) -> Any:
     """The ModelConfig in *path*; None if it cannot be read, which is added to *problems*."""
-    if not path.is_file():
+    if not path.exists():
         problems.append(Problem(path, 1, f"is missing; the ensemble needs the model {name!r}"))
         return None
-    text = path.read_text(encoding="utf-8")
-    unfilled = [
-        Problem(path, number, f"{match[0]} has no value; fill it")
-        for number, line in enumerate(text.splitlines(), 1)
-        for match in PLACEHOLDER.finditer("" if line.lstrip().startswith("#") else line)
-    ]
-    if unfilled:
-        problems += unfilled
-        return None
     try:
+        text = read_text(path)
+        if unfilled := list(bare_placeholders(text)):
+            problems += [
+                Problem(path, line, f"${{{name}}} has no value; fill it") for line, name in unfilled
+            ]
+            return None
         return parse_config(text)
+    except OSError as error:
+        problems.append(Problem(path, 1, f"{error.strerror}; restore the file"))
+        return None
     except ValueError as error:
         line = re.search(r"(\d+):\d+", str(error))
         problems.append(Problem(path, int(line[1]) if line else 1, f"{error}; correct it"))
@@ -95,7 +97,7 @@ def _read(path: Path, name: str, problems: list[Problem]) -> Any:
 def _engine_name(repository: Path) -> str:
     """The folder of the ensemble's engine: the only step that is not a text model."""
     try:
-        text = (repository / "ensemble" / "config.pbtxt").read_text(encoding="utf-8")
+        text = read_text(repository / "ensemble" / "config.pbtxt")
         steps = parse_config(text).ensemble_scheduling.step
     except (OSError, ValueError):  # `_read` reports it
         return "tensorrt_llm"
@@ -260,16 +262,9 @@ def _check_batching(path: Path, config: Any) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _check_engine(path: Path, config: Any, configs: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_engine(path: Path, config: Any) -> Iterator[Problem]:
     """Check that the engine exists and accepts its settings, without loading a model."""
-    raw = {k: v.string_value for k, v in config.parameters.items() if v.string_value}
-    streams = any(tensor.name == "streaming" for tensor in config.input)
-    if streams and "ensemble" in configs and not config.model_transaction_policy.decoupled:
-        yield Problem.at(
-            path, "decoupled",
-            "the engine is not decoupled and cannot stream; set model_transaction_policy "
-            "{ decoupled: true }",
-        )  # fmt: skip
+    raw = {key: value for key, value in parameters(config).items() if value}
     if config.backend == CPP_BACKEND:
         for key in config.parameters:
             if key not in ENGINE_PARAMETERS:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.hf_config import splittable
+from trt_tokenizers.hf_config import read_text, splittable
 from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 from trt_tokenizers.memory.gpus import host_gpus, visible_gpus
+from trt_tokenizers.repository.ensemble import parameters
 from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.repository.placeholders import bare_placeholders
 
 #: Parameters of TensorRT-LLM's models that name an engine's folder.
 _ENGINE_PATHS = ("gpt_model_path", "encoder_model_path")
@@ -28,8 +30,7 @@ def engine_problems(
     """What is wrong with the engines of *repository*: one line each, with the fix.
 
     Args:
-        repository: the model repository. `trt_tokenizers.launcher.preflight.problems` reports
-            configurations that hold ``${…}``.
+        repository: the model repository.
         world_size: MPI ranks of each engine.
         multi_model: the server starts the ranks of each engine, so their numbers may differ.
     """
@@ -147,19 +148,24 @@ def _read_models(repository: Path) -> tuple[list[_Model], list[str]]:
     """The models whose configurations parse, and one line for each other one."""
     models, problems = [], []
     for file in sorted(repository.glob("*/config.pbtxt")):
-        text = file.read_text(encoding="utf-8", errors="replace")
         try:
+            text = read_text(file)
+            if unfilled := list(bare_placeholders(text)):
+                problems += [
+                    f"{file}:{line}: ${{{name}}} has no value; fill it: fill_template -i {file} "
+                    f"{name}:VALUE"
+                    for line, name in unfilled
+                ]
+                continue
             config = parse_config(text)
-        except ValueError as error:
-            if "${" not in text:
-                problems.append(f"{file}: {error}; correct it")
+        except OSError as error:
+            problems.append(f"{file}: {error.strerror}; restore the file")
             continue
-        parameters = {
-            name: value.string_value
-            for name, value in config.parameters.items()
-            if value.string_value and "${" not in value.string_value
-        }
-        models.append(_Model(file, config.backend, config.max_batch_size, parameters))
+        except ValueError as error:
+            problems.append(f"{file}: {error}; correct it")
+            continue
+        values = {name: value for name, value in parameters(config).items() if value}
+        models.append(_Model(file, config.backend, config.max_batch_size, values))
     return models, problems
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-from trt_tokenizers.settings import as_text, parse_bool
+from trt_tokenizers.settings import PLACEHOLDER, as_text, parse_bool
 from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
 #: Output of our preprocessing -> input of the engine.
@@ -265,6 +265,6 @@ def set_parameters(config: Any, values: Mapping[str, str]) -> None:
 def parameters(config: Any) -> dict[str, str]:
     """Parameter -> value of a configuration; an unfilled placeholder counts as empty."""
     return {
-        name: "" if value.string_value.startswith("${") else value.string_value
+        name: "" if PLACEHOLDER.fullmatch(value.string_value) else value.string_value
         for name, value in config.parameters.items()
     }

@@ -20,11 +20,11 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, staging
 from trt_tokenizers.repository.pbtxt import format_config, parse_config, quoted
-from trt_tokenizers.repository.placeholders import PLACEHOLDER, fill
+from trt_tokenizers.repository.placeholders import fill
 from trt_tokenizers.repository.settings_reference import engine_settings
 from trt_tokenizers.repository.skeleton import skeleton
 from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND, render_tensorrtllm
-from trt_tokenizers.settings import MODEL_DIRECTORY, nearest, parse
+from trt_tokenizers.settings import MODEL_DIRECTORY, PLACEHOLDER, nearest, parse
 from trt_tokenizers.streams.stream_key import StreamKeyTransport
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.files import SMALL_FILES

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from trt_tokenizers.settings import PLACEHOLDER
+
 _WIDTH = 100
 
 
@@ -103,15 +105,18 @@ def _scalar(field: Any, value: Any) -> str:
 
 
 def quoted(value: str) -> str:
-    """*value* as a string of the text format."""
-    return f'"{escaped(value)}"'
+    """*value* as a string of the text format. An unfilled placeholder stays one."""
+    return f'"{value if PLACEHOLDER.fullmatch(value) else escaped(value)}"'
 
 
 def escaped(value: str) -> str:
-    """*value* escaped for use inside single or double quotes of the text format."""
+    """*value* escaped for use inside single or double quotes of the text format.
+
+    ``${`` in a value, for example in Jinja text, is escaped as well: it is not a placeholder.
+    """
     return "".join(
         c if c.isprintable() and c.isascii() and c not in "\"'\\" else _octal(c) for c in value
-    )
+    ).replace("${", _octal("$") + "{")
 
 
 def _octal(character: str) -> str:

@@ -6,18 +6,17 @@ it cannot end its field and start another one.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS, normalized
 from trt_tokenizers.repository.pbtxt import escaped, parse_config
-from trt_tokenizers.settings import nearest
+from trt_tokenizers.settings import PLACEHOLDER, nearest
 
-PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+#: Placeholders outside quotes that NVIDIA's fill_template sets to 0 if they get no value.
+_ZERO = ("max_queue_size", "max_queue_delay_microseconds")
+_INVALID = re.compile(r"\$\{(?!\w+\}).{0,18}")
 # A word or a number. The text format reads a number with a leading 0 as octal, so it is refused.
 _BARE = re.compile(r"0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]+|[A-Za-z_][A-Za-z0-9_]*")
 
@@ -28,6 +27,7 @@ def fill(
     where: str,
     *,
     parse: Callable[[str], object] = parse_config,
+    keep: bool = False,
 ) -> str:
     """Replace every ``${name}`` of a config.pbtxt.
 
@@ -37,23 +37,30 @@ def fill(
     Args:
         where: the file, for errors.
         parse: raises ValueError if the result is not a Triton configuration.
+        keep: leave each ``${name}`` without an entry in *values*. *parse* is then not called if one
+            outside quotes stays.
 
     Raises:
         RepositoryError: a value has the wrong type, or the result is not a valid model
             configuration. The message names *where* and the line.
     """
+    if invalid := _INVALID.search(text):
+        raise RepositoryError(
+            f"{_place(where, text, invalid.start())}: {invalid[0]!r} is not a placeholder; a "
+            "placeholder's name has only letters, digits and _; correct the file"
+        )
     parts = []
     at = 0
     for match, quote in _placeholders(text):
         name, place = match[1], _place(where, text, match.start())
+        if keep and name not in values:
+            continue
         value = values.get(name, "")
         setting = NVIDIA_SETTINGS.get(name)
         if setting is not None and (problem := setting.problem(value)):
             raise RepositoryError(f"{place}: {problem}")
-        if "${" in value:
-            raise RepositoryError(
-                f"{place}: {name} is {value!r}, which holds a placeholder; write the value out"
-            )
+        if PLACEHOLDER.fullmatch(value):
+            raise RepositoryError(f"{place}: {name} is {value!r}, a placeholder; give a value")
         value = normalized(name, value)
         if not quote:
             value = (value or (setting.default if setting else "")).strip()
@@ -66,11 +73,8 @@ def fill(
         parts += [text[at : match.start()], escaped(value)]
         at = match.end()
     filled = "".join([*parts, text[at:]])
-    if (left := filled.find("${")) >= 0:
-        raise RepositoryError(
-            f"{_place(where, filled, left)}: {filled[left : left + 20].splitlines()[0]!r} is not a "
-            "placeholder; a placeholder's name has only letters, digits and _; correct the file"
-        )
+    if keep and any(bare_placeholders(filled)):
+        return filled
     try:
         parse(filled)
     except ValueError as error:
@@ -94,6 +98,16 @@ def _placeholders(text: str) -> Iterator[tuple[re.Match[str], str]]:
             quote = found
 
 
+def bare_placeholders(text: str) -> Iterator[tuple[int, str]]:
+    """Line and name of each placeholder outside quotes and comments: Triton refuses such a file.
+
+    An unfilled placeholder inside quotes means "not set", as in NVIDIA's models.
+    """
+    for match, quote in _placeholders(text):
+        if not quote:
+            yield text.count("\n", 0, match.start()) + 1, match[1]
+
+
 def _place(where: str, text: str, at: int) -> str:
     return f"{where}:{text.count(chr(10), 0, at) + 1}"
 
@@ -104,36 +118,47 @@ def fill_template(
     where: str,
     *,
     parse: Callable[[str], object] = parse_config,
+    note: Callable[[str], None] = lambda line: None,
 ) -> str:
     """`fill` with ``key:value,key:value``, the syntax of the command fill_template.
 
     The first ``:`` of a pair separates key and value. A comma inside a value is written ``\\,``;
-    ``\\:`` and ``\\\\`` also mean ``:`` and ``\\``. Any other backslash is literal.
+    ``\\:`` and ``\\\\`` also mean ``:`` and ``\\``. Any other backslash is literal. As with NVIDIA's
+    script, a placeholder without a value stays, and a key that only other templates have is ignored.
+
+    Args:
+        note: receives one line for each of these two cases.
 
     Raises:
-        RepositoryError: a pair has no ``:``, a key has two values, the file lacks a key, a
-            placeholder gets no value, or a value breaks the file.
+        RepositoryError: a pair has no ``:``, a key has two values or is unknown, or a value breaks
+            the file.
+    """
+    values = parse_substitutions(substitutions)
+    names = dict.fromkeys(PLACEHOLDER.findall(text))
+    ignored = [key for key in values if key not in names]
+    for key in ignored:
+        if key not in NVIDIA_SETTINGS:
+            raise RepositoryError(f"{where} has no placeholder {key!r}{nearest(key, names)}; remove it")
+    if ignored:
+        note(f"{where} has no placeholder {', '.join(ignored)}; ignored")
+    filled = fill(
+        text, {**dict.fromkeys(_ZERO, "0"), **values}, where, parse=parse, keep=True
+    )
+    bare = dict.fromkeys(name for _, name in bare_placeholders(filled))
+    if bare:
+        note(f"{where}: fill {', '.join(bare)} as well; Triton cannot read the file before")
+    if unset := [name for name in dict.fromkeys(PLACEHOLDER.findall(filled)) if name not in bare]:
+        note(f"{where}: no value for {', '.join(unset)}; the defaults are used")
+    return filled
+
+
+def parse_substitutions(substitutions: str) -> dict[str, str]:
+    """Key -> value of ``key:value,key:value``; see `fill_template`.
+
+    Raises:
+        RepositoryError: a pair has no ``:``, or a key has two values.
     """
     values: dict[str, str] = {}
-    for key, value in _pairs(substitutions):
-        if values.get(key, value) != value:
-            raise RepositoryError(
-                f"{key!r} is given twice, as {values[key]!r} and as {value!r}; give it once"
-            )
-        values[key] = value
-    names = dict.fromkeys(PLACEHOLDER.findall(text))
-    for key in values:
-        if key not in names:
-            raise RepositoryError(f"{where} has no placeholder {_unknown(key, list(names))}")
-    if left := [name for name in names if name not in values]:
-        raise RepositoryError(
-            f"{where} would keep {', '.join(f'${{{name}}}' for name in left)}; give each a value, "
-            f"an empty one for its default: {left[0]}:"
-        )
-    return fill(text, values, where, parse=parse)
-
-
-def _pairs(substitutions: str) -> Iterator[tuple[str, str]]:
     for pair in re.findall(r"(?:\\.|[^,\\]|\\$)+", substitutions, re.DOTALL):
         if not pair.strip():
             continue
@@ -142,42 +167,9 @@ def _pairs(substitutions: str) -> Iterator[tuple[str, str]]:
             raise RepositoryError(
                 f"{pair.strip()!r} is not key:value; write a comma in a value as \\,"
             )
-        yield key.strip(), re.sub(r"\\([,:\\])", r"\1", value)
-
-
-def _unknown(key: str, names: list[str]) -> str:
-    setting = NVIDIA_SETTINGS.get(key)
-    near = nearest(key, names)
-    if near or setting is None:
-        return f"{key!r}{near}; remove it"
-    return f"{key!r}, which other versions have in {', '.join(setting.models)}; remove it"
-
-
-def fill_file(
-    file: Path,
-    substitutions: str,
-    *,
-    in_place: bool,
-    parse: Callable[[str], object] = parse_config,
-) -> str:
-    """`fill_template` for a file. With *in_place* the result replaces the file atomically.
-
-    Raises:
-        RepositoryError: as `fill_template`, or the file cannot be read or replaced.
-    """
-    try:
-        filled = fill_template(
-            file.read_text(encoding="utf-8"), substitutions, str(file), parse=parse
-        )
-        if in_place:
-            file = file.resolve()  # keep a symbolic link
-            staged = file.with_name(f".{file.name}.{os.getpid()}")
-            try:
-                staged.write_text(filled, encoding="utf-8")
-                shutil.copymode(file, staged)
-                staged.replace(file)
-            finally:
-                staged.unlink(missing_ok=True)
-    except (OSError, UnicodeError) as error:
-        raise RepositoryError(f"{file} cannot be filled: {error}; fix the file") from None
-    return filled
+        key, value = key.strip(), re.sub(r"\\([,:\\])", r"\1", value)
+        if values.setdefault(key, value) != value:
+            raise RepositoryError(
+                f"{key!r} is given twice, as {values[key]!r} and as {value!r}; give it once"
+            )
+    return values

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trt_tokenizers.hf_config import read_text
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -24,11 +26,9 @@ class Problem:
         return f"{self.path}:{self.line}: {self.what}"
 
     def as_dict(self) -> dict[str, str | int]:
-        """For JSON. ``mend`` is the older name of ``fix`` and stays for existing scripts."""
+        """For JSON."""
         what, _, fix = self.what.rpartition("; ")
-        return {
-            "file": str(self.path), "line": self.line, "what": what or fix, "fix": fix, "mend": fix,
-        }  # fmt: skip
+        return {"file": str(self.path), "line": self.line, "what": what or fix, "fix": fix}
 
     @classmethod
     def at(cls, path: Path, needle: str, what: str) -> Problem:
@@ -38,7 +38,10 @@ class Problem:
 
 def line_of(path: Path, needle: str) -> int:
     """The number of the first line that contains *needle*; 1 if no line does."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = read_text(path).splitlines()
+    except OSError:
+        return 1
     return next((number for number, line in enumerate(lines, 1) if needle in line), 1)
 
 

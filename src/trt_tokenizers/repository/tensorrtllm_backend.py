@@ -16,15 +16,15 @@ from trt_tokenizers.repository.ensemble import (
 )
 from trt_tokenizers.repository.nvidia_settings import FIXED, NVIDIA_SETTINGS, normalized
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-from trt_tokenizers.repository.placeholders import PLACEHOLDER
 from trt_tokenizers.repository.schemas import schema, schema_version
 from trt_tokenizers.repository.skeleton import skeleton, skeleton_configs
-from trt_tokenizers.settings import nearest, parse_bool
+from trt_tokenizers.settings import PLACEHOLDER, nearest, parse_bool
 
 CPP_BACKEND = "tensorrtllm"
-_TEXT = ("preprocessing", "postprocessing")
+#: The models around the engine.
+TEXT_MODELS = ("preprocessing", "postprocessing")
 #: Files that come from the skeleton unchanged.
-_SKELETON_FILES = ("ensemble/1/.gitkeep", *(f"{name}/1/model.py" for name in _TEXT))
+_SKELETON_FILES = ("ensemble/1/.gitkeep", *(f"{name}/1/model.py" for name in TEXT_MODELS))
 #: Inputs of shape [1] that the C++ backend does not take as scalars.
 _NO_SCALARS = re.compile(
     r"mrope_.*|skip_cross_attn_blocks|retention_.*|guided_.*|lookahead_.*|context_phase_params"
@@ -39,13 +39,19 @@ _TYPES = {
 }
 
 
-def render_tensorrtllm(engine_dir: Path, version: str, values: Mapping[str, str]) -> dict[str, str]:
+def render_tensorrtllm(
+    engine_dir: Path,
+    version: str,
+    values: Mapping[str, str],
+    unfilled: frozenset[str] = frozenset(),
+) -> dict[str, str]:
     """Relative path -> text of every file of the repository.
 
     Args:
         engine_dir: the absolute path in the server. The engine's config.json gives the defaults.
         version: of TensorRT-LLM; empty: as the engine's config.json says.
         values: placeholder -> value.
+        unfilled: settings of the text models that stay placeholders unless the engine decides them.
 
     Raises:
         RepositoryError: a value is unknown or wrong, or no schema fits the version.
@@ -64,7 +70,12 @@ def render_tensorrtllm(engine_dir: Path, version: str, values: Mapping[str, str]
     engine = _engine_config(schema_name, values)
     configs = skeleton_configs()
     derived = {**derived_parameters(engine), "exclude_input_in_output": "true", **values}
-    for name in _TEXT:
+    derived |= {
+        name: f"${{{name}}}"
+        for name in unfilled
+        if name not in derived or name in ("tokenizer_type", "template")
+    }
+    for name in TEXT_MODELS:
         parameters = sorted(configs[name].parameters)
         set_parameters(configs[name], {key: derived.get(key, "") for key in parameters})
         configs[name].max_batch_size = engine.max_batch_size
@@ -91,9 +102,9 @@ def _read_engine_folder(engine_dir: Path, version: str) -> tuple[str, dict[str, 
 
     Both are empty if the folder is not on this machine and *version* is given.
     """
+    if not (engine_dir / "config.json").is_file() and version:
+        return "", {}
     if not engine_dir.is_dir():
-        if version:
-            return "", {}
         raise RepositoryError(
             f"the engine's folder {engine_dir} does not exist; correct --engine-dir, or, if it is "
             "on another machine, give its version: --tensorrt-llm-version"
@@ -111,7 +122,7 @@ def _read_engine_folder(engine_dir: Path, version: str) -> tuple[str, dict[str, 
 
 
 def _check_values(values: Mapping[str, str], schema_name: str) -> None:
-    texts = [text for path, text in skeleton() if path.split("/")[0] in _TEXT]
+    texts = [text for path, text in skeleton() if path.split("/")[0] in TEXT_MODELS]
     known = {name for text in texts for name in PLACEHOLDER.findall(text)}
     known |= {*schema(schema_name)["tensorrt_llm"]["placeholders"], "max_beam_width"}
     for name, value in values.items():
@@ -120,7 +131,7 @@ def _check_values(values: Mapping[str, str], schema_name: str) -> None:
                 f"unknown value {name!r} for TensorRT-LLM {schema_name}{nearest(name, known)}; "
                 "list all: trt-tokenizers settings"
             )
-        if "${" in value:
+        if PLACEHOLDER.fullmatch(value):
             raise RepositoryError(f"{name} is {value!r}, a placeholder; write the value out")
         setting = NVIDIA_SETTINGS.get(name)
         if setting is not None and (problem := setting.problem(value)):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository import settings_reference
 from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, NVIDIA_SETTINGS
-from trt_tokenizers.repository.placeholders import PLACEHOLDER
+from trt_tokenizers.settings import PLACEHOLDER
 from trt_tokenizers.repository.schemas import VERSIONS, schema
 
 ROOT = Path(__file__).parents[3]
