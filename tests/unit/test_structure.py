@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
         "tokenizers",
     },
     "cli": {
-        "", "client", "engines", "launcher", "logs", "memory", "mpi_environment", "plugins",
+        "", "client", "engines", "hf_config", "launcher", "logs", "memory", "mpi_environment", "plugins",
         "processing", "repository", "tokenizers",
     },
     # __init__ imports the public names late.

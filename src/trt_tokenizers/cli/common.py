@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
-from trt_tokenizers.errors import LaunchError, SettingsError, TrtTokenizersError
+from trt_tokenizers.errors import LaunchError, SettingsError, TrtTokenizersError, one_line
 
 #: Options accept _ instead of -, like the script that launch_server replaces.
 SETTINGS: dict[str, Any] = {
@@ -20,13 +23,61 @@ SETTINGS: dict[str, Any] = {
 
 
 class Command(click.Command):
-    """A command that reports this package's errors as lines «error: …» and an exit code."""
+    """A command that reports every error as lines «error: …» and an exit code.
+
+    The option --debug shows the traceback as well.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.params.append(
+            click.Option(
+                ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."
+            )
+        )
+
+    def make_context(self, info_name: str | None, args: list[str], **more: Any) -> click.Context:
+        self._debug = "--debug" in args
+        with self._errors_reported():  # callbacks of options read files
+            return super().make_context(info_name, args, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with self._errors_reported():
             return super().invoke(ctx)
-        except TrtTokenizersError as error:
-            _fail(error)
+
+    @contextlib.contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if self._debug:
+                traceback.print_exc()
+            for line in _lines(error):
+                click.echo(f"error: {line}", err=True)
+            code = error.exit_code if isinstance(error, LaunchError) else 1
+            sys.exit(2 if isinstance(error, SettingsError) else code)
+
+
+def _lines(error: Exception) -> list[str]:
+    if isinstance(error, TrtTokenizersError):
+        return str(error).splitlines()
+    if isinstance(error, FileNotFoundError) and not _working_directory_exists():
+        return ["the working directory does not exist any more; change to another one"]
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return ["the home directory is unknown; set HOME to a folder"]
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{error.strerror}; correct the path, its permissions or the disk's space"]
+    return [f"unexpected {one_line(error)}; run it again with --debug, and report the traceback"]
+
+
+def _working_directory_exists() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def pairs(options: Sequence[str]) -> dict[str, str]:
@@ -39,11 +90,3 @@ def pairs(options: Sequence[str]) -> dict[str, str]:
         if "=" not in option:
             raise SettingsError(f"{option!r} is not NAME=VALUE; write the name, = and the value")
     return dict(option.split("=", 1) for option in options)
-
-
-def _fail(error: TrtTokenizersError) -> NoReturn:
-    for line in str(error).splitlines():
-        click.echo(f"error: {line}", err=True)
-    if isinstance(error, LaunchError):
-        sys.exit(error.exit_code)
-    sys.exit(2 if isinstance(error, SettingsError) else 1)

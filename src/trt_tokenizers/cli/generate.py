@@ -12,6 +12,7 @@ import click
 
 from trt_tokenizers.cli.common import Command, pairs
 from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.hf_config import parse_json, read_text
 from trt_tokenizers.settings import as_text, nearest
 
 #: Options that are mappings in a deployment file -> their parameters here.
@@ -35,7 +36,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
         option.removeprefix("--"): parameter
         for parameter in ctx.command.params
         for option in parameter.opts
-        if parameter.name not in ("config", "force", "print_only")
+        if parameter.name not in ("config", "force", "print_only", "debug")
     }
     defaults: dict[str, Any] = {}
     mappings: dict[str, tuple[str, ...]] = {}
@@ -61,10 +62,10 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
 
 
 def _load(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = read_text(path)
         if path.suffix == ".json":
-            found = json.loads(text)
+            found = parse_json(text)
         else:
             try:
                 import yaml
@@ -77,8 +78,11 @@ def _load(path: Path) -> dict[str, Any]:
                 found = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ValueError(" ".join(str(error).split())) from None
-    except ValueError as error:
-        raise click.UsageError(f"{path} cannot be read: {error}; correct it") from None
+            except RecursionError:
+                raise ValueError("it is nested too deep") from None
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise click.UsageError(f"{path} cannot be read: {what}; correct it") from None
     if not isinstance(found, dict):
         raise click.UsageError(f"{path} is not a mapping; write one «key: value» per line")
     return found
@@ -217,7 +221,7 @@ def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
     for path, text in pairs(options).items():
         value: Any = text
         with contextlib.suppress(ValueError):  # not JSON: plain text
-            value = json.loads(text)
+            value = parse_json(text)
         *groups, name = path.split(".")
         inner = nested
         for group in groups:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from trt_tokenizers.cli.common import SETTINGS, Command
+from trt_tokenizers.errors import RepositoryError
 
 
 @click.command("settings", cls=Command)
@@ -100,12 +101,15 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
     click.echo(adoption.diff, nl=False)
     for note in adoption.notes:
         click.echo(f"note: {note}", err=True)
+    found = [] if skip_check else repository_adopt.problems(repository, adoption)
+    if found:
+        raise RepositoryError("\n".join(found))
     if not adoption.files:
         click.echo(f"{repository} is already adopted; nothing to do", err=True)
     elif dry_run:
         click.echo(f"{len(adoption.files)} files would change", err=True)
     else:
-        backup = repository_adopt.adopt(repository, adoption, checked=not skip_check)
+        backup = repository_adopt.adopt(repository, adoption)
         click.echo(f"adopted {repository}; the old repository is in {backup}", err=True)
 
 

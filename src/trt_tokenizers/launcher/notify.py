@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 
@@ -21,11 +22,19 @@ def notify_systemd(*states: str) -> None:
 
 
 def write_ready_file(path: Path, content: dict[str, object]) -> None:
-    """JSON, there whole or not at all.
+    """Write *content* as JSON into *path* atomically, readable for all.
+
+    The scratch file has a random name and is created exclusively, so it follows no link.
 
     Raises:
         OSError: it cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content) + "\n")
-    scratch.replace(path)
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(json.dumps(content) + "\n")
+        Path(scratch).chmod(0o644)
+        Path(scratch).replace(path)
+    except BaseException:
+        Path(scratch).unlink()
+        raise

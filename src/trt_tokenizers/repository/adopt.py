@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.hf_config import read_text
 from trt_tokenizers.memory.engine_folder import read_sizes
-from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, staging
+from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, resolve_links, staging
 from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.ensemble import (
     EnsembleBuilder,
@@ -19,9 +21,10 @@ from trt_tokenizers.repository.ensemble import (
     parameters,
     set_parameters,
 )
-from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.placeholders import bare_placeholders
 from trt_tokenizers.repository.skeleton import skeleton, skeleton_configs
+from trt_tokenizers.settings import PLACEHOLDER
 from trt_tokenizers.tokenizers.registry import GROUP as TOKENIZERS
 
 _TEXT = ("preprocessing", "postprocessing")
@@ -80,61 +83,105 @@ def plan_adoption(repository: Path) -> Adoption:
         notes.append(
             "tensorrt_llm_bls does not change; its clients get the same from the model ensemble"
         )
+        for name in _TEXT:  # it names tensors that ours does not make, and Triton must know them
+            path = f"{name}/config.pbtxt"
+            new_texts[path] = _with_tensors_of(new_texts[path], configs[name])
     old_texts = {path: _text(repository / path) for path in new_texts}
     files = {p: (old_texts[p], text) for p, text in new_texts.items() if old_texts[p] != text}
     return Adoption(files, tuple(notes))
 
 
-def adopt(repository: Path, adoption: Adoption, *, checked: bool = True) -> Path:
+def problems(repository: Path, adoption: Adoption) -> list[str]:
+    """What would keep the adopted repository from serving: one line each.
+
+    The changed files are checked in a scratch folder. Problems of the engine do not count, because
+    they existed before.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        new = Path(folder)
+        made = {parent for path in adoption.files for parent in Path(path).parents}
+        for path in sorted([*repository.glob("*/*"), *repository.glob("*/*/*")]):
+            place = new / path.relative_to(repository)
+            if path.relative_to(repository) in made:
+                place.mkdir(parents=True)
+            elif not place.exists():
+                place.parent.mkdir(exist_ok=True)
+                place.symlink_to(path.resolve())
+        for relative, (_, text) in adoption.files.items():
+            resolve_links(new, relative).unlink(missing_ok=True)
+            (new / relative).write_text(text, encoding="utf-8")
+        changed = {Path(path).parts[0] for path in adoption.files}
+        return [
+            f"{repository / p.path.relative_to(new)}: as adopt would write it, {p.what}".replace(
+                str(new), str(repository)
+            )
+            for p in check(new, engines=False)
+            if p.path.parent.name in changed
+        ]
+
+
+def adopt(repository: Path, adoption: Adoption) -> Path:
     """Make all changes at once and return the folder that keeps the old repository.
 
-    Args:
-        checked: refuse if `check` finds a problem in a changed model. Problems of the engine do
-            not count, because they existed before.
+    A symbolic link in the way of a changed file becomes a copy of what it points to.
 
     Raises:
-        RepositoryError: the new repository would not serve, or the old one cannot be replaced.
-            Nothing has changed then.
+        RepositoryError: the old repository has changed meanwhile or cannot be replaced. Nothing has
+            changed then.
     """
     repository = repository.resolve()
     backup = repository.with_name(f"{repository.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-    if backup.exists():
-        raise RepositoryError(f"{backup} exists; move it away, or wait a second")
     with staging(repository) as new:
+        if backup.exists():
+            raise RepositoryError(f"{backup} exists; move it away, or wait a second")
         copy_tree(repository, new)
-        for path, (_, text) in adoption.files.items():
-            (new / path).parent.mkdir(parents=True, exist_ok=True)
-            (new / path).write_text(text, encoding="utf-8")
-        changed = {(new / path).parent for path in adoption.files}
-        problems = [str(p) for p in check(new, engines=False) if p.path.parent in changed]
-        if checked and problems:
-            raise RepositoryError("\n".join(problems).replace(str(new), str(repository)))
+        for path, (old, text) in adoption.files.items():
+            if _text(repository / path) != old:
+                raise RepositoryError(f"{repository / path} has changed meanwhile; run adopt again")
+            target = resolve_links(new, path)
+            target.unlink(missing_ok=True)  # maybe a hard link
+            target.write_text(text, encoding="utf-8")
         put_in_place(new, repository)
         new.rename(backup)
     return backup
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return read_text(path) if path.exists() else ""
 
 
 def _read(path: Path) -> Any:
     """The configuration in *path*. It may hold placeholders inside quotes."""
-    if not path.is_file():
+    if not path.exists():
         raise RepositoryError(
             f"{path} is missing; adopt needs a repository of TensorRT-LLM's ensemble, with the "
             "models ensemble, preprocessing, postprocessing and the engine"
         )
-    text = path.read_text(encoding="utf-8")
     try:
-        return parse_config(text)
-    except ValueError as error:
-        if left := PLACEHOLDER.search(text):
+        text = read_text(path)
+        for line, name in bare_placeholders(text):
             raise RepositoryError(
-                f"{path}:{text.count(chr(10), 0, left.start()) + 1}: {left[0]} has no value; "
-                f"fill it first: fill_template -i {path} {left[1]}:VALUE,…"
-            ) from None
+                f"{path}:{line}: ${{{name}}} has no value; fill it first: fill_template -i {path} "
+                f"{name}:VALUE,…"
+            )
+        return parse_config(text)
+    except OSError as error:
+        raise RepositoryError(f"{path}: {error.strerror}; restore the file") from None
+    except ValueError as error:
         raise RepositoryError(f"{path}: {error}; correct it") from None
+
+
+def _with_tensors_of(text: str, old: Any) -> str:
+    """The configuration in *text*, with the tensors of *old* that it lacks, inputs optional."""
+    comment, config = text.partition("\n")[0].removeprefix("# "), parse_config(text)
+    for tensors, old_tensors in ((config.input, old.input), (config.output, old.output)):
+        present = {tensor.name for tensor in tensors}
+        for tensor in old_tensors:
+            if tensor.name not in present:
+                tensors.add().CopyFrom(tensor)
+                if tensors is config.input:
+                    tensors[-1].optional = True
+    return format_config(config, comment)
 
 
 def _engine_name(repository: Path, ensemble: Any) -> str:
@@ -160,7 +207,7 @@ def _set_parameters(
                 "serve images; keep this repository"
             )
     for name, config in configs.items():
-        unfilled = [key for key, v in config.parameters.items() if "${" in v.string_value]
+        unfilled = [key for key, v in config.parameters.items() if PLACEHOLDER.fullmatch(v.string_value)]
         if unfilled:
             notes.append(f"{name}: no value for {', '.join(unfilled)}; the defaults are used")
     kind = preprocessing.get("tokenizer_type", "")
@@ -168,7 +215,8 @@ def _set_parameters(
         notes.append(f"tokenizer_type {kind!r} is unknown; transformers is used instead")
         preprocessing["tokenizer_type"] = postprocessing["tokenizer_type"] = "transformers"
     words = {tensor.name: tensor for tensor in configs["ensemble"].input}.get("stop_words")
-    sizes = read_sizes(Path(parameters(engine).get("gpt_model_path", "")))
+    engine_dir = parameters(engine).get("gpt_model_path", "")
+    sizes = read_sizes(Path(engine_dir)) if engine_dir else {}
     derived = {
         **derived_parameters(engine),
         **{name: str(size) for name, size in sizes.items()},

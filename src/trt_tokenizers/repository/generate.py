@@ -17,8 +17,8 @@ import numpy as np
 
 from trt_tokenizers.engines.tensors import PERF
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.hf_config import read_json
-from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, staging
+from trt_tokenizers.hf_config import read_json, read_text
+from trt_tokenizers.repository.atomic_replace import copy_tree, inside, put_in_place, staging
 from trt_tokenizers.repository.pbtxt import format_config, parse_config, quoted
 from trt_tokenizers.repository.placeholders import fill
 from trt_tokenizers.repository.settings_reference import engine_settings
@@ -271,22 +271,23 @@ def write(
     Raises:
         RepositoryError: *output* exists and must not be replaced, or there are problems.
     """
-    output = output.absolute()
+    output = output.resolve()
     copies = copies or {}
-    occupied = output.exists() and (any(output.iterdir()) if output.is_dir() else True)
-    if occupied:
-        if not (output / _MARKER).is_file():
-            raise RepositoryError(
-                f"{output} exists and was not made by this command; choose another folder"
-            )
-        if not force:
-            raise RepositoryError(f"{output} exists; replace it with --force")
     with staging(output) as new:
-        if occupied:
+        if output.is_dir() and any(output.iterdir()):
+            if not (output / _MARKER).is_file():
+                raise RepositoryError(
+                    f"{output} exists and was not made by this command; choose another folder"
+                )
+            if not force:
+                raise RepositoryError(f"{output} exists; replace it with --force")
+            earlier = _earlier_files(output)
             copy_tree(output, new)
-            _remove_generated(new)
+            _remove(new, earlier)
+        elif output.exists() and not output.is_dir():
+            raise RepositoryError(f"{output} is not a folder; choose another name")
         for relative, text in {**rendered, _MARKER: "\n".join([*rendered, *copies])}.items():
-            path = new / relative
+            path = inside(new, relative)
             if path.exists() or path.is_symlink():
                 raise RepositoryError(
                     f"{output / relative} was not made by this command; move it away"
@@ -294,19 +295,36 @@ def write(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         for relative, source in copies.items():
-            (new / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, new / relative)
+            path = inside(new, relative)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, path)
         if problems := [str(problem) for problem in verify(new)]:
             raise RepositoryError("\n".join(problems).replace(str(new), str(output)))
         put_in_place(new, output)
 
 
-def _remove_generated(repository: Path) -> None:
-    marker = repository / _MARKER
-    for relative in marker.read_text(encoding="utf-8").splitlines():
+def _earlier_files(repository: Path) -> list[str]:
+    """The files of an earlier `write`.
+
+    Raises:
+        RepositoryError: the list names something outside the repository.
+    """
+    try:
+        names = read_text(repository / _MARKER).splitlines()
+    except OSError as error:
+        raise RepositoryError(
+            f"{repository / _MARKER}: {error.strerror}; choose another folder"
+        ) from None
+    for name in names:
+        inside(repository, name)
+    return [*names, _MARKER]
+
+
+def _remove(repository: Path, files: Iterable[str]) -> None:
+    for relative in files:
         path = repository / relative
-        path.unlink(missing_ok=True)
+        if path.is_symlink() or path.is_file():
+            path.unlink()
         for folder in list(Path(relative).parents)[:-1]:
             with contextlib.suppress(OSError):  # the folder has other files
                 (repository / folder).rmdir()
-    marker.unlink()

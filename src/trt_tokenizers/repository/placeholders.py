@@ -141,14 +141,12 @@ def fill_template(
             raise RepositoryError(f"{where} has no placeholder {key!r}{nearest(key, names)}; remove it")
     if ignored:
         note(f"{where} has no placeholder {', '.join(ignored)}; ignored")
-    filled = fill(
-        text, {**dict.fromkeys(_ZERO, "0"), **values}, where, parse=parse, keep=True
-    )
+    filled = fill(text, {**dict.fromkeys(_ZERO, "0"), **values}, where, parse=parse, keep=True)
     bare = dict.fromkeys(name for _, name in bare_placeholders(filled))
     if bare:
         note(f"{where}: fill {', '.join(bare)} as well; Triton cannot read the file before")
-    if unset := [name for name in dict.fromkeys(PLACEHOLDER.findall(filled)) if name not in bare]:
-        note(f"{where}: no value for {', '.join(unset)}; the defaults are used")
+    if unset := set(PLACEHOLDER.findall(filled)).difference(bare):
+        note(f"{where}: {len(unset)} settings without a value have their defaults")
     return filled
 
 

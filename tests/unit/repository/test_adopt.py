@@ -13,9 +13,10 @@ from trt_tokenizers.cli.main import fill_template, main
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.adopt import plan_adoption
 from trt_tokenizers.repository.check import check
+from trt_tokenizers.repository.check_engines import engine_problems
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.schemas import VERSIONS, schema
-from upstream import tensor, upstream_repository
+from upstream import filled_by_readme, readme_commands, templates, tensor, upstream_repository
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -159,6 +160,80 @@ def test_unfilled_values_get_their_defaults(bpe_dir: Path, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     assert "preprocessing: no value for add_special_tokens; the defaults are used" in done.stderr
     assert config(old, "preprocessing").parameters["add_special_tokens"].string_value == ""
+
+
+@pytest.mark.parametrize("decoupled", ["True", "false"])
+def test_what_the_readme_fills_is_adopted(
+    version: str, decoupled: str, bpe_dir: Path, tmp_path: Path
+) -> None:
+    """What stays unfilled means "not set", as in NVIDIA's models; the BLS model stays."""
+    old = filled_by_readme(tmp_path / "repo", version, bpe_dir, decoupled)
+    assert "${" in (old / "tensorrt_llm/config.pbtxt").read_text()
+    before = {name: snapshot(old / name) for name in ("tensorrt_llm", "tensorrt_llm_bls")}
+    asked = {t.name for m in ("preprocessing", "postprocessing")
+             for t in [*config(old, m).input, *config(old, m).output]}  # fmt: skip
+    dry = run("--dry-run", old)
+    assert dry.exit_code == 0, dry.output
+    done = run(old)
+    assert done.exit_code == 0, done.output
+    assert check(old, engines=False) == []
+    assert list(engine_problems(old, 1)) == [
+        f"{old}/tensorrt_llm/config.pbtxt: gpt_model_path is '/e' and there is no such folder; "
+        "set it to the absolute path of the engine's folder in the server"
+    ]
+    assert {name: snapshot(old / name) for name in before} == before
+    stop = config(old, "postprocessing").parameters["stop_model"].string_value
+    assert stop == ("tensorrt_llm" if version != "0.5" and decoupled == "True" else "")
+    for model in ("preprocessing", "postprocessing"):
+        text = (old / model / "config.pbtxt").read_text()
+        assert "${" not in text
+    if (old / "tensorrt_llm_bls").is_dir():
+        there = {t.name for m in ("preprocessing", "postprocessing")
+                 for t in [*config(old, m).input, *config(old, m).output]}  # fmt: skip
+        assert asked <= there, "BLS names these tensors"
+
+
+def test_our_fill_template_fills_the_readmes_commands(
+    version: str, bpe_dir: Path, tmp_path: Path
+) -> None:
+    theirs = filled_by_readme(tmp_path / "theirs", version, bpe_dir, "false")
+    ours = templates(tmp_path / "ours", version)
+    for model, pairs in readme_commands(version, bpe_dir, "/e", "false").items():
+        path = ours / model / "config.pbtxt"
+        if not path.is_file():
+            continue
+        done = CliRunner().invoke(fill_template, ["-i", str(path), pairs])
+        assert done.exit_code == 0, done.output
+        ours_config, theirs_config = config(ours, model), config(theirs, model)
+        assert ours_config == theirs_config
+
+
+def test_a_dry_run_and_adopt_find_the_same_problems(tmp_path: Path) -> None:
+    old = upstream_repository(tmp_path / "r", "0.17", tmp_path / "no tokenizer")
+    dry, done = run("--dry-run", old), run(old)
+    assert (dry.exit_code, done.exit_code) == (1, 1)
+    assert dry.stderr == done.stderr
+    assert f"{old}/preprocessing/config.pbtxt: as adopt would write it, " in done.stderr
+
+
+@pytest.mark.parametrize("link", ["preprocessing", "preprocessing/1", "preprocessing/config.pbtxt",
+                                  "preprocessing/1/model.py"])  # fmt: skip
+def test_links_in_the_way_become_copies(link: str, old: Path, tmp_path: Path) -> None:
+    """Nothing outside the repository changes, and the backup keeps the link."""
+    outside = tmp_path / "outside"
+    (old / link).rename(outside)
+    (old / link).symlink_to(outside)
+    before = snapshot(tmp_path)
+    done = run(old)
+    assert done.exit_code == 0, done.output
+    (backup,) = tmp_path.glob("repo.before-*")
+    assert (backup / link).is_symlink()
+    assert not (old / link).is_symlink()
+    after = snapshot(tmp_path)
+    assert {k: v for k, v in after.items() if k.startswith("outside")} == {
+        k: v for k, v in before.items() if k.startswith("outside")
+    }
+    assert "trt_tokenizers.backend" in (old / "preprocessing/1/model.py").read_text()
 
 
 def test_sizes_come_from_the_engine(bpe_dir: Path, tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_killed_at_every_step_of_adopting(bpe_dir: Path, tmp_path: Path) -> None
     for step in range(1, 400):
         repository = tmp_path / str(step) / "repo"
         shutil.copytree(first, repository)
-        killed = killed_at(step, lambda repo=repository: adopt(repo, adoption, checked=False))
+        killed = killed_at(step, lambda repo=repository: adopt(repo, adoption))
         found = snapshot(repository)
         assert found in (old, new), step
         states.add(found == new)
