@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -69,7 +70,9 @@ def _lines(error: Exception) -> list[str]:
         return ["the home directory is unknown; set HOME to a folder"]
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return [f"{where}{error.strerror}; correct the path, its permissions or the disk's space"]
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space" if full else "correct the path or its permissions"
+        return [f"{where}{error.strerror}; {fix}"]
     return [f"unexpected {one_line(error)}; run it again with --debug, and report the traceback"]
 
 

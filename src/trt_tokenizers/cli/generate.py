@@ -43,7 +43,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
     for key, value in _load(path).items():
         name = str(key).replace("_", "-")
         if name not in options:
-            raise click.UsageError(
+            raise SettingsError(
                 f"{path}: unknown key {key!r}{nearest(name, options)}; valid are: "
                 + ", ".join(sorted(options))
             )
@@ -53,7 +53,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
                 for k, v in value.items()
             )
         elif isinstance(value, (dict, list)) and name != "outputs":
-            raise click.UsageError(f"{path}: {key} must be one value")
+            raise SettingsError(f"{path}: {key} must be one value")
         else:
             words = value if isinstance(value, list) else [value]
             defaults[str(options[name].name)] = ",".join(map(as_text, words))
@@ -70,7 +70,7 @@ def _load(path: Path) -> dict[str, Any]:
             try:
                 import yaml
             except ModuleNotFoundError:
-                raise click.UsageError(
+                raise SettingsError(
                     f"{path} needs PyYAML; run pip install pyyaml, or write JSON into a file that "
                     "ends in .json"
                 ) from None
@@ -82,9 +82,9 @@ def _load(path: Path) -> dict[str, Any]:
                 raise ValueError("it is nested too deep") from None
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else error
-        raise click.UsageError(f"{path} cannot be read: {what}; correct it") from None
+        raise SettingsError(f"{path} cannot be read: {what}; correct it") from None
     if not isinstance(found, dict):
-        raise click.UsageError(f"{path} is not a mapping; write one «key: value» per line")
+        raise SettingsError(f"{path} is not a mapping; write one «key: value» per line")
     return found
 
 

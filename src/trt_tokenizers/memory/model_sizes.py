@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,26 @@ from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import text_model
+from trt_tokenizers.memory.attention import HEADS, HIDDEN, KvLayers, first, kv_layers, number
 from trt_tokenizers.memory.engine_folder import read_config, read_engine
 
-_BYTES = {
-    "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "fp8": 1, "int8": 1,
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4,
-    "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+#: Types whose names do not end in their number of bits.
+_BITS = {"bool": 8, "half": 16, "float": 32, "double": 64}
+#: Types of safetensors that --dtype converts.
 _FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def bits(dtype: str, where: object) -> int:
+    """Bits of one number of a type, named as safetensors, torch or TensorRT-LLM do.
+
+    Raises:
+        RepositoryError: the type is unknown; names *where*.
+    """
+    name = dtype.removeprefix("torch.").lower()
+    match = re.match(r"[a-z]+(\d+)", name)  # F8_E8M0, bfloat16, float8_e4m3fn, nvfp4
+    if match is None and name not in _BITS:
+        raise RepositoryError(f"{where}: the size of the type {dtype!r} is unknown; correct it")
+    return int(match[1]) if match else _BITS[name]
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ class ModelSizes:
 
     Attributes:
         weights: bytes of all ranks together; for an engine: its largest rank × number of ranks.
-        kv_bytes: bytes of one number in the KV cache.
+        kv_layers: the layers with attention.
+        kv_bits: bits of one number in the KV cache.
         max_num_tokens: tokens of one iteration; the size of activations depends on it.
         max_seq_len: tokens of the longest sequence.
         tensor_parallel, pipeline_parallel: sizes that the engine was built for; 1 for a checkpoint.
@@ -37,18 +51,40 @@ class ModelSizes:
 
     folder: Path
     weights: int
-    layers: int
     heads: int
-    kv_heads: int
-    head_size: int
+    kv_layers: tuple[KvLayers, ...]
     hidden_size: int
     intermediate_size: int
-    kv_bytes: int
+    kv_bits: int
     max_num_tokens: int
     max_seq_len: int
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     config: Mapping[str, Any] | None = None
+
+    def kv_bytes(self, tokens: int, tensor: int = 1, pipeline: int = 1) -> int:
+        """Bytes of the KV cache of one rank for a sequence of *tokens*."""
+        numbers = sum(
+            math.ceil(each.layers / pipeline) * math.ceil(each.heads / tensor) * each.size
+            * min(tokens, each.window or tokens)
+            for each in self.kv_layers
+        )  # fmt: skip
+        return numbers * self.kv_bits // 8
+
+    @property
+    def layers(self) -> int:
+        """Number of layers with attention."""
+        return sum(each.layers for each in self.kv_layers)
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads of the layer that has the most."""
+        return max(each.heads for each in self.kv_layers)
+
+    @property
+    def head_size(self) -> int:
+        """Numbers in the longest key or value."""
+        return max(each.size for each in self.kv_layers) // 2
 
 
 def read_model(folder: Path, dtype: str = "") -> ModelSizes:
@@ -75,51 +111,31 @@ def read_model(folder: Path, dtype: str = "") -> ModelSizes:
 
 def _checkpoint(folder: Path, config: Mapping[str, Any], dtype: str) -> ModelSizes:
     config = text_model(config)
-    hidden, heads, layers = _hidden_heads_layers(config)
+    hidden = number(config, HIDDEN)
+    wanted = bits(dtype, "--dtype") if dtype else 0
     own = str(config.get("dtype") or config.get("torch_dtype") or "float16")
-    length = int(config.get("max_position_embeddings") or config.get("n_positions") or 4096)
+    lengths = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     return ModelSizes(
         folder=folder,
-        weights=_weights(folder, dtype),
-        layers=layers,
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_size=int(config.get("head_dim") or hidden // heads),
+        weights=_weights(folder, wanted),
+        heads=number(config, HEADS),
+        kv_layers=kv_layers(config, folder / "config.json"),
         hidden_size=hidden,
         intermediate_size=int(config.get("intermediate_size") or 4 * hidden),
-        kv_bytes=_BYTES[dtype or own],
+        kv_bits=wanted or bits(own, folder / "config.json"),
         max_num_tokens=8192,  # TensorRT-LLM's default
-        max_seq_len=length,
+        max_seq_len=int(first(config, lengths) or 4096),
         config=config,
     )
 
 
-def _hidden_heads_layers(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    return (
-        _first(config, "hidden_size", "n_embd"),
-        _first(config, "num_attention_heads", "num_heads", "n_head"),
-        _first(config, "num_hidden_layers", "num_layers", "n_layer"),
-    )
-
-
-def _first(config: Mapping[str, Any], *names: str) -> int:
-    """The value of the first of *names* in *config*.
-
-    Raises:
-        KeyError: none of them is there.
-    """
-    for name in names:
-        if name in config:
-            return int(config[name])
-    raise KeyError(names[0])
-
-
-def _weights(folder: Path, dtype: str) -> int:
+def _weights(folder: Path, float_bits: int) -> int:
+    """Bytes of all tensors, the floats with *float_bits* unless it is 0."""
     total = 0
     for file in sorted(folder.glob("*.safetensors")):
         for kind, count in _tensors(file):
-            size = _BYTES[dtype] if dtype and kind in _FLOATS else _BYTES[kind]
-            total += count * size
+            own = bits(kind, file)
+            total += count * (float_bits or own if kind in _FLOATS else own) // 8
     if not total:
         raise RepositoryError(
             f"{folder} has no *.safetensors files; give the folder with the weights"
@@ -148,7 +164,8 @@ def _engine(folder: Path, config: Mapping[str, Any]) -> ModelSizes:
     # Before 0.8 all values are in builder_config.
     built = config.get("build_config") or config["builder_config"]
     model = config.get("pretrained_config") or built
-    hidden, heads, layers = _hidden_heads_layers(model)
+    model = {name: value for name, value in model.items() if value is not None}
+    hidden, heads = number(model, HIDDEN), number(model, HEADS)
     quantized = str((model.get("quantization") or {}).get("kv_cache_quant_algo") or "").lower()
     kind = quantized or str(model.get("dtype") or model.get("precision") or "float16")
     inputs = int(built.get("max_input_len") or 1024)
@@ -156,13 +173,12 @@ def _engine(folder: Path, config: Mapping[str, Any]) -> ModelSizes:
     return ModelSizes(
         folder=folder,
         weights=max(sizes) * len(engine.files),
-        layers=layers,
         heads=heads,
-        kv_heads=int(model.get("num_key_value_heads") or model.get("num_kv_heads") or heads),
-        head_size=int(model.get("head_size") or hidden // heads),
+        # TensorRT-LLM's default is multi-head.
+        kv_layers=kv_layers({"num_kv_heads": heads, **model}, folder / "config.json"),
         hidden_size=hidden,
         intermediate_size=int(model.get("intermediate_size") or 4 * hidden),
-        kv_bytes=_BYTES[kind],
+        kv_bits=bits(kind, folder / "config.json"),
         max_num_tokens=int(built.get("max_num_tokens") or batch * inputs),
         max_seq_len=int(built.get("max_seq_len") or inputs + int(built.get("max_output_len") or 0)),
         tensor_parallel=engine.parallel["tensor"],

@@ -6,7 +6,6 @@ estimate for each engine (`Workspace`), and CUDA itself is estimated at 0.5 GiB.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,13 +80,15 @@ class MemoryEstimate:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the KV cache holds."""
+        """Tokens that the KV cache holds in all layers."""
         return self.kv_cache // self.kv_bytes_per_token
 
     @property
     def sequences(self) -> int:
         """Sequences of max_seq_len tokens that the KV cache holds."""
-        return self.tokens // max(1, self.model.max_seq_len)
+        model = self.model
+        split = model.tensor_parallel, model.pipeline_parallel
+        return self.kv_cache // model.kv_bytes(max(1, model.max_seq_len), *split)
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
@@ -133,9 +134,7 @@ def estimate(
     if model.config is not None and (why := splittable(model.config, tensor)):
         raise RepositoryError(f"{model.folder / 'config.json'}: {why}")
     weights = model.weights // (tensor * pipeline)
-    heads = math.ceil(model.kv_heads / tensor)
-    layers = math.ceil(model.layers / pipeline)
-    token_bytes = 2 * layers * heads * model.head_size * model.kv_bytes
+    token_bytes = model.kv_bytes(1, tensor, pipeline)
     workspace, free = engine(model, tensor), gpu - weights - _CUDA
     if workspace.within_fraction:
         share = int(free * fraction) - workspace.fixed

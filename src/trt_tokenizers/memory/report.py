@@ -39,6 +39,11 @@ def text(plan: MemoryEstimate) -> str:
         f"  KV cache: {plan.kv_bytes_per_token} bytes per token, {plan.tokens} tokens, "
         f"{plan.sequences} sequences of {model.max_seq_len}",
     ]
+    lines += [
+        f"  {each.layers} layers keep the last {each.window} tokens only"
+        for each in model.kv_layers
+        if 0 < each.window < model.max_seq_len
+    ]
     if not fits(plan):
         lines.append(
             f"does not fit: {_gib(-plan.free)} too much"

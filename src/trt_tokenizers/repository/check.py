@@ -297,5 +297,5 @@ def _check_engine_folder(repository: Path, path: Path) -> Iterator[Problem]:
         if Path(where) == path:
             line = line_of(path, f'"{what.split()[0]}"') if "is" in what else 1
             yield Problem(path, line, what)
-        elif not str(where).startswith(str(repository)):
+        elif "config.pbtxt" not in where:  # the engine's folder, not another model
             yield Problem.at(path, '"gpt_model_path"', f"{where}: {what}")

@@ -48,17 +48,6 @@ def test_repositories_that_are_none(repository: Path) -> None:
     assert found(nowhere) == [f"--model-repo {nowhere}: no model in it has a config.pbtxt"]
 
 
-def test_placeholders_are_named_by_file_and_line(repository: Path) -> None:
-    config = repository / "preprocessing" / "config.pbtxt"
-    config.write_text('# ${comment}\nmax_batch_size: ${size}\n  value: "${tokenizer_dir}"\n')
-    assert found(repository) == [
-        f"{config}:2: a placeholder was never filled: max_batch_size: ${{size}}; "
-        "fill_template gives it a value",
-        f'{config}:3: a placeholder was never filled: value: "${{tokenizer_dir}}"; '
-        "fill_template gives it a value",
-    ]
-
-
 def test_a_port_in_use_names_who_uses_it(repository: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

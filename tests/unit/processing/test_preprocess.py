@@ -200,7 +200,7 @@ def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
             {"tokeniser_dir": "x"},
             r"unknown parameter 'tokeniser_dir' \(did you mean 'tokenizer_dir'",
         ),
-        ({"max_seq_len": "${max_seq_len}"}, "still holds the placeholder"),
+        ({"max_seq_len": "/${max_seq_len}"}, "expected a whole number"),
         ({"max_seq_len": "many"}, "'max_seq_len' is 'many'; expected a whole number"),
         ({"max_seq_len": "-1"}, "max_seq_len is -1"),
         ({"max_prompt_chars": "-1"}, "max_prompt_chars is -1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -228,7 +229,21 @@ def test_a_configuration_that_does_not_parse(repository: Path) -> None:
     (line,) = found(repository, 1)
     assert line.startswith(f"{file}: not a Triton model configuration: 1:17")
     file.write_text("max_batch_size: ${size}")
-    assert found(repository, 1) == [], "preflight.problems reports it"
+    assert found(repository, 1) == [
+        f"{file}:1: ${{size}} has no value; fill it: fill_template -i {file} size:VALUE"
+    ]
+    file.write_bytes(b"\xff")
+    assert found(repository, 1) == [f"{file}: is not UTF-8 (byte 0); restore the file"]
+    file.unlink()
+    os.mkfifo(file)
+    assert found(repository, 1) == [f"{file}: is not a regular file; restore the file"]
+
+
+def test_a_placeholder_inside_quotes_means_not_set(repository: Path) -> None:
+    file = model(repository, gpt_model_path="${engine_dir}", max_beam_width="${max_beam_width}")
+    file.write_text(f"# ${{comment}}\n{file.read_text()}")
+    (line,) = found(repository, 1)
+    assert line.startswith(f"{file}: gpt_model_path has no value")
 
 
 SMOLLM2 = {"num_attention_heads": 9, "num_key_value_heads": 3}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +17,11 @@ from hypothesis import strategies as st
 
 from trt_tokenizers.cli.main import fill_template as command
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.placeholders import fill, fill_template
+from trt_tokenizers.settings import PLACEHOLDER
 
 ROOT = Path(__file__).parents[3]
 OLD = 'max_batch_size: ${size}\nparameters { key: "a" value: { string_value: "${a}" } }\n'
@@ -116,7 +121,7 @@ def test_a_link_stays_a_link_and_a_refused_file_does_not_change(tmp_path: Path) 
     (tmp_path / "real").write_text(OLD)
     link = tmp_path / "link"
     link.symlink_to("real")
-    assert CliRunner().invoke(command, ["-i", str(link), "size:4"]).exit_code == 1
+    assert CliRunner().invoke(command, ["-i", str(link), "size:4 x"]).exit_code == 1
     assert link.read_text() == OLD
     assert CliRunner().invoke(command, ["-i", str(link), "size:4,a:b"]).exit_code == 0
     assert os.path.islink(link)  # noqa: PTH114
@@ -151,16 +156,11 @@ def test_values(pairs: str, value: str | None) -> None:
         ("size:8,a", "'a' is not key:value"),
         ("size:8,b:1", "x has no placeholder 'b'; remove it"),
         ("a:1,siez:8", r"no placeholder 'siez' \(did you mean 'size'"),
-        (
-            "a:1,size:8,max_beam_width:1",
-            "'max_beam_width', which other versions have in tensorrt_llm; remove",
-        ),
-        ("size:8", r"would keep \$\{a\}; give each a value"),
         ("size:,a:1", "x:1: size is empty, outside quotes"),
         ("size:8 name: x,a:1", "x:1: size is '8 name: x', outside quotes"),
         ("size:010,a:1", "x:1: size is '010'"),
         ("size:many,a:1", "x: not a Triton model configuration: 1:17"),
-        ("size:8,a:${b}", r"x:2: a is '\$\{b\}', which holds a placeholder"),
+        ("size:8,a:${b}", r"x:2: a is '\$\{b\}', a placeholder; give a value"),
         ("size:8,size:9,a:1", "'size' is given twice, as '8' and as '9'"),
     ],
 )
@@ -204,13 +204,109 @@ def test_an_invalid_placeholder_name_is_refused() -> None:
 ANY = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+def test_what_is_not_given_stays_and_other_templates_keys_are_ignored() -> None:
+    """As with NVIDIA's script; a key that no template has is a typing error."""
+    notes: list[str] = []
+    once = fill_template(OLD, "a:1,max_beam_width:1", "x", note=notes.append)
+    assert once == OLD.replace("${a}", "1")
+    assert notes == [
+        "x has no placeholder max_beam_width; ignored",
+        "x: fill size as well; Triton cannot read the file before",
+    ]
+    notes.clear()
+    other = fill_template(OLD, "size:4", "x", note=notes.append)
+    assert parse_config(other).parameters["a"].string_value == "${a}"
+    assert notes == ["x: 1 settings without a value have their defaults"]
+
+
+def test_queue_values_are_0_as_with_nvidias_script() -> None:
+    text = (
+        "dynamic_batching { max_queue_delay_microseconds: ${max_queue_delay_microseconds} "
+        "default_queue_policy: { max_queue_size: ${max_queue_size} } }"
+    )
+    config = parse_config(fill_template(text, "", "x"))
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 0
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_named_pipe_is_refused_at_once(installed: bool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    script = str(ROOT / "scripts" / "fill_template.py")
+    pipe = str(tmp_path / "pipe")
+    if installed:
+        done = CliRunner().invoke(command, [pipe, "a:b"])
+        code, error = done.exit_code, done.stderr
+    else:
+        shown = subprocess.run([sys.executable, script, pipe, "a:b"], capture_output=True,
+                               text=True, check=False, timeout=20)  # fmt: skip
+        code, error = shown.returncode, shown.stderr
+    assert code == 1
+    assert f"error: {pipe} cannot be filled: is not a regular file; correct the path" in error
+
+
+#: The commands of TensorRT-LLM 0.6 to 0.10, as an old recipe gives them.
+RECIPE = {
+    "tensorrt_llm": "triton_max_batch_size:128,decoupled_mode:true,"
+    "max_queue_delay_microseconds:100,max_beam_width:1,batching_strategy:inflight_fused_batching,"
+    "engine_dir:{engine},max_tokens_in_paged_kv_cache:,max_kv_cache_length:,"
+    "batch_scheduler_policy:guaranteed_completion,kv_cache_free_gpu_mem_fraction:0.2,"
+    "max_num_sequences:4,enable_trt_overlap:true,exclude_input_in_output:",
+    "preprocessing": "tokenizer_type:llama,tokenizer_dir:{tokenizer}",
+    "postprocessing": "tokenizer_type:llama,tokenizer_dir:{tokenizer}",
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(RECIPE)))
+@pytest.mark.parametrize("version", ["", "1.2.0", "0.11.0"])
+def test_the_original_recipe_on_our_skeleton(
+    order: tuple[str, ...], version: str, tmp_path: Path
+) -> None:
+    """The result is a repository of the C++ backend; only tokenizer and engine are missing."""
+    repository = tmp_path / "repo"
+    shutil.copytree(ROOT / "model_repo_skeleton", repository)
+    engine = repository / "tensorrt_llm" / "1"
+    if version:
+        (engine / "config.json").write_text(
+            json.dumps({"version": version, "pretrained_config": {}, "build_config": {}})
+        )
+        (engine / "rank0.engine").write_bytes(b"")
+    for model in order:
+        pairs = RECIPE[model].format(engine=engine, tokenizer="/llama-tokenizer")
+        file = str(repository / model / "config.pbtxt")
+        done = CliRunner().invoke(command, ["-i", file, pairs])
+        assert done.exit_code == 0, done.output
+    made = {path.parent.name: parse_config(path.read_text())
+            for path in repository.glob("*/config.pbtxt")}  # fmt: skip
+    llm = made["tensorrt_llm"]
+    assert llm.backend == "tensorrtllm"
+    assert {config.max_batch_size for config in made.values()} == {128}
+    assert llm.model_transaction_policy.decoupled
+    assert llm.dynamic_batching.max_queue_delay_microseconds == 100
+    values = {key: value.string_value for key, value in llm.parameters.items()}
+    assert values["gpt_model_path"] == str(engine)
+    assert values["gpt_model_type"] == "inflight_fused_batching"
+    assert values["batch_scheduler_policy"] == "guaranteed_completion"
+    assert values["kv_cache_free_gpu_mem_fraction"] == "0.2"
+    assert ("seed" if version == "1.2.0" else "random_seed") in {t.name for t in llm.input}
+    for model in ("preprocessing", "postprocessing"):
+        there = made[model].parameters
+        assert there["tokenizer_dir"].string_value == "/llama-tokenizer"
+        assert there["tokenizer_type"].string_value == "llama"
+    problems = [problem.what for problem in check(repository)]
+    missing = "tokenizer_dir '/llama-tokenizer' is not a folder"
+    assert [missing in what for what in problems[:2]] == [True, True], problems
+    assert len(problems) == (2 if version else 3), problems
+    assert version or "config.json cannot be read" in problems[2]
+
+
 @given(value=ANY)
 def test_any_value_comes_back_exactly(value: str) -> None:
     text = """# '${a}' #\nparameters { key: "a" value: { string_value: "<${a}>" } } name: '${a}'"""
-    if "${" in value:
-        with pytest.raises(RepositoryError, match="holds a placeholder"):
+    if PLACEHOLDER.fullmatch(value):
+        with pytest.raises(RepositoryError, match="a placeholder; give a value"):
             fill(text, {"a": value}, "x")
         return
+    assert not PLACEHOLDER.search(fill(text, {"a": value}, "x"))
     config = parse_config(fill(text, {"a": value}, "x"))
     assert config.parameters["a"].string_value == f"<{value}>"
     assert config.name == value
@@ -230,8 +326,6 @@ def test_any_value_outside_quotes_is_that_number_or_refused(value: str) -> None:
 
 @given(values=st.dictionaries(st.from_regex(r"\A[a-z_]{1,8}\Z"), ANY, min_size=1))
 def test_any_pairs_come_back_exactly(values: dict[str, str]) -> None:
-    if any("${" in value for value in values.values()):
-        return
     text = "".join(
         f'parameters {{ key: "{k}" value {{ string_value: "${{{k}}}" }} }}\n' for k in values
     )

@@ -28,9 +28,14 @@ def workspace(s: TransformersSettings) -> EngineWorkspace:
                 f"{model.folder} is an engine of TensorRT-LLM, which the engine 'transformers' "
                 "does not run; give the folder of a Hugging Face model"
             )
+        if model.config.get("kv_lora_rank"):
+            raise SettingsError(
+                f"{model.folder / 'config.json'}: the KV cache of multi-head latent attention in "
+                "the engine 'transformers' is not known; use --engine tensorrtllm"
+            )
         if "vocab_size" not in model.config:
             raise SettingsError(f"{model.folder / 'config.json'} has no vocab_size; restore it")
-        size, rows = model.kv_bytes, s.batch_tokens("cuda")
+        size, rows = model.kv_bits // 8, s.batch_tokens("cuda")
         # The library does not divide these by the tensor parallel size. Attention reads keys and
         # values from the cache and copies them for each head; flash attention does not copy.
         read = 2 * model.kv_heads if s.flash else 2 * model.heads + model.kv_heads
