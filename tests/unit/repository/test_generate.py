@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,15 @@ from hypothesis import strategies as st
 from texts import HARD_TEXTS
 from trt_tokenizers.cli.main import main
 from trt_tokenizers.errors import RepositoryError
+from trt_tokenizers.processing.prompts import PromptMaker, PromptSettings
+from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.repository.adopt import adopt, plan_adoption
 from trt_tokenizers.repository.check import check
+from trt_tokenizers.repository.check_engines import engine_problems
 from trt_tokenizers.repository.generate import GenerateOptions, render, write
 from trt_tokenizers.repository.pbtxt import parse_config
 from trt_tokenizers.repository.schemas import VERSIONS, schema
+from trt_tokenizers.settings import parse
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 from upstream import tensor, upstream_repository
@@ -374,6 +379,79 @@ def test_killed_at_every_step_of_writing(there: bool, tmp_path: Path) -> None:
     assert step > 12
     assert len(states) == 2
     assert found == new
+
+
+@pytest.mark.parametrize("line", ["/{outside}", "../outside", "a/../../outside", ".", "link/mine"])
+def test_a_list_that_names_files_outside_is_refused(line: str, tmp_path: Path) -> None:
+    """`.trt-tokenizers` may come from a stranger."""
+    output, outside = tmp_path / "repo", tmp_path / "outside"
+    write({"a/1/model.py": "old"}, output)
+    outside.write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    (output / "link").symlink_to(tmp_path / "folder")
+    with (output / ".trt-tokenizers").open("a") as marker:
+        marker.write("\n" + line.format(outside=outside))
+    before = snapshot(tmp_path)
+    with pytest.raises(RepositoryError, match="is not a path inside it|is a symbolic link"):
+        write({"a/1/model.py": "new"}, output, force=True)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("link", ["a", "a/1", "b"])
+def test_links_in_the_way_are_refused(link: str, tmp_path: Path) -> None:
+    output, outside = tmp_path / "repo", tmp_path / "outside"
+    write({"a/1/model.py": "old"}, output)
+    outside.mkdir()
+    if (output / link).exists():
+        shutil.rmtree(output / link)
+    (output / link).symlink_to(outside)
+    with pytest.raises(RepositoryError, match="is a symbolic link"):
+        write({"a/1/model.py": "new", "b/1/model.py": "new"}, output, force=True)
+    assert list(outside.iterdir()) == []
+    assert (output / link).is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outside", "repo"]
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    write({"a": "old"}, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    write({"a": "new"}, tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_one_of_four_writers_wins(any_model: Path, tmp_path: Path) -> None:
+    options = ["generate", "--model", str(any_model), "--output", str(tmp_path / "repo")]
+    code = f"from trt_tokenizers.cli.main import main; main({options!r})"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [process.communicate()[1] for process in started]
+    assert sorted(process.returncode for process in started) == [0, 1, 1, 1], said
+    assert sum("wrote" in text for text in said) == 1
+    refused = [text for text in said if "wrote" not in text]
+    assert refused == [f"error: {tmp_path / 'repo'} exists; replace it with --force\n"] * 3
+    assert check(tmp_path / "repo") == []
+
+
+def test_a_template_with_the_form_of_a_placeholder(any_model: Path, tmp_path: Path) -> None:
+    """In Jinja text ``${`` is a dollar and a brace, for generate, check and the models."""
+    template = "{% for m in messages %}${m} costs ${{ m.content }} ${x}{% endfor %}"
+    options = ("--model", any_model, "--output", tmp_path / "repo", "--set")
+    done = run(*options, f"template={template}")
+    assert done.exit_code == 0, done.output
+    assert check(tmp_path / "repo") == []
+    assert list(engine_problems(tmp_path / "repo", 1)) == []
+    assert parameters(tmp_path / "repo", "preprocessing")["template"] == template
+    assert "${" not in (tmp_path / "repo" / "preprocessing" / "config.pbtxt").read_text()
+    values = {"tokenizer_dir": str(any_model), "template": template}
+    settings = parse(PromptSettings, values, "x")
+    request = TextRequest(messages=[b'[{"role": "user", "content": "Hello"}]'])
+    (prompt,) = PromptMaker(settings, create(settings)).make(request)
+    assert prompt.text == "${m} costs $Hello ${x}"
 
 
 def test_killed_at_every_step_of_adopting(bpe_dir: Path, tmp_path: Path) -> None:
