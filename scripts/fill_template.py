@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository.pbtxt import parse_config
 from trt_tokenizers.repository.fill_file import fill_file
+from trt_tokenizers.repository.pbtxt import parse_config
 
 
 def main() -> int:

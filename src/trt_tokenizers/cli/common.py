@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,14 +33,23 @@ class Command(click.Command):
         super().__init__(*arguments, **more)
         self.params.append(
             click.Option(
-                ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                help="Show the traceback of an error.",
             )
         )
 
-    def make_context(self, info_name: str | None, args: list[str], **more: Any) -> click.Context:
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
         self._debug = "--debug" in args
         with self._errors_reported():  # callbacks of options read files
-            return super().make_context(info_name, args, **more)
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         with self._errors_reported():
@@ -78,7 +87,7 @@ def _lines(error: Exception) -> list[str]:
 
 def _working_directory_exists() -> bool:
     try:
-        return bool(os.getcwd())
+        return Path.cwd().is_dir()
     except OSError:
         return False
 

@@ -49,8 +49,10 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     """Fill the ${placeholders} of a config.pbtxt.
 
     A placeholder without a value stays: inside quotes it means the default, outside quotes fill it
-    before Triton reads the file. A key that only other templates have is ignored. Write a comma in a
-    value as \\,  Keys of the C++ backend turn the engine of this package's skeleton, and the models
+    before Triton reads the file. A key that only other templates have is ignored. Write a comma in
+    a value as \\,
+
+    Keys of the C++ backend (engine_dir) turn the engine of this package's skeleton, and the models
     beside it, into a repository of that backend.
 
     \b

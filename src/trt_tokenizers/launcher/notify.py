@@ -31,7 +31,7 @@ def write_ready_file(path: Path, content: dict[str, object]) -> None:
     """
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "w", encoding="utf-8") as opened:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
             opened.write(json.dumps(content) + "\n")
         Path(scratch).chmod(0o644)
         Path(scratch).replace(path)

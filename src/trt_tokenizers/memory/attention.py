@@ -95,7 +95,7 @@ def kv_layers(config: Mapping[str, Any], where: Path) -> tuple[KvLayers, ...]:
     try:
         for at, window in enumerate(_windows(config, number(config, LAYERS))):
             if window is not None:
-                counts[*_heads_and_size(config, at, sliding=window > 0), window] += 1
+                counts[(*_heads_and_size(config, at, sliding=window > 0), window)] += 1
     except _UnknownError as error:
         raise RepositoryError(f"{where} does not say {error}") from None
     if not counts:
@@ -116,7 +116,10 @@ def _windows(config: Mapping[str, Any], layers: int) -> list[int | None]:
     if listed:
         # Gemma's recurrent models: all attention is local.
         full = window if "attention_window_size" in config else 0
-        meaning = {**dict.fromkeys(_FULL, full), **dict.fromkeys(_SLIDING, window)}
+        meaning: dict[Any, int] = {
+            **dict.fromkeys(_FULL, full),
+            **dict.fromkeys(_SLIDING, window),
+        }
         repeated = itertools.cycle(each for each in listed if each != "|")
         windows = [meaning.get(each) for each in itertools.islice(repeated, layers)]
     elif (indices := _attention_layers(config, layers)) is not None:

@@ -207,7 +207,9 @@ def _set_parameters(
                 "serve images; keep this repository"
             )
     for name, config in configs.items():
-        unfilled = [key for key, v in config.parameters.items() if PLACEHOLDER.fullmatch(v.string_value)]
+        unfilled = [
+            key for key, v in config.parameters.items() if PLACEHOLDER.fullmatch(v.string_value)
+        ]
         if unfilled:
             notes.append(f"{name}: no value for {', '.join(unfilled)}; the defaults are used")
     kind = preprocessing.get("tokenizer_type", "")

@@ -90,7 +90,7 @@ def replace_text(path: Path, text: str) -> None:
     path = path.resolve()
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "w", encoding="utf-8") as opened:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
             opened.write(text)
         shutil.copymode(path, scratch)
         Path(scratch).replace(path)

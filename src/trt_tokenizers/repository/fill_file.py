@@ -1,4 +1,4 @@
-"""The command fill_template: fill one file, or make our skeleton a repository of the C++ backend."""
+"""Fill a file, or make this package's skeleton a repository of the C++ backend."""
 
 from __future__ import annotations
 

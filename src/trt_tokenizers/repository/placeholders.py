@@ -123,8 +123,10 @@ def fill_template(
     """`fill` with ``key:value,key:value``, the syntax of the command fill_template.
 
     The first ``:`` of a pair separates key and value. A comma inside a value is written ``\\,``;
-    ``\\:`` and ``\\\\`` also mean ``:`` and ``\\``. Any other backslash is literal. As with NVIDIA's
-    script, a placeholder without a value stays, and a key that only other templates have is ignored.
+    ``\\:`` and ``\\\\`` also mean ``:`` and ``\\``. Any other backslash is literal.
+
+    As with NVIDIA's script, a placeholder without a value stays, and a key that only other
+    templates have is ignored.
 
     Args:
         note: receives one line for each of these two cases.
@@ -138,7 +140,9 @@ def fill_template(
     ignored = [key for key in values if key not in names]
     for key in ignored:
         if key not in NVIDIA_SETTINGS:
-            raise RepositoryError(f"{where} has no placeholder {key!r}{nearest(key, names)}; remove it")
+            raise RepositoryError(
+                f"{where} has no placeholder {key!r}{nearest(key, names)}; remove it"
+            )
     if ignored:
         note(f"{where} has no placeholder {', '.join(ignored)}; ignored")
     filled = fill(text, {**dict.fromkeys(_ZERO, "0"), **values}, where, parse=parse, keep=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -35,3 +36,15 @@ def test_a_ready_file_is_there_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ready"]
     with pytest.raises(OSError, match="No such file"):
         write_ready_file(tmp_path / "nowhere" / "ready", {})
+
+
+def test_the_scratch_file_follows_no_link(tmp_path: Path) -> None:
+    """A link with the name of an earlier scratch file, in a folder that others can write."""
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    for name in (f".ready.{os.getpid()}", ".ready"):
+        (tmp_path / name).symlink_to(outside)
+    write_ready_file(tmp_path / "ready", {"pid": 1})
+    assert outside.read_text() == "mine"
+    assert json.loads((tmp_path / "ready").read_text()) == {"pid": 1}
+    assert (tmp_path / "ready").stat().st_mode & 0o777 == 0o644

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from test_memory import LLAMA_7B, checkpoint, run, weights
+
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.memory.attention import KvLayers, kv_layers
 from trt_tokenizers.memory.model_sizes import bits, read_model

@@ -393,7 +393,7 @@ def test_a_list_that_names_files_outside_is_refused(line: str, tmp_path: Path) -
     with (output / ".trt-tokenizers").open("a") as marker:
         marker.write("\n" + line.format(outside=outside))
     before = snapshot(tmp_path)
-    with pytest.raises(RepositoryError, match="is not a path inside it|is a symbolic link"):
+    with pytest.raises(RepositoryError, match=r"is not a path inside it|is a symbolic link"):
         write({"a/1/model.py": "new"}, output, force=True)
     assert snapshot(tmp_path) == before
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository import settings_reference
 from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, NVIDIA_SETTINGS
-from trt_tokenizers.settings import PLACEHOLDER
 from trt_tokenizers.repository.schemas import VERSIONS, schema
+from trt_tokenizers.settings import PLACEHOLDER
 
 ROOT = Path(__file__).parents[3]
 
