@@ -19,7 +19,7 @@ from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository.schemas import VERSIONS, schema
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
-from upstream import tensor, upstream_repository, with_replay
+from upstream import filled_by_readme, set_bls_version, tensor, with_replay
 
 pytestmark = pytest.mark.triton
 
@@ -39,7 +39,7 @@ class Client:
     """Sends tensors of the types that the version's contract has."""
 
     def __init__(self, server: Server, version: str) -> None:
-        self.server = server
+        self.server, self.version = server, version
         inputs = map(tensor, schema(version)["ensemble"]["inputs"])
         self.types = {t["name"]: t["type"].removeprefix("TYPE_") for t in inputs}
         self.outputs = [tensor(o)["name"] for o in schema(version)["ensemble"]["outputs"]]
@@ -88,8 +88,9 @@ def client(
 ) -> Iterator[Client]:
     version = request.param
     folder = tmp_path_factory.mktemp(f"adopted-{version}")
-    repository = upstream_repository(folder / "repo", version, bpe_dir)
+    repository = filled_by_readme(folder / "repo", version, bpe_dir, "True")
     with_replay(repository, echo=True)
+    set_bls_version(repository, version)
     done = CliRunner().invoke(main, ["adopt", str(repository)])
     assert done.exit_code == 0, done.output
     with launched(repository, folder) as server:
@@ -132,6 +133,20 @@ def test_stop_words(client: Client, count: int) -> None:
     words = f"{first},{second}" if client.types["max_tokens"] == "UINT32" else first
     (got,) = client.ask(1, "t", text_input=TEXT, max_tokens=count, stream=True, stop_words=words)
     assert joined(got) == TEXT[: TEXT.index(first)]
+
+
+def test_the_bls_model(client: Client) -> None:
+    """It asks our models for every tensor that NVIDIA's have."""
+    if client.version == "0.5":
+        pytest.skip("this version has none")
+    inputs = [
+        each
+        for each in client.inputs(text_input="one two", max_tokens=64)
+        if each.name() in ("text_input", "max_tokens", "bad_words", "stop_words")
+    ]
+    with grpcclient.InferenceServerClient(client.server.grpc) as server:
+        answer = server.infer("tensorrt_llm_bls", inputs)
+    assert b"one two" in answer.as_numpy("text_output").ravel()[0]
 
 
 def test_fewer_tokens(client: Client) -> None:

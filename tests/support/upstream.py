@@ -190,8 +190,20 @@ def with_replay(repository: Path, *, echo: bool) -> Path:
     path = engine / "config.pbtxt"
     config = parse_config(path.read_text())
     config.backend = "python"
+    if (bls := repository / "tensorrt_llm_bls").is_dir():
+        shutil.copy(SUPPORT / "bls.py", bls / "1" / "model.py")
     given = {"engine": "replay:ReplayEngine", "chunk_sizes": "1,3,2,7,5,4,6",
              "max_tokens_per_chunk": "1", "echo": str(echo).lower()}  # fmt: skip
     set_parameters(config, given)
     path.write_text(format_config(config))
     return repository
+
+
+def set_bls_version(repository: Path, version: str) -> None:
+    """Tell the stand-in for the BLS model which version's tensors it names."""
+    path = repository / "tensorrt_llm_bls" / "config.pbtxt"
+    if path.is_file():
+        config = parse_config(path.read_text())
+        config.parameters["version"].string_value = version
+        config.model_transaction_policy.decoupled = False
+        path.write_text(format_config(config))

@@ -95,7 +95,8 @@ def kv_layers(config: Mapping[str, Any], where: Path) -> tuple[KvLayers, ...]:
     try:
         for at, window in enumerate(_windows(config, number(config, LAYERS))):
             if window is not None:
-                counts[(*_heads_and_size(config, at, sliding=window > 0), window)] += 1
+                heads, size = _heads_and_size(config, at, sliding=window > 0)
+                counts[heads, size, window] += 1
     except _UnknownError as error:
         raise RepositoryError(f"{where} does not say {error}") from None
     if not counts:

@@ -334,6 +334,8 @@ def test_any_pairs_come_back_exactly(values: dict[str, str]) -> None:
     )
     if any(name in NVIDIA_SETTINGS for name in values):  # it has a type
         return
+    if any(PLACEHOLDER.fullmatch(value) for value in values.values()):
+        return
     config = parse_config(fill_template(text, pairs, "x"))
     assert {k: v.string_value for k, v in config.parameters.items()} == values
 
