@@ -164,6 +164,8 @@ INPUTS = (
           default=False, only=False),
     Input("return_generation_logits", "BOOL", "", "return_generation_logits", "true is refused",
           default=False, only=False),
+    Input("return_kv_cache_reuse_stats", "BOOL", "", "return_kv_cache_reuse_stats", "true is "
+          "refused; `return_perf_metrics` has these figures", default=False, only=False),
     Input("guided_decoding_guide_type", "STRING", "", "guided_decoding_guide_type",
           "kind of [guide](llmapi.md)", engines=_LLMAPI),
     Input("guided_decoding_guide", "STRING", "", "guided_decoding_guide",

@@ -276,6 +276,10 @@ def test_ranges(name: str, served: list[float], refused: list[float], message: s
             "is 2, but a response .* holds one answer; send stream true",
         ),
         ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
+        (
+            {"return_kv_cache_reuse_stats": [[True], [False]]},
+            "return_kv_cache_reuse_stats is True; this engine serves False only",
+        ),
         ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),
         ({"streaming": [[True], [False]]}, "differ between the texts of one request"),
     ],
