@@ -22,7 +22,7 @@ from trt_tokenizers.repository.ensemble import (
     set_parameters,
 )
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-from trt_tokenizers.repository.placeholders import bare_placeholders
+from trt_tokenizers.repository.problems import read_model_config
 from trt_tokenizers.repository.skeleton import skeleton, skeleton_configs
 from trt_tokenizers.settings import PLACEHOLDER
 from trt_tokenizers.tokenizers.registry import GROUP as TOKENIZERS
@@ -157,18 +157,7 @@ def _read(path: Path) -> Any:
             f"{path} is missing; adopt needs a repository of TensorRT-LLM's ensemble, with the "
             "models ensemble, preprocessing, postprocessing and the engine"
         )
-    try:
-        text = read_text(path)
-        for line, name in bare_placeholders(text):
-            raise RepositoryError(
-                f"{path}:{line}: ${{{name}}} has no value; fill it first: fill_template -i {path} "
-                f"{name}:VALUE,…"
-            )
-        return parse_config(text)
-    except OSError as error:
-        raise RepositoryError(f"{path}: {error.strerror}; restore the file") from None
-    except ValueError as error:
-        raise RepositoryError(f"{path}: {error}; correct it") from None
+    return read_model_config(path)
 
 
 def _with_tensors_of(text: str, old: Any) -> str:

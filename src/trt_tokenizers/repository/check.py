@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from trt_tokenizers.engines.base import ENGINES
 from trt_tokenizers.engines.dispatcher import ServingSettings
 from trt_tokenizers.errors import EngineError, TemplateError, TokenizerError, TrtTokenizersError
-from trt_tokenizers.hf_config import read_text
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.postprocess import PostprocessingSettings
 from trt_tokenizers.processing.preprocess import PreprocessingSettings
@@ -18,9 +16,13 @@ from trt_tokenizers.repository.check_engines import engine_problems
 from trt_tokenizers.repository.check_ensemble import EnsembleChecker
 from trt_tokenizers.repository.ensemble import parameters
 from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, NVIDIA_SETTINGS
-from trt_tokenizers.repository.pbtxt import parse_config
-from trt_tokenizers.repository.placeholders import bare_placeholders
-from trt_tokenizers.repository.problems import Problem, line_of, parameter_line
+from trt_tokenizers.repository.problems import (
+    ConfigError,
+    Problem,
+    line_of,
+    parameter_line,
+    read_model_config,
+)
 from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND
 from trt_tokenizers.settings import MODEL_DIRECTORY, nearest, parse
 from trt_tokenizers.streams.stream_key import StreamKeyTransport
@@ -52,10 +54,15 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
     models = ("ensemble", "preprocessing", engine, "postprocessing")
     paths = {name: repository / name / "config.pbtxt" for name in models}
     for name, path in paths.items():
-        config = _read(path, name, problems)
-        if config is None:
+        if not path.exists():
+            what = f"is missing; the ensemble needs the model {name!r}"
+            problems.append(Problem(path, 1, what))
             continue
-        configs[name] = config
+        try:
+            configs[name] = config = read_model_config(path)
+        except ConfigError as error:
+            problems.append(error.problem)
+            continue
         problems += _check_model(path, name, config)
         if name in _TEXT:
             problems += _check_batching(path, config)
@@ -72,35 +79,13 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
     return problems
 
 
-def _read(path: Path, name: str, problems: list[Problem]) -> Any:
-    """The ModelConfig in *path*; None if it cannot be read, which is added to *problems*."""
-    if not path.exists():
-        problems.append(Problem(path, 1, f"is missing; the ensemble needs the model {name!r}"))
-        return None
-    try:
-        text = read_text(path)
-        if unfilled := list(bare_placeholders(text)):
-            problems += [
-                Problem(path, line, f"${{{name}}} has no value; fill it") for line, name in unfilled
-            ]
-            return None
-        return parse_config(text)
-    except OSError as error:
-        problems.append(Problem(path, 1, f"{error.strerror}; restore the file"))
-        return None
-    except ValueError as error:
-        line = re.search(r"(\d+):\d+", str(error))
-        problems.append(Problem(path, int(line[1]) if line else 1, f"{error}; correct it"))
-        return None
-
-
 def _engine_name(repository: Path) -> str:
     """The folder of the ensemble's engine: the only step that is not a text model."""
     try:
-        text = read_text(repository / "ensemble" / "config.pbtxt")
-        steps = parse_config(text).ensemble_scheduling.step
-    except (OSError, ValueError):  # `_read` reports it
+        ensemble = read_model_config(repository / "ensemble" / "config.pbtxt")
+    except ConfigError:  # `check` reports it
         return "tensorrt_llm"
+    steps = ensemble.ensemble_scheduling.step
     found = {step.model_name for step in steps if (repository / step.model_name).is_dir()}
     others = sorted(found.difference(_TEXT))
     return str(others[0]) if len(others) == 1 else "tensorrt_llm"

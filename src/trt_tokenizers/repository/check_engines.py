@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.hf_config import read_text, splittable
+from trt_tokenizers.hf_config import splittable
 from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 from trt_tokenizers.memory.gpus import host_gpus, visible_gpus
 from trt_tokenizers.repository.ensemble import parameters
-from trt_tokenizers.repository.pbtxt import parse_config
-from trt_tokenizers.repository.placeholders import bare_placeholders
+from trt_tokenizers.repository.problems import ConfigError, read_model_config
 
 #: Parameters of TensorRT-LLM's models that name an engine's folder.
 _ENGINE_PATHS = ("gpt_model_path", "encoder_model_path")
@@ -149,20 +148,9 @@ def _read_models(repository: Path) -> tuple[list[_Model], list[str]]:
     models, problems = [], []
     for file in sorted(repository.glob("*/config.pbtxt")):
         try:
-            text = read_text(file)
-            if unfilled := list(bare_placeholders(text)):
-                problems += [
-                    f"{file}:{line}: ${{{name}}} has no value; fill it: fill_template -i {file} "
-                    f"{name}:VALUE"
-                    for line, name in unfilled
-                ]
-                continue
-            config = parse_config(text)
-        except OSError as error:
-            problems.append(f"{file}: {error.strerror}; restore the file")
-            continue
-        except ValueError as error:
-            problems.append(f"{file}: {error}; correct it")
+            config = read_model_config(file)
+        except ConfigError as error:
+            problems.append(str(error))
             continue
         values = {name: value for name, value in parameters(config).items() if value}
         models.append(_Model(file, config.backend, config.max_batch_size, values))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_text
+from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.repository.placeholders import bare_placeholders
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,34 @@ class Problem:
     def at(cls, path: Path, needle: str, what: str) -> Problem:
         """A problem on the first line of *path* that contains *needle*; on line 1 if none does."""
         return cls(path, line_of(path, needle), what)
+
+
+class ConfigError(RepositoryError):
+    """A config.pbtxt cannot be read."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def read_model_config(path: Path) -> Any:
+    """The ModelConfig in *path*. It may hold placeholders inside quotes, which mean "not set".
+
+    Raises:
+        ConfigError: it cannot be read; names the line.
+    """
+    try:
+        text = read_text(path)
+        for line, name in bare_placeholders(text):
+            fix = f"fill it: fill_template -i {path} {name}:VALUE"
+            raise ConfigError(Problem(path, line, f"${{{name}}} has no value; {fix}"))
+        return parse_config(text)
+    except OSError as error:
+        raise ConfigError(Problem(path, 1, f"{error.strerror}; restore the file")) from None
+    except ValueError as error:
+        found = re.search(r"(\d+):\d+", str(error))
+        line = int(found[1]) if found else 1
+        raise ConfigError(Problem(path, line, f"{error}; correct it")) from None
 
 
 def line_of(path: Path, needle: str) -> int:

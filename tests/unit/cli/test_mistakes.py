@@ -82,7 +82,7 @@ def test_a_repository_whose_files_cannot_be_read(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.pbtxt").write_bytes(b"\xff")
     line = one_error("adopt", tmp_path / "repo", code=1)
-    assert line == f"{folder}/config.pbtxt: is not UTF-8 (byte 0); restore the file"
+    assert line == f"{folder}/config.pbtxt:1: is not UTF-8 (byte 0); restore the file"
     checked = CliRunner().invoke(main, ["check", str(tmp_path / "repo")])
     assert checked.exit_code == 1
     assert f"{folder}/config.pbtxt:1: is not UTF-8 (byte 0); restore" in checked.stdout

@@ -191,6 +191,7 @@ def test_what_the_readme_fills_is_adopted(
         there = {t.name for m in ("preprocessing", "postprocessing")
                  for t in [*config(old, m).input, *config(old, m).output]}  # fmt: skip
         assert asked <= there, "BLS names these tensors"
+    assert "nothing to do" in run(old).stderr
 
 
 def test_our_fill_template_fills_the_readmes_commands(
@@ -259,7 +260,7 @@ def replace(path: Path, old: str, new: str) -> None:
     ("file", "was", "now", "message"),
     [
         ("ensemble", "max_batch_size: 8", "max_batch_size: ${triton_max_batch_size}",
-         r"ensemble/config.pbtxt:2: ${triton_max_batch_size} has no value; fill it first"),
+         r"ensemble/config.pbtxt:2: ${triton_max_batch_size} has no value; fill it: "),
         ("ensemble", 'model_name: "tensorrt_llm"', 'model_name: "postprocessing"',
          "has the steps preprocessing, postprocessing, postprocessing"),
         ("tensorrt_llm", 'name: "input_lengths"', 'name: "input_lenghts"',

@@ -227,16 +227,16 @@ def test_a_configuration_that_does_not_parse(repository: Path) -> None:
     file = model(repository, gpt_model_path="x")
     file.write_text("max_batch_size: many")
     (line,) = found(repository, 1)
-    assert line.startswith(f"{file}: not a Triton model configuration: 1:17")
+    assert line.startswith(f"{file}:1: not a Triton model configuration: 1:17")
     file.write_text("max_batch_size: ${size}")
     assert found(repository, 1) == [
         f"{file}:1: ${{size}} has no value; fill it: fill_template -i {file} size:VALUE"
     ]
     file.write_bytes(b"\xff")
-    assert found(repository, 1) == [f"{file}: is not UTF-8 (byte 0); restore the file"]
+    assert found(repository, 1) == [f"{file}:1: is not UTF-8 (byte 0); restore the file"]
     file.unlink()
     os.mkfifo(file)
-    assert found(repository, 1) == [f"{file}: is not a regular file; restore the file"]
+    assert found(repository, 1) == [f"{file}:1: is not a regular file; restore the file"]
 
 
 def test_a_placeholder_inside_quotes_means_not_set(repository: Path) -> None:
