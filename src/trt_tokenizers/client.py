@@ -53,14 +53,18 @@ def stream(
 def _post(
     url: str, path: str, payload: Payload, timeout: float | None
 ) -> Iterator[http.client.HTTPResponse]:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # of brackets or the port
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
         raise SettingsError(f"{url!r} is not a server URL; use for example http://127.0.0.1:8000")
     https = parts.scheme == "https"
     connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
     body = json.dumps(payload).encode()
     headers = {"Content-Type": "application/json"}
-    with contextlib.closing(connect(parts.hostname, parts.port, timeout=timeout)) as connection:
+    with contextlib.closing(connect(host, port, timeout=timeout)) as connection:
         try:
             connection.request("POST", parts.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()

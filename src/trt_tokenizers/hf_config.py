@@ -57,10 +57,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+
+
 def text_model(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the text model; a multimodal config.json nests it in text_config."""
-    text = config.get("text_config")
-    return {**config, **text} if isinstance(text, Mapping) else config
+    """The configuration of the text model, which a multimodal config.json nests."""
+    for name in _NESTED:
+        if isinstance(nested := config.get(name), Mapping):
+            return text_model({**config, name: None, **nested})
+    return config
 
 
 def vocab_size(config: Mapping[str, Any]) -> int:

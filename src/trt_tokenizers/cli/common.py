@@ -47,7 +47,7 @@ class Command(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        self._debug = "--debug" in args
+        self._debug = "--debug" in args or bool(parent and parent.params.get("debug"))
         with self._errors_reported():  # callbacks of options read files
             return super().make_context(info_name, args, parent, **extra)
 
@@ -65,7 +65,7 @@ class Command(click.Command):
             if self._debug:
                 traceback.print_exc()
             for line in _lines(error):
-                click.echo(f"error: {line}", err=True)
+                click.echo(f"error: {line.encode(errors='replace').decode()}", err=True)
             code = error.exit_code if isinstance(error, LaunchError) else 1
             sys.exit(2 if isinstance(error, SettingsError) else code)
 

@@ -16,7 +16,8 @@ from trt_tokenizers.cli.tokenize import tokenize, tokenizers
 
 @click.group(context_settings=SETTINGS)
 @click.version_option(trt_tokenizers.__version__, prog_name="trt-tokenizers")
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(*, debug: bool) -> None:
     """Exact tokenizers, chat templates and streaming text for Triton's TensorRT-LLM ensemble."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.hf_config import text_model
+from trt_tokenizers.hf_config import parse_json, text_model
 from trt_tokenizers.memory.attention import HEADS, HIDDEN, KvLayers, first, kv_layers, number
 from trt_tokenizers.memory.engine_folder import read_config, read_engine
 
@@ -101,7 +100,7 @@ def read_model(folder: Path, dtype: str = "") -> ModelSizes:
         if "pretrained_config" in config or "builder_config" in config:
             return _engine(folder, config)
         return _checkpoint(folder, config, dtype)
-    except (KeyError, TypeError, ValueError, struct.error) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, struct.error) as error:
         raise RepositoryError(
             f"{folder / 'config.json'}: values for the estimate are missing "
             f"({type(error).__name__}: {error}); give the folder of a decoder-only model or its "
@@ -147,7 +146,9 @@ def _tensors(file: Path) -> Iterator[tuple[str, int]]:
     """The dtype and number of elements of each tensor, from the header of *file*."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
-        header = json.loads(opened.read(length))
+        if length > file.stat().st_size:
+            raise RepositoryError(f"{file} is not a safetensors file; download it again")
+        header = parse_json(opened.read(length).decode())
     for name, tensor in header.items():
         if name != "__metadata__":
             yield str(tensor["dtype"]), math.prod(tensor["shape"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from trt_tokenizers.errors import RepositoryError
@@ -14,7 +15,7 @@ from trt_tokenizers.repository.ensemble import parameters
 from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS
 from trt_tokenizers.repository.pbtxt import parse_config
 from trt_tokenizers.repository.placeholders import fill, fill_template, parse_substitutions
-from trt_tokenizers.repository.schemas import schema, schema_version
+from trt_tokenizers.repository.schemas import schema, schema_version, unknown_version
 from trt_tokenizers.repository.tensorrtllm_backend import TEXT_MODELS, render_tensorrtllm
 from trt_tokenizers.settings import PLACEHOLDER
 
@@ -23,6 +24,8 @@ Note = Callable[[str], None]
 _CPP_KEYS = {"engine_dir", "batching_strategy"}
 #: Its engine's tensors fit the most versions: 0.11 to 1.1.
 _DEFAULT_VERSION = "0.17"
+#: Settings outside quotes of the text models; an empty value means the default.
+_DEFAULTS = {"triton_max_batch_size": "", "preprocessing_instance_count": ""}
 
 
 def fill_file(
@@ -80,7 +83,7 @@ def _convert_skeleton(file: Path, values: dict[str, str], note: Note) -> dict[Pa
     if not values.get("engine_dir"):
         raise RepositoryError(f"{file}: engine_dir has no value; set it to the engine's folder")
     engine_dir = Path(values["engine_dir"])
-    version = _version(engine_dir)
+    version = _version(engine_dir, note)
     known = schema(schema_version(version))["tensorrt_llm"]["placeholders"]
     window = values.pop("max_kv_cache_length", "")
     if window:  # its older name
@@ -96,7 +99,7 @@ def _convert_skeleton(file: Path, values: dict[str, str], note: Note) -> dict[Pa
     for model in TEXT_MODELS:
         path = folder / model / "config.pbtxt"
         text = read_text(path)
-        config = parse_config(fill(text, _counts(text), str(path), keep=True))
+        config = parse_config(fill(text, _DEFAULTS, str(path), keep=True))
         for key, value in parameters(config).items():
             if value:
                 values[key] = value
@@ -113,17 +116,17 @@ def _convert_skeleton(file: Path, values: dict[str, str], note: Note) -> dict[Pa
     return {**configs, file: configs.pop(folder / name / "config.pbtxt")}
 
 
-def _counts(text: str) -> Mapping[str, str]:
-    """Empty values, which mean the defaults, for the settings outside quotes."""
-    names = ("triton_max_batch_size", "preprocessing_instance_count")
-    return {name: "" for name in names if f"${{{name}}}" in text}
-
-
-def _version(engine_dir: Path) -> str:
+def _version(engine_dir: Path, note: Note) -> str:
     """The version that built the engine, else the installed one, else the default."""
-    if (engine_dir / "config.json").is_file() and (built := read_engine(engine_dir).version):
-        return built
-    try:
-        return importlib.metadata.version("tensorrt_llm")
-    except importlib.metadata.PackageNotFoundError:
-        return _DEFAULT_VERSION
+    version = _DEFAULT_VERSION
+    if (engine_dir / "config.json").is_file():
+        version = read_engine(engine_dir).version or version
+    else:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("tensorrt_llm")
+    if nearest := unknown_version(version):
+        note(
+            f"the tensors of TensorRT-LLM {version} are not known, those of {nearest} are used; "
+            "compare tensorrt_llm/config.pbtxt with that version's own template"
+        )
+    return nearest or version

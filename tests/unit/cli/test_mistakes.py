@@ -128,6 +128,33 @@ def test_no_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert one_error(*options, code=1) == "the home directory is unknown; set HOME to a folder"
 
 
+def test_a_file_that_is_not_safetensors(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"hidden_size": 8, "num_hidden_layers": 1, '
+        '"num_attention_heads": 2, "num_key_value_heads": 2}'
+    )
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"\xff" * 9)
+    line = one_error("plan", tmp_path, "--gpu-memory", 8, code=1)
+    assert line == f"{file} is not a safetensors file; download it again"
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://a:b", "http://a:99999", "a", "ftp://a"])
+def test_an_address_that_is_none(url: str) -> None:
+    done = CliRunner().invoke(main, ["chat", "--url", url], input="Hello\n")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"error: {url!r} is not a server URL; use for example http://127.0.0.1:8000\n",
+    )
+
+
+def test_an_argument_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    assert "has no placeholder 'a\\udcff'" in one_error(
+        "fill-template", tmp_path / "f", "a\udcff:b", code=1
+    )
+
+
 def test_an_unexpected_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero\nsecond line")
@@ -137,10 +164,11 @@ def test_an_unexpected_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         "unexpected ZeroDivisionError: division by zero; run it again with --debug, and report "
         "the traceback"
     )
-    done = CliRunner().invoke(main, ["check", "--debug", str(tmp_path)])
-    assert done.exit_code == 1
-    assert "Traceback (most recent call last)" in done.stderr
-    assert "in broken" in done.stderr
+    for arguments in (["check", "--debug", str(tmp_path)], ["--debug", "check", str(tmp_path)]):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 1
+        assert "Traceback (most recent call last)" in done.stderr
+        assert "in broken" in done.stderr
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> None:

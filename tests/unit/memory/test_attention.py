@@ -130,6 +130,9 @@ def test_bytes_per_token(tmp_path: Path) -> None:
     deepseek = read_model(checkpoint(tmp_path / "v3", {**DEEPSEEK_V3, "dtype": "bfloat16"}, 10))
     assert estimate(deepseek, GIB, 0.9).kv_bytes_per_token == 70_272
     assert estimate(deepseek, GIB, 0.9, tensor=8).kv_bytes_per_token == 70_272, "every rank has it"
+    nested = {"thinker_config": {"text_config": LLAMA_7B}, "dtype": "bfloat16"}
+    omni = read_model(checkpoint(tmp_path / "omni", nested, 10))
+    assert estimate(omni, GIB, 0.9).kv_bytes_per_token == 524_288
     falcon = read_model(checkpoint(tmp_path / "f", {**FALCON_7B, "dtype": "bfloat16"}, 10))
     assert estimate(falcon, GIB, 0.9).kv_bytes_per_token == 8192
 

@@ -52,6 +52,13 @@ def schema(version: str) -> Mapping[str, Any]:
     return found
 
 
+def unknown_version(version: str) -> str:
+    """The most similar schema if the tensors of *version* are not known; empty if they are."""
+    if not _UNKNOWN[0] < _number(version) < _UNKNOWN[1]:
+        return ""
+    return VERSIONS[0] if _number(version) < (0, 8) else VERSIONS[1]
+
+
 def schema_version(version: str) -> str:
     """The schema to use for TensorRT-LLM *version*: the newest one that is not newer.
 
@@ -59,7 +66,7 @@ def schema_version(version: str) -> str:
         RepositoryError: *version* is not a version, or no schema fits it.
     """
     wanted = _number(version)
-    if wanted < _number(VERSIONS[0]) or _UNKNOWN[0] < wanted < _UNKNOWN[1]:
+    if wanted < _number(VERSIONS[0]) or unknown_version(version):
         raise RepositoryError(
             f"the tensors of TensorRT-LLM {version} are not known; fill NVIDIA's templates of "
             "that version (fill_template -i FILE KEY:VALUE,…), then run: trt-tokenizers adopt "
