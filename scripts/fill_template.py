@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.fill_file import fill_file
-from trt_tokenizers.repository.pbtxt import parse_config
 
 
 def main() -> int:
@@ -31,20 +30,17 @@ exit codes: 0 filled, 1 a key or value is wrong, 2 wrong options""",
         "--in_place", "--in-place", "-i", action="store_true", help="change the file"
     )
     options = parser.parse_args()
-    parse = parse_config
     missing = [m for m in ("google.protobuf", "tritonclient.grpc") if not _there(m)]
     if missing:
         sys.stderr.write(
-            "fill_template: the result is not checked against Triton's schema, for want of "
+            "fill_template: the result is not checked against Triton's schema; missing: "
             f"{', '.join(missing)}; pip install 'tritonclient[grpc]'\n"
         )
-        parse = str
     try:
         filled = fill_file(
             options.file,
             options.substitutions,
             in_place=options.in_place,
-            parse=parse,
             note=lambda line: sys.stderr.write(f"note: {line}\n"),
         )
     except RepositoryError as error:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import splittable
@@ -95,19 +95,13 @@ def _unmet(
             )
 
 
-@dataclass(frozen=True)
-class _Model:
-    """What one config.pbtxt says.
-
-    Attributes:
-        max_batch_size: Triton's; 0: no batches.
-        parameters: those that have a value.
-    """
+class _Model(NamedTuple):
+    """One config.pbtxt."""
 
     file: Path
     backend: str
-    max_batch_size: int
-    parameters: Mapping[str, str]
+    max_batch_size: int  # 0: no batches
+    parameters: Mapping[str, str]  # those that have a value
 
     @property
     def is_tensorrt_llm(self) -> bool:
@@ -122,25 +116,15 @@ class _Model:
         return self.backend == "python" and self.parameters.get("engine") == "transformers"
 
 
-@dataclass(frozen=True)
-class _GpuNeed:
-    """The GPUs that one engine needs.
+class _GpuNeed(NamedTuple):
+    """The GPUs that one engine needs."""
 
-    Attributes:
-        engine: file and kind of the engine, for messages.
-        required: the engine cannot run without a GPU.
-        fix: what to do if there are too few.
-        ranks: the ranks that the engine was built for; 0: any number.
-        weights: bytes of the largest rank; 0: unknown.
-        weights_from: the file or folder with these weights.
-    """
-
-    engine: str
-    required: bool
-    fix: str
-    ranks: int = 0
-    weights: int = 0
-    weights_from: Path | None = None
+    engine: str  # its file and kind, for messages
+    required: bool  # it cannot run without a GPU
+    fix: str  # what to do if there are too few
+    ranks: int  # that the engine was built for; 0: any number
+    weights: int  # bytes of the largest rank; 0: unknown
+    weights_from: Path | None  # the file or folder with these weights
 
 
 def _read_models(repository: Path) -> tuple[list[_Model], list[str]]:
@@ -259,6 +243,7 @@ def _gpu_needs(model: _Model, world_size: int) -> Iterator[_GpuNeed]:
             engine=f"{model.file}: the engine transformers",
             required=model.parameters.get("device") == "cuda",
             fix="make more visible, use a smaller --world-size, or set its device to cpu",
+            ranks=0,
             weights=_checkpoint_size(folder) // world_size if same_dtype else 0,
             weights_from=folder,
         )

@@ -33,7 +33,6 @@ def fill_file(
     substitutions: str,
     *,
     in_place: bool,
-    parse: Callable[[str], object] = parse_config,
     note: Note = lambda line: None,
 ) -> str:
     """`fill_template` for a file. With *in_place* the result replaces the file atomically.
@@ -51,7 +50,7 @@ def fill_file(
         if "${engine}" in text and _CPP_KEYS & values.keys():
             changed = _convert_skeleton(file, values, note)
         else:
-            filled = fill_template(text, substitutions, str(file), parse=parse, note=note)
+            filled = fill_template(text, substitutions, str(file), note=note)
             changed = {file: filled}
         for path, new in changed.items() if in_place else ():
             replace_text(path, new)

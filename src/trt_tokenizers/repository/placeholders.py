@@ -6,6 +6,7 @@ it cannot end its field and start another one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -26,7 +27,6 @@ def fill(
     values: Mapping[str, str],
     where: str,
     *,
-    parse: Callable[[str], object] = parse_config,
     keep: bool = False,
 ) -> str:
     """Replace every ``${name}`` of a config.pbtxt.
@@ -36,9 +36,7 @@ def fill(
 
     Args:
         where: the file, for errors.
-        parse: raises ValueError if the result is not a Triton configuration.
-        keep: leave each ``${name}`` without an entry in *values*. *parse* is then not called if one
-            outside quotes stays.
+        keep: leave each ``${name}`` without an entry in *values*.
 
     Raises:
         RepositoryError: a value has the wrong type, or the result is not a valid model
@@ -76,7 +74,8 @@ def fill(
     if keep and any(bare_placeholders(filled)):
         return filled
     try:
-        parse(filled)
+        with contextlib.suppress(ModuleNotFoundError):  # scripts/fill_template.py warns
+            parse_config(filled)
     except ValueError as error:
         raise RepositoryError(f"{where}: {error}; correct the value on that line") from None
     return filled
@@ -117,7 +116,6 @@ def fill_template(
     substitutions: str,
     where: str,
     *,
-    parse: Callable[[str], object] = parse_config,
     note: Callable[[str], None] = lambda line: None,
 ) -> str:
     """`fill` with ``key:value,key:value``, the syntax of the command fill_template.
@@ -145,7 +143,7 @@ def fill_template(
             )
     if ignored:
         note(f"{where} has no placeholder {', '.join(ignored)}; ignored")
-    filled = fill(text, {**dict.fromkeys(_ZERO, "0"), **values}, where, parse=parse, keep=True)
+    filled = fill(text, {**dict.fromkeys(_ZERO, "0"), **values}, where, keep=True)
     bare = dict.fromkeys(name for _, name in bare_placeholders(filled))
     if bare:
         note(f"{where}: fill {', '.join(bare)} as well; Triton cannot read the file before")

@@ -30,17 +30,9 @@ def _number(version: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+_FILES = [file.name for file in files(__name__).iterdir() if file.name.endswith(".json")]
 #: The surveyed versions, oldest first: those that have a file here.
-VERSIONS = tuple(
-    sorted(
-        (
-            f.name.removesuffix(".json")
-            for f in files(__name__).iterdir()
-            if f.name.endswith(".json")
-        ),
-        key=_number,
-    )
-)
+VERSIONS = tuple(sorted((name.removesuffix(".json") for name in _FILES), key=_number))
 #: Between these two versions the types of the engine's inputs changed, in an unknown release.
 _UNKNOWN = (0, 5), (0, 11)
 
