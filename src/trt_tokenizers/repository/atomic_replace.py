@@ -41,7 +41,8 @@ def staging(place: Path) -> Iterator[Path]:
             yield folder
     except OSError as error:
         raise RepositoryError(
-            f"{place} cannot be written: {error.strerror} ({error.filename or place.parent}); "
+            f"{place} cannot be written: {error.strerror or error} "
+            f"({error.filename or place.parent}); "
             "correct the permissions, or choose another folder"
         ) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,16 @@ def test_links_in_the_way_become_copies(link: str, old: Path, tmp_path: Path) ->
         k: v for k, v in before.items() if k.startswith("outside")
     }
     assert "trt_tokenizers.backend" in (old / "preprocessing/1/model.py").read_text()
+
+
+def test_a_named_pipe_in_the_repository_is_refused(bpe_dir: Path, tmp_path: Path) -> None:
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    os.mkfifo(old / "pipe")
+    done = run(old)
+    assert done.exit_code == 1
+    assert f"{old} cannot be written: " in done.stderr
+    assert "is a named pipe" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
 
 
 def test_sizes_come_from_the_engine(bpe_dir: Path, tmp_path: Path) -> None:
