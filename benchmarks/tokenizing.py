@@ -31,9 +31,7 @@ from pathlib import Path
 import click
 from streaming import ROOT, Server, build, served
 
-from trt_tokenizers.streams.slots import Slots
-from trt_tokenizers.streams.smalltexts import SmallTexts
-from trt_tokenizers.streams.stream_folder import stream_folder
+from trt_tokenizers.streams.stream_folder import open_streams, stream_folder
 
 WORDS = (50, 1000, 8000)
 AT_ONCE = (1, 16)
@@ -138,10 +136,10 @@ def turn(port: int, model: str, words: int, at_once: int, seconds: float) -> flo
 
 
 def forget_contexts(server: Server) -> None:
-    """What no postprocessing takes here; where thousands lie, looking for a free slot costs."""
+    """Remove the contexts: no postprocessing takes them here, and listing thousands costs."""
     for pid in server.processes:
-        Slots(stream_folder(pid)).sweep(0)
-        SmallTexts(stream_folder(pid)).sweep(0)
+        for stream in open_streams(stream_folder(pid)):
+            stream.path.unlink(missing_ok=True)
 
 
 def waits(port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.streams.slots import KEY_BITS
-from trt_tokenizers.streams.stream_key import MAX_SEQUENCES, pack, sequence_key
+from trt_tokenizers.streams.stream_key import KEY_BITS, MAX_SEQUENCES, pack, sequence_key
 from trt_tokenizers.streams.word_arrays import from_array
 
 Array = npt.NDArray[Any]

@@ -1,29 +1,35 @@
-"""How long a prompt and its answer may be; checked by preprocessing and by Python engines."""
+"""Maximum lengths of prompts and answers, for preprocessing and Python engines."""
 
 from __future__ import annotations
 
 from trt_tokenizers.errors import RequestError
 
-#: Characters that are served for each token of the longest sequence; no text of words has so many.
+#: Characters served per token of the longest sequence. Words have fewer characters per token.
 _PER_TOKEN = 16
-#: The same where nobody knows the longest sequence, or longer prompts are cut.
+#: Characters served if the longest sequence is unknown, or if longer prompts are truncated.
 _CHARACTERS = 5_000_000
 
 
 def most_characters(wanted: int, max_seq_len: int) -> int:
-    """Characters of a prompt that are encoded at all: it takes about a second for a million.
+    """Maximum characters of a prompt. A longer one is not encoded: a million takes about 1 s.
 
     Args:
-        wanted: what the operator set; 0: nothing.
-        max_seq_len: tokens of prompt and answer; 0 if not known, or if longer prompts are cut.
+        wanted: the operator's limit; 0: none.
+        max_seq_len: tokens of prompt and answer; 0 if unknown or if longer prompts are truncated.
     """
     return wanted or (max_seq_len * _PER_TOKEN if max_seq_len else _CHARACTERS)
 
 
 def check_characters(characters: int, most: int, name: str) -> None:
-    """
+    """Check the length of a text.
+
+    Args:
+        characters: its length.
+        most: maximum length.
+        name: the input, for the error message.
+
     Raises:
-        RequestError: *name*, which is to blame, is longer than any that can be served.
+        RequestError: the text is too long.
     """
     if characters > most:
         raise RequestError(
@@ -33,14 +39,15 @@ def check_characters(characters: int, most: int, name: str) -> None:
 
 
 def check_length(prompt_tokens: int, max_tokens: int, max_seq_len: int) -> None:
-    """
+    """Check that prompt and answer fit into the model.
+
     Args:
         prompt_tokens: ids of the prompt, special tokens included.
-        max_tokens: ids to generate at the most.
-        max_seq_len: both together, at the most; 0 if not known.
+        max_tokens: maximum ids to generate.
+        max_seq_len: maximum of both together; 0 if unknown.
 
     Raises:
-        RequestError: names the number that is wrong and what it may be.
+        RequestError: names the wrong number and its limit.
     """
     if prompt_tokens < 1:
         raise RequestError("the prompt is empty; send text_input or messages with some text")
