@@ -202,7 +202,8 @@ class PostprocessingModel:
         packed = None
         if self._transport is StreamKeyTransport.TENSOR:
             packed = scalars(inputs, "STREAM_KEY")
-        key, finish = (None, FinishReason.NOT_FINISHED) if packed else self._triton_key(request)
+        key, last = (None, False) if packed else self._triton_key(request)
+        finish = FinishReason.NOT_FINISHED
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):
             row, sequence = rows[at], sequences[at] if sequences else None
@@ -217,6 +218,7 @@ class PostprocessingModel:
                     for beam, count in zip(padded, counts, strict=True)
                 ],
                 finish_reason=finish,
+                last=last,
                 log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
                 row=row,
                 sequence=sequence,
@@ -230,13 +232,12 @@ class PostprocessingModel:
         ids_wanted = "OUT_IDS" in request.requested_output_names()
         return _response(output_arrays(steps, log_probs=log_probs is not None, ids=ids_wanted))
 
-    def _triton_key(self, request: Any) -> tuple[int | None, FinishReason]:
-        """The key that Triton passes on, and the finish reason if Triton's flags tell the end."""
+    def _triton_key(self, request: Any) -> tuple[int | None, bool]:
+        """The key that Triton passes on, and whether its flags mark the engine's last response."""
         if self._transport is StreamKeyTransport.SEQUENCE_ID:
-            ended = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
-            finish = FinishReason.STOP if ended else FinishReason.NOT_FINISHED
-            return request.correlation_id() or None, finish
-        return key_of_request_id(request.request_id()), FinishReason.NOT_FINISHED
+            last = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+            return request.correlation_id() or None, bool(last)
+        return key_of_request_id(request.request_id()), False
 
     def finalize(self) -> None:
         self._metrics.close()

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpcclient
 
+from trt_tokenizers.streams.stream_folder import open_streams, stream_folder
+
 Generated = dict[str, Any]
 
 
@@ -53,12 +55,9 @@ class Server:
     prefix: str = ""  # what every answer begins with
 
     def contexts(self) -> int:
-        """Stream contexts that wait in this server's folder."""
-        pids = descendants(self.process.pid)
+        """Streams of this server that have not ended: contexts that wait or are in use."""
         return sum(
-            1
-            for path in Path("/dev/shm").glob("trt-tokenizers-*/*.0")
-            if int(path.parent.name.split("-")[2]) in pids
+            len([*open_streams(stream_folder(pid))]) for pid in descendants(self.process.pid)
         )
 
     def metric(self, name: str, **labels: str) -> float:

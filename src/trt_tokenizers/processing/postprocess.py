@@ -68,6 +68,7 @@ class EngineStep:
         key: stream key; None if the response carries none.
         beams: one list of new ids; with several beams all ids of each beam.
         finish_reason: why the engine ended the sequence; NOT_FINISHED if it did not or did not say.
+        last: whether this is the engine's last response, if known.
         log_probs: one per token id; None if the client did not ask for them.
         row: index of the text in its request.
         sequence: index of the sequence in its row; None if the response carries none.
@@ -76,6 +77,7 @@ class EngineStep:
     key: int | None
     beams: Sequence[Sequence[int]]
     finish_reason: FinishReason = FinishReason.NOT_FINISHED
+    last: bool = False
     log_probs: Sequence[float] | None = None
     row: int = 0
     sequence: int | None = None
@@ -124,14 +126,11 @@ class Postprocessor:
     def process(
         self, step: EngineStep, client_is_gone: Callable[[], bool] = lambda: False
     ) -> list[TextStep]:
-        """Decode one step.
+        """Decode one step: one `TextStep` per beam.
 
         Args:
             step: from the engine. Without a key it is decoded independently of other steps.
             client_is_gone: asked every `ASK_S`. If it returns True, the stream ends.
-
-        Returns:
-            One `TextStep` per beam.
         """
         if step.key is None:
             return [self._without_key(ids) for ids in step.beams]
@@ -145,9 +144,10 @@ class Postprocessor:
         if self._settings.prompt_in_output and not stream.context.stream:
             step.beams = [ids[stream.context.num_input_tokens :] for ids in step.beams]
         if isinstance(stream, BeamSequences):
-            results = stream.step(step.beams, step.finish_reason)
+            results = stream.step(step.beams, step.finish_reason, last=step.last)
         else:
-            results = [stream.step(step.beams[0], step.finish_reason, step.log_probs or ())]
+            log_probs = step.log_probs or ()
+            results = [stream.step(step.beams[0], step.finish_reason, log_probs, last=step.last)]
         if not stream.finish_reason and now - stream.checked_at > ASK_S:
             stream.checked_at = now
             self._contexts.touch(step.key, step.row)
@@ -157,7 +157,7 @@ class Postprocessor:
         stream.last_step_at = now
         if stream.finish_reason:
             self._close(stream_id)
-            if not step.finish_reason:
+            if not (step.finish_reason or step.last):
                 self._ended[stream_id] = _EndedStream(
                     [result.after_end(stream.finish_reason) for result in results],
                     cancel=any(result.stop_engine for result in results),
@@ -185,11 +185,12 @@ class Postprocessor:
         ended = self._ended[stream_id]
         ended.last_step_at = now
         self._ended.move_to_end(stream_id)
-        again = ended.cancel and not step.finish_reason and now - ended.cancel_sent_at > ASK_S
+        last = step.last or bool(step.finish_reason)
+        again = ended.cancel and not last and now - ended.cancel_sent_at > ASK_S
         ended.steps[0].stop_engine = again
         if again:
             ended.cancel_sent_at = now
-        if step.finish_reason:
+        if last:
             del self._ended[stream_id]
         return ended.steps
 

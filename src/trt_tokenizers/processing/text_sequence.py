@@ -88,23 +88,29 @@ class TextSequence:
         self.first_step_at = self.last_step_at = self.checked_at = 0.0
 
     def step(
-        self, ids: Sequence[int], engine_reason: FinishReason, log_probs: Sequence[float] = ()
+        self,
+        ids: Sequence[int],
+        engine_reason: FinishReason,
+        log_probs: Sequence[float] = (),
+        *,
+        last: bool = False,
     ) -> TextStep:
         """New token ids -> new text.
 
         Args:
             ids: the new token ids.
-            engine_reason: why the engine ended the sequence, if it did.
+            engine_reason: why the engine ended the sequence, if it did and said why.
             log_probs: one per id, or empty.
+            last: whether this is the engine's last response, whatever the reason.
         """
         text, self._echo = self._echo, ""
         kept: Sequence[int] = ()
         stop_engine = False
         if not self.finish_reason:
-            kept, new, finish = self._take(ids, engine_reason)
+            kept, new, finish = self._take(ids, engine_reason, last or not self.context.stream)
             text += new
             self.finish_reason = finish
-            stop_engine = self._stops.stopped and not engine_reason
+            stop_engine = self._stops.stopped and not (engine_reason or last)
             log_probs = log_probs[: len(kept)]
             self._cum_log_prob += sum(log_probs)
         return TextStep(
@@ -119,7 +125,7 @@ class TextSequence:
         )
 
     def _take(
-        self, ids: Sequence[int], engine_reason: FinishReason
+        self, ids: Sequence[int], engine_reason: FinishReason, last: bool
     ) -> tuple[Sequence[int], str, FinishReason]:
         """The ids that belong to the answer, their text, and the finish reason."""
         context, finish = self.context, engine_reason
@@ -134,7 +140,7 @@ class TextSequence:
             text = self._decoder.feed(ids)
             self._tokens += len(ids)
         if not finish:
-            finish = self._inferred_finish_reason(ids)
+            finish = self._inferred_finish_reason(ids, last)
         if finish:
             text += self._stops.feed(self._decoder.finish()) + self._stops.finish()
             if self._stops.stopped:
@@ -169,14 +175,14 @@ class TextSequence:
         self._tail = (*self._tail, *ids)[-max(map(len, words)) :]
         return any(self._tail[-len(word) :] == word for word in words)
 
-    def _inferred_finish_reason(self, ids: Sequence[int]) -> FinishReason:
+    def _inferred_finish_reason(self, ids: Sequence[int], last: bool) -> FinishReason:
         context = self.context
         if context.max_tokens and self._tokens >= context.max_tokens:
             return FinishReason.LENGTH
         # With stop strings `_until_stop` has looked for the stop ids.
         if not context.stop_strings and self._ends_in_stop_ids(ids):
             return FinishReason.STOP
-        return FinishReason.NOT_FINISHED if context.stream else FinishReason.STOP
+        return FinishReason.STOP if last else FinishReason.NOT_FINISHED
 
 
 class BeamSequences:
@@ -196,10 +202,12 @@ class BeamSequences:
         self.finish_reason = FinishReason.NOT_FINISHED
         self.first_step_at = self.last_step_at = self.checked_at = 0.0
 
-    def step(self, beams: Sequence[Sequence[int]], engine_reason: FinishReason) -> list[TextStep]:
+    def step(
+        self, beams: Sequence[Sequence[int]], engine_reason: FinishReason, *, last: bool = False
+    ) -> list[TextStep]:
         """All ids of every beam -> the new text of every beam."""
-        start = self._certain
-        if engine_reason or not self.context.stream or all(map(self._ended, beams)):
+        start, last = self._certain, last or not self.context.stream
+        if engine_reason or last or all(map(self._ended, beams)):
             self._certain = max(map(len, beams))
             new = [ids[start:] for ids in beams]
         else:
@@ -209,7 +217,10 @@ class BeamSequences:
             )
             self._certain = max(start, common)
             new = [beams[0][start : self._certain]] * len(beams)
-        steps = [b.step(ids, engine_reason) for b, ids in zip(self._beams, new, strict=True)]
+        steps = [
+            beam.step(ids, engine_reason, last=last)
+            for beam, ids in zip(self._beams, new, strict=True)
+        ]
         self.finish_reason = steps[0].finish_reason
         return steps
 

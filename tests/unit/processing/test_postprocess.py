@@ -334,9 +334,7 @@ def test_a_request_id_may_be_used_again(bpe_dir: Path, contexts: ContextStore) -
         assert steps[0].num_input_tokens == number
 
 
-def test_the_engine_is_asked_to_stop_until_it_does(
-    bpe_dir: Path, contexts: ContextStore
-) -> None:
+def test_the_engine_is_asked_to_stop_until_it_does(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
     key = contexts.put(RequestContext(1, stop_strings=("a",)))
     ids = post.tokenizer.encode("a")
