@@ -8,6 +8,7 @@ requests of its batch.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 from collections.abc import Container, Mapping, Sequence
@@ -45,7 +46,6 @@ from trt_tokenizers.streams.stream_key import (
     unpack,
 )
 
-_NO_PARAMETERS = ("", "{}")  # the usual request parameters: nothing to parse
 #: Inputs of the request that stops another one with the same id, for TensorRT-LLM's C++ backend.
 _STOP_REQUEST = {
     "input_ids": np.zeros((1, 1), dtype=np.int32),
@@ -133,7 +133,7 @@ class PreprocessingModel:
         for request in requests:
             try:
                 given = request.parameters()
-                parameters = {} if given in _NO_PARAMETERS else json.loads(given)
+                parameters = json.loads(given) if given not in ("", "{}") else {}
                 texts.append(from_tensors(_arrays(request), request.request_id(), parameters))
             except Exception as error:
                 texts.append(error)
@@ -326,3 +326,4 @@ class EngineModel:
 
     def finalize(self) -> None:
         self._closing.close()
+        gc.freeze()  # the process ends next; to collect torch's objects would take it a second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import threading
 import time
@@ -73,6 +74,7 @@ def load(
     yield start
     for triton in started:
         triton.finalize()
+    gc.unfreeze()  # finalize() expects the process to end
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1][0]}.{way[1][1]:02}")
