@@ -71,10 +71,6 @@ def _start(args: Args) -> tuple[dict[str, str], str]:
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
 
 
-def _metrics(args: Args, names: Sequence[str]) -> Metrics:
-    return Metrics(pb_utils.MetricFamily, names, {"model": args["model_name"]})
-
-
 def _arrays(request: Any) -> dict[str, Any]:
     """All inputs by name, at once: Triton's look-up by name searches all inputs each time."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -111,14 +107,29 @@ def _response_parameters() -> bool:
     return True
 
 
-class PreprocessingModel:
+class _Model:
+    """What the three models have in common."""
+
+    def _open(self, args: Args, metrics: Sequence[str]) -> None:
+        self._contexts = ContextStore()
+        self._metrics = Metrics(pb_utils.MetricFamily, metrics, {"model": args["model_name"]})
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._contexts.close)
+        self._closing.callback(self._metrics.close)
+
+    def finalize(self) -> None:
+        self._closing.close()
+        # The process ends next. Python would first collect garbage: a second with torch.
+        gc.freeze()
+
+
+class PreprocessingModel(_Model):
     """text_input or messages -> input ids."""
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
         settings = parse(PreprocessingSettings, parameters, where)
-        self._contexts = ContextStore()
-        self._metrics = _metrics(args, ["requests_total", "request_errors_total"])
+        self._open(args, ["requests_total", "request_errors_total"])
         self._preprocessor = Preprocessor(
             settings, self._contexts, response_parameters=_response_parameters()
         )
@@ -156,12 +167,8 @@ class PreprocessingModel:
                 declared[name] = array.astype(dtype, copy=False)
         return declared
 
-    def finalize(self) -> None:
-        self._metrics.close()
-        self._contexts.close()
 
-
-class PostprocessingModel:
+class PostprocessingModel(_Model):
     """The engine's ids -> text."""
 
     def initialize(self, args: Args) -> None:
@@ -170,8 +177,7 @@ class PostprocessingModel:
         self._transport = StreamKeyTransport.choose(
             settings.stream_key, response_parameters=_response_parameters()
         )
-        self._contexts = ContextStore()
-        self._metrics = _metrics(args, POSTPROCESSING)
+        self._open(args, POSTPROCESSING)
         self._postprocessor = Postprocessor(
             settings,
             self._contexts,
@@ -179,9 +185,11 @@ class PostprocessingModel:
             reusable_keys=self._transport is StreamKeyTransport.REQUEST_ID,
         )
         self._cancels = CancelSender(self._contexts.directory)
+        self._closing.callback(self._cancels.close)
         self._stop_model = settings.stop_model
         # A request to another model blocks until it is answered; execute() must not block.
         self._stop_requests = ThreadPoolExecutor(1, thread_name_prefix="stop-request")
+        self._closing.callback(self._stop_requests.shutdown, wait=False, cancel_futures=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses = []
@@ -239,12 +247,6 @@ class PostprocessingModel:
             return request.correlation_id() or None, bool(last)
         return key_of_request_id(request.request_id()), False
 
-    def finalize(self) -> None:
-        self._metrics.close()
-        self._stop_requests.shutdown(wait=False, cancel_futures=True)
-        self._cancels.close()
-        self._contexts.close()
-
 
 def _stop(model: str, request_id: str) -> None:
     """Stop a request as TensorRT-LLM does: by another one with its id and ``stop``."""
@@ -279,7 +281,7 @@ class TritonReply:
         return bool(self._sender.is_cancelled())
 
 
-class EngineModel:
+class EngineModel(_Model):
     """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled."""
 
     reply = TritonReply
@@ -288,11 +290,7 @@ class EngineModel:
         parameters, where = _start(args)
         settings = ServingSettings.take(parameters, where)
         settings.choose_gpus(args["model_instance_name"], where)  # before a library looks for GPUs
-        self._contexts = ContextStore()
-        self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
-        self._closing = contextlib.ExitStack()
-        for closed in (self._contexts, self._metrics):
-            self._closing.callback(closed.close)
+        self._open(args, ["request_errors_total", "engine_sequences_running"])
         factory = find_plugin(ENGINES, settings.engine, "engine", EngineError)
         engine: Engine = factory(parameters)
         if not engine.leads:
@@ -323,7 +321,3 @@ class EngineModel:
             for key in arrays.get("stream_key", np.empty(0)).ravel().tolist():
                 self._contexts.discard(key)
             raise
-
-    def finalize(self) -> None:
-        self._closing.close()
-        gc.freeze()  # the process ends next; to collect torch's objects would take it a second
