@@ -15,7 +15,7 @@ from harness import Server
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
 from trt_tokenizers.streams.stream_folder import stream_folder
 
-#: A launcher whose child is the server, as far as `Server.contexts` looks.
+#: A launcher with one child; `Server.contexts` takes the child for the server.
 LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 SERVER = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 

@@ -109,7 +109,7 @@ class Postprocessor:
         self._contexts = contexts
         self.tokenizer: Tokenizer = create_tokenizer(settings)
         self._streams: OrderedDict[StreamId, Stream] = OrderedDict()
-        # Their further responses must not begin new streams.
+        # Streams that ended here: their further responses must not begin new streams.
         self._ended: OrderedDict[StreamId, _EndedStream] = OrderedDict()
         self._recent: OrderedDict[tuple[int, int], RequestContext] = OrderedDict()
         self._warned = False

@@ -23,7 +23,7 @@ def contexts(tmp_path: Path) -> ContextStore:
 
 
 class Counts:
-    """Stands in for `Metrics`: keeps the counts of this process readable."""
+    """Replaces `Metrics`: it keeps the counts for the test to read."""
 
     def __init__(self) -> None:
         self.counts: dict[str, float] = defaultdict(float)
