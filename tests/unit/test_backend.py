@@ -46,13 +46,14 @@ def repositories(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.fixture
-def streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The stream folder of this test's models."""
-    folder = tmp_path / "streams"
-    monkeypatch.setattr(
-        "trt_tokenizers.streams.stream_folder.stream_folder", lambda server_pid: folder
-    )
-    return folder
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The stream folder of this test's models; a socket's path must be short."""
+    with tempfile.TemporaryDirectory() as short:
+        folder = Path(short) / "streams"
+        monkeypatch.setattr(
+            "trt_tokenizers.streams.stream_folder.stream_folder", lambda server_pid: folder
+        )
+        yield folder
 
 
 Load = Callable[..., InProcessTriton]
