@@ -19,7 +19,7 @@ import pytest
 
 from harness import free_ports, launched
 from launching import Launch, Start, alive, parent, starting, until
-from trt_tokenizers.launcher.guardian import running_with
+from trt_tokenizers.launcher.process_tree import running_with
 
 pytestmark = pytest.mark.mpi
 
@@ -36,14 +36,6 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def mpirun_of(launch: Launch) -> int:
-    (pid,) = [
-        int(p) for p in Path(f"/proc/{launch.guardian()}/task/{launch.guardian()}/children")
-        .read_text().split()
-    ]  # fmt: skip
-    return pid
-
-
 #: What is killed -> (how, the reason, the exit code; None: what the MPI makes of it, not 0).
 FAULTS: dict[str, tuple[Callable[[Launch], None], str, int | None]] = {
     "server 1": (lambda x: kill(x.server(1)), r"rank 1 on \S+ ended by itself \(SIGKILL\)", 137),
@@ -54,8 +46,7 @@ FAULTS: dict[str, tuple[Callable[[Launch], None], str, int | None]] = {
     "agent's stand-in 1": (
         lambda x: kill(parent(x.agent(1))), r"mpi\S+ ended by itself \(.*\)", None
     ),
-    "mpirun": (lambda x: kill(mpirun_of(x)), r"mpi\S+ ended by itself \(SIGKILL\)", 137),
-    "guardian": (lambda x: kill(x.guardian()), "the guardian process of the launch was killed", 1),
+    "mpirun": (lambda x: kill(x.starter()), r"mpi\S+ ended by itself \(SIGKILL\)", 137),
     "launcher": (lambda x: x.process.kill(), "", -signal.SIGKILL),
 }  # fmt: skip
 
@@ -88,7 +79,7 @@ def test_a_killed_mpirun_leaves_no_session_to_stumble_over(
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     launch = start().until_ready()
-    kill(mpirun_of(launch))
+    kill(launch.starter())
     assert launch.ended() == 137, launch.err()
     left = {path.name for path in folder.iterdir() if not path.name.startswith("trt-tokenizers-")}
     assert not left

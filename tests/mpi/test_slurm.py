@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness import Server, free_ports, generate_replay
+from launching import starting
 from two_hosts import TwoHosts
 
 pytestmark = pytest.mark.mpi
@@ -111,6 +113,17 @@ def test_the_line_of_a_dry_run_serves(slurm: dict[str, str], bpe_dir: Path, tmp_
         subprocess.run(["scancel", "--user=root"], env=slurm, check=True)
         process.wait(timeout=30)
     wait_until(lambda: not list(Path("/dev/shm").glob(f"{prefix}*")), log)
+
+
+def test_a_killed_launcher_ends_its_step(
+    slurm: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    with starting(tmp_path) as start:
+        launch = start("--world-size", "2", "--mpi", "slurm", "--oversubscribe").until_ready()
+        launch.process.kill()
+        assert launch.ended() == -signal.SIGKILL
 
 
 def answers(url: str) -> bool:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import free_ports
-from trt_tokenizers.launcher.guardian import children, running_with
+from trt_tokenizers.launcher.process_tree import children, running_with
+from trt_tokenizers.streams.process_stat import is_running as alive
+from trt_tokenizers.streams.process_stat import read_stat
 
 FAKE = Path(__file__).parents[1] / "fakes" / "fake_tritonserver.py"
 COMMAND = "from trt_tokenizers.cli.main import launch_server; launch_server()"
@@ -27,14 +29,10 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    stat = read_stat(pid)
+    assert stat is not None
+    return stat.parent
 
 
 @dataclasses.dataclass
@@ -63,9 +61,10 @@ class Launch:
     def agent(self, rank: int = 0) -> int:
         return parent(self.server(rank))
 
-    def guardian(self) -> int:
-        (guardian,) = children(self.process.pid)
-        return guardian
+    def starter(self) -> int:
+        """What the launcher has started: mpirun, or the one rank agent."""
+        (starter,) = children(self.process.pid)
+        return starter
 
     def until_ready(self) -> Launch:
         until(lambda: self.ready.exists() or self.process.poll() is not None)

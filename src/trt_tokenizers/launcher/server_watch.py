@@ -15,7 +15,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from trt_tokenizers.launcher.guardian import children
+from trt_tokenizers.launcher.process_tree import children
+from trt_tokenizers.streams.process_stat import read_stat
 
 _LOADED = re.compile(rb"successfully loaded '([^']+)'")
 _LOAD_FAILED = re.compile(rb"failed to load '[^']*'(?: version \d+)?: (?:[\w ]+: )?(?P<why>.+)")
@@ -135,12 +136,11 @@ class StubWatch:
         more often than that, as a model is known only if its process was seen alive."""
         zombies: dict[int, int] = {}
         for pid in children(self.server):
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                if fields[0] == "Z":
-                    zombies[pid] = int(fields[-1])  # its exit code is the last field
-                elif pid not in self._models and (model := _model_of(pid)):
-                    self._models[pid] = model
+            stat = read_stat(pid)
+            if stat is not None and stat.zombie:
+                zombies[pid] = stat.wait_status
+            elif pid not in self._models and (model := _model_of(pid)):
+                self._models[pid] = model
         self._suspects = {pid: self._suspects.get(pid, now) for pid in zombies}
         dead = [pid for pid, since in self._suspects.items() if now - since >= UNCOLLECTED]
         if not dead:
@@ -152,10 +152,11 @@ class StubWatch:
 def _model_of(pid: int) -> str | None:
     """The model that a stub runs, from its command line: …/MODEL/VERSION/model.py. None if it
     is not one, or not yet: between fork and exec it has the server's command line."""
-    for argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:]:
-        path = Path(os.fsdecode(argument))
-        if path.suffix == ".py" and len(path.parts) > 2:
-            return f"model {path.parts[-3]!r}"
+    with contextlib.suppress(OSError):
+        for argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:]:
+            path = Path(os.fsdecode(argument))
+            if path.suffix == ".py" and len(path.parts) > 2:
+                return f"model {path.parts[-3]!r}"
     return None
 
 

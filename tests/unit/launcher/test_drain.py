@@ -94,7 +94,7 @@ def test_the_folder_is_of_one_process_and_not_of_its_number() -> None:
 NO_SHM = """
 import os, subprocess, sys
 from pathlib import Path
-from trt_tokenizers.launcher import drain, guardian
+from trt_tokenizers.launcher import drain, process_tree, shared_memory
 from trt_tokenizers.streams import stream_folder as folders
 folders.SHM = Path("/nowhere")
 model = "import os, time; from pathlib import Path; "
@@ -108,14 +108,14 @@ with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     folder = Path(process.stdout.readline().strip())
     print(folder.parent, folders.stream_folder(process.pid) == folder)
     print(drain.Drain(folder, 0.0, 20.0).done(1.0), (folder / folders.MARK).exists())
-    found = guardian.kill_all_beneath(os.getpid())
+    found = process_tree.kill_all_beneath(os.getpid())
     print(folder in found, folder.exists())
-    guardian.sweep("", found)
+    shared_memory.sweep("no-such-prefix", found)
     print(folder.exists())
 """
 
 
-def test_server_drain_and_guardian_agree_without_shared_memory(tmp_path: Path) -> None:
+def test_server_drain_and_sweep_agree_without_shared_memory(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", NO_SHM]
     out = subprocess.check_output(command, env=environment, text=True, timeout=60)

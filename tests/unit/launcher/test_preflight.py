@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,14 +105,31 @@ def test_one_server_per_repository(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     same = tmp_path / "link"
     same.symlink_to(repository)
-    with locked(repository, force=False):
-        with pytest.raises(LaunchError) as caught, locked(same, force=False):
+    with locked(repository, "p-", force=False):
+        with pytest.raises(LaunchError) as caught, locked(same, "q-", force=False):
             pass
         assert f"another launch_server (pid {os.getpid()}) serves {same}" in str(caught.value)
-        with locked(same, force=True):
+        with locked(same, "q-", force=True):
             pass
-    with locked(same, force=False):
+    with locked(same, "q-", force=False):
         pass
+
+
+def test_a_start_waits_for_the_servers_of_a_killed_launcher(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    prefix = f"trt-launch-{secrets.token_hex(6)}-"
+    left = Path(f"/dev/shm/{prefix}mpi")
+    left.mkdir()
+    with locked(repository, prefix, force=False):
+        pass
+    code = "import time; time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-S", "-c", code, prefix]) as server:
+        threading.Thread(target=server.wait, daemon=True).start()
+        with locked(repository, "q-", force=False):
+            assert server.poll() == 0
+            assert not left.exists()
 
 
 @pytest.mark.parametrize(

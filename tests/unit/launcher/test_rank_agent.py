@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from launching import alive, until
-from trt_tokenizers.launcher import guardian
 from trt_tokenizers.launcher.rank_protocol import LONGEST, RankCommand, RankEvent
+from trt_tokenizers.launcher.shared_memory import remove_with, sweep
 from trt_tokenizers.streams.stream_folder import SHM
 
 SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
@@ -70,7 +69,7 @@ def run() -> Iterator[object]:
         ranks = RankCommand(
             leader=python(code),
             follower=python(follower),
-            shm_prefix=f"trt-test-{secrets.token_hex(4)}-{{rank}}-",
+            shm_prefix=f"trt-test-{secrets.token_hex(4)}-r{{rank}}-",
             rank_variable="" if rank is None else "TEST_RANK",
         )
         ranks = dataclasses.replace(ranks, **more)  # type: ignore[arg-type]
@@ -88,7 +87,7 @@ def test_a_drain_of_rank_0_ends_its_server_and_is_clean(run) -> None:
     server = agent.up()
     agent.process.send_signal(signal.SIGUSR1)
     end = agent.until("ended")
-    assert (end.rank, end.code, end.pid, end.told) == (0, 0, server, False)
+    assert (end.rank, end.code, end.pid, end.external) == (0, 0, server, False)
     assert agent.process.wait(30) == 0
     assert not alive(server)
 
@@ -129,13 +128,13 @@ def test_sigterm_kills_at_once(run) -> None:
     server = agent.up()
     agent.process.terminate()
     end = agent.until("ended")
-    assert (end.code, end.told) == (143, True)
+    assert (end.code, end.external) == (143, True)
     assert agent.process.wait(30) == 143
     assert not alive(server)
 
 
 def test_the_shared_memory_of_a_rank_is_swept(run) -> None:
-    prefix = f"trt-test-{secrets.token_hex(4)}-{{rank}}-"
+    prefix = f"trt-test-{secrets.token_hex(4)}-r{{rank}}-"
     shm = Path("/dev/shm")
     mine, other = (shm / (prefix.format(rank=rank) + "x") for rank in (1, 2))
     try:
@@ -148,20 +147,28 @@ def test_the_shared_memory_of_a_rank_is_swept(run) -> None:
         other.unlink()
 
 
-def test_a_stream_folder_goes_although_who_knew_it_was_killed() -> None:
-    """Its name lies beside the launch's shared memory; any other name removes only itself."""
+def test_sweep_removes_registered_paths(tmp_path: Path) -> None:
     prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
-    folder = SHM / f"trt-tokenizers-{os.getpid()}-{secrets.randbelow(10**12)}"
-    other = SHM / f"other-{secrets.token_hex(6)}"
-    for made in (folder, other):
-        made.mkdir()
-        (made / "17.0").touch()
-        guardian.name_stream_folder(prefix, made)
-    guardian.sweep(prefix, set())
-    assert not folder.exists()
-    assert other.exists()
+    folder, file, unrelated = (tmp_path / name for name in ("folder", "file", "unrelated"))
+    folder.mkdir()
+    for path in (folder / "17.0", file, unrelated):
+        path.touch()
+    for path in (folder, file, tmp_path / "missing"):
+        remove_with(prefix, path)
+    sweep(prefix, set())
+    assert list(tmp_path.iterdir()) == [unrelated]
     assert not list(SHM.glob(f"{prefix}*"))
-    shutil.rmtree(other)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of another user")
+def test_sweep_ignores_the_links_of_other_users(tmp_path: Path) -> None:
+    prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
+    remove_with(prefix, tmp_path)
+    (link,) = SHM.glob(f"{prefix}*")
+    os.lchown(link, 65534, 65534)
+    sweep(prefix, set())
+    assert tmp_path.exists()
+    assert not list(SHM.glob(f"{prefix}*"))
 
 
 def test_lines_begin_with_the_rank(run) -> None:
@@ -181,7 +188,7 @@ def test_an_mpi_that_does_not_say_the_rank(run) -> None:
     agent = run("pass", rank_variable="NO_SUCH_RANK")
     _, err = agent.process.communicate(timeout=30)
     assert agent.process.returncode == 2
-    assert err.startswith(b"error: NO_SUCH_RANK is '', and this MPI should have set it")
+    assert err.startswith(b"error: NO_SUCH_RANK is '', but the MPI must set it to the rank; ")
 
 
 def test_a_report_survives_what_stands_around_it() -> None:

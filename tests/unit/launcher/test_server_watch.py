@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from trt_tokenizers.launcher.guardian import children, descendants
+from trt_tokenizers.launcher.process_tree import children, descendants
 from trt_tokenizers.launcher.readiness import Readiness, judge, read_readiness
 from trt_tokenizers.launcher.server_watch import (
     UNCOLLECTED,

@@ -117,25 +117,11 @@ def test_a_killed_stub_ends_the_launch(start: Start) -> None:
     )
 
 
-def test_a_killed_guardian_ends_the_launch(start: Start) -> None:
-    launch = start().until_ready()
-    os.kill(launch.guardian(), signal.SIGKILL)
-    assert launch.ended() == 1
-    assert "guardian process of the launch was killed" in launch.said()[-1]
-
-
 def test_a_killed_agent_ends_the_launch(start: Start) -> None:
     launch = start().until_ready()
     os.kill(launch.agent(), signal.SIGKILL)
     assert launch.ended() == 128 + signal.SIGKILL
     assert launch.said()[-1] == "error: the rank agent ended by itself (SIGKILL)"
-
-
-def test_a_guardian_cannot_be_ended_by_a_signal_to_all(start: Start) -> None:
-    launch = start().until_ready()
-    os.kill(launch.guardian(), signal.SIGTERM)
-    launch.process.terminate()
-    assert launch.ended() == 0
 
 
 def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
@@ -183,7 +169,7 @@ def test_arguments_after_the_dashes_reach_the_server(start: Start) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--ready-file", "its folder is not there; make it first"),
+        ("--ready-file", "its folder does not exist; create it first"),
         ("--log-file", "No such file or directory"),
     ],
 )
