@@ -196,6 +196,7 @@ def meet(rank: Rank, address: tuple[str, int], device: str, timeout: float = _ME
             problem = _problem(store, rank.size, facts, where, deadline)
             store.set("problem", problem)
         else:
+            store.wait(["problem"], timedelta(seconds=timeout + _PART_S))
             problem = store.get("problem").decode()
         store.set(f"informed-{rank.index}", "")
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
