@@ -175,7 +175,7 @@ class TransformersEngine(Engine):
                 self._ended = self._ended or self._death(cause)
                 if not self._stopping:
                     self.died = self._ended
-            if self._group is not None and self.died and self._group.lost is None:
+            if self._group is not None and error is not None and self.died:
                 self._exit_soon(self.died)
             self._end_all()
             self._loop_ended.set()
@@ -198,6 +198,8 @@ class TransformersEngine(Engine):
 
     def _exit_soon(self, reason: str) -> None:
         """End the process of this rank after `_LAST_SECONDS`, also if no request comes."""
+        if self._group.stopping.is_set():
+            return
         logger.error("%s", reason)
         ending = threading.Timer(_LAST_SECONDS, os._exit, [1])
         ending.daemon = True
