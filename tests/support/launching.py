@@ -1,4 +1,4 @@
-"""Launchers of the fake tritonserver, started as users start them, and what is left of them."""
+"""Starts launchers of the fake tritonserver, and checks that nothing is left of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parent(pid: int) -> int:
 
 @dataclasses.dataclass
 class Launch:
-    """A launcher, started as users start it, on files of its own."""
+    """A launcher process with its own files."""
 
     folder: Path
     process: subprocess.Popen[bytes]
@@ -47,7 +47,7 @@ class Launch:
         return self.folder / "ready"
 
     def state(self, rank: int = 0) -> dict[str, object]:
-        """What the fake server of a rank says of itself."""
+        """The state file of a rank's fake server."""
         state = self.folder / f"state.{rank}"
         until(state.exists)
         return dict(json.loads(state.read_text()))
@@ -62,7 +62,7 @@ class Launch:
         return parent(self.server(rank))
 
     def starter(self) -> int:
-        """What the launcher has started: mpirun, or the one rank agent."""
+        """The process that the launcher started: mpirun, or the one rank agent."""
         (starter,) = children(self.process.pid)
         return starter
 
@@ -72,7 +72,7 @@ class Launch:
         return self
 
     def ended(self) -> int:
-        """The exit code; with the launcher, everything else has ended too."""
+        """Wait for the launcher's exit code, and check that everything else has ended."""
         code = self.process.wait(timeout=15)
         self.assert_nothing_left()
         return code
@@ -94,7 +94,7 @@ class Launch:
         return (self.folder / "err").read_text()
 
     def said(self) -> list[str]:
-        """The launcher's own lines, without the server's."""
+        """The launcher's own output lines."""
         return [x for x in self.err().splitlines() if x.startswith(("launch: ", "error: "))]
 
 
@@ -103,7 +103,7 @@ Start = Callable[..., Launch]
 
 @contextlib.contextmanager
 def starting(folder: Path) -> Iterator[Start]:
-    """Starts launchers of the fake server; `FAKE_…` arguments are its behaviour."""
+    """Yield a function that starts launchers of a fake server, configured by `FAKE_…` arguments."""
     program = folder / "tritonserver"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -S {FAKE} "$@"\n')
     program.chmod(0o755)

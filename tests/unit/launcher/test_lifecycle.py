@@ -52,7 +52,7 @@ def life(actions: Recorder) -> Lifecycle:
 
 @pytest.fixture
 def ranks(actions: Recorder) -> Lifecycle:
-    """Of three ranks."""
+    """A launch of three ranks."""
     return started(
         Lifecycle(actions, 100.0, 60.0, exit_timeout=20.0, world_size=3, starter="mpirun")
     )
@@ -79,7 +79,7 @@ def test_ready_is_announced_once_and_has_no_deadline(life: Lifecycle, actions: R
     assert life.deadline is None
 
 
-def test_what_other_ranks_load_is_no_progress(ranks: Lifecycle, actions: Recorder) -> None:
+def test_models_of_other_ranks_are_not_reported(ranks: Lifecycle, actions: Recorder) -> None:
     ranks.on_rank_event(RankEvent(1, "loaded", text="tensorrt_llm"), 101.0)
     assert actions.said == [f"rank {rank} is started on gpu1 (pid 12)" for rank in range(3)]
 
@@ -127,17 +127,15 @@ def test_the_second_signal_kills_and_a_third_does_nothing(
     assert actions.done == ["stopping", "request_stop", "kill"]
 
 
-def test_rank_0_drains_and_then_the_others_are_told_to_end(
-    ranks: Lifecycle, actions: Recorder
-) -> None:
+def test_the_others_end_after_rank_0_has_drained(ranks: Lifecycle, actions: Recorder) -> None:
     ranks.on_signal(signal.SIGTERM, 200.0)
     ranks.on_rank_event(ended(2), 200.5)  # its engine ended by itself
     assert actions.done == ["stopping", "request_stop"]
     ranks.on_rank_event(ended(0), 210.0)
     assert actions.done == ["stopping", "request_stop", "request_stop"]
     assert ranks.deadline == 210.0 + FOLLOWERS_GRACE
-    ranks.on_rank_event(ended(1, 137, "SIGKILL"), 215.0)  # of no account any more
-    ranks.on_ended(1)  # nor what mpirun makes of it
+    ranks.on_rank_event(ended(1, 137, "SIGKILL"), 215.0)  # ignored after the drain
+    ranks.on_ended(1)  # and so is mpirun's code
 
 
 def test_a_rank_that_dies_while_rank_0_drains_cuts_requests(
@@ -153,7 +151,7 @@ def test_a_rank_that_dies_while_rank_0_drains_cuts_requests(
 
 def test_the_first_rank_to_fail_counts(ranks: Lifecycle, actions: Recorder) -> None:
     ranks.on_ready((), 101.0)
-    ranks.on_rank_event(ended(0, 143, text="killed by its MPI", external=True), 102.0)  # came first
+    ranks.on_rank_event(ended(0, 143, text="killed by its MPI", external=True), 102.0)
     ranks.on_rank_event(ended(2, 137, "SIGKILL", "no memory"), 102.0)
     ranks.on_rank_event(ended(1, 3, "exit code 3"), 102.1)
     assert actions.done == ["ready ", "tail 2", "stopping", "terminate"]
@@ -164,7 +162,7 @@ def test_the_first_rank_to_fail_counts(ranks: Lifecycle, actions: Recorder) -> N
     assert caught.value.exit_code == 137
 
 
-def test_a_rank_that_is_ended_from_outside_takes_the_others_along(
+def test_a_rank_that_is_ended_from_outside_ends_the_others(
     ranks: Lifecycle, actions: Recorder
 ) -> None:
     ranks.on_rank_event(ended(1, 143, text="killed", external=True), 102.0)
@@ -196,21 +194,21 @@ def test_the_first_failure_counts(life: Lifecycle, actions: Recorder) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_what_the_prober_sees_while_stopping_is_no_failure(life: Lifecycle) -> None:
+def test_the_prober_cannot_fail_a_stopping_launch(life: Lifecycle) -> None:
     life.on_signal(signal.SIGTERM, 101.0)
     life.on_failure("a model is not available", 102.0)
     life.on_rank_event(ended(), 103.0)
     life.on_ended(0)
 
 
-def test_ready_after_a_stop_was_asked_is_not_announced(life: Lifecycle, actions: Recorder) -> None:
+def test_ready_after_a_stop_request_is_not_announced(life: Lifecycle, actions: Recorder) -> None:
     life.on_signal(signal.SIGTERM, 101.0)
     life.on_ready(("a",), 102.0)
     assert actions.done == ["stopping", "request_stop"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "end", "message"),
+    ("stop_requested", "end", "message"),
     [
         (
             True,
@@ -223,8 +221,10 @@ def test_ready_after_a_stop_was_asked_is_not_announced(life: Lifecycle, actions:
         (False, ended(0, 1, text="a Python model died"), "a Python model died"),
     ],
 )
-def test_other_ends_are_errors(life: Lifecycle, asked: bool, end: RankEvent, message: str) -> None:
-    if asked:
+def test_other_ends_are_errors(
+    life: Lifecycle, stop_requested: bool, end: RankEvent, message: str
+) -> None:
+    if stop_requested:
         life.on_signal(signal.SIGTERM, 101.0)
     life.on_rank_event(end, 102.0)
     with pytest.raises(LaunchError) as caught:
@@ -241,7 +241,7 @@ def test_other_ends_are_errors(life: Lifecycle, asked: bool, end: RankEvent, mes
         (0, "mpirun ended before it was ready (exit code 0)", 1),
     ],
 )
-def test_an_mpirun_that_ends_without_a_word_of_the_ranks(
+def test_an_mpirun_that_ends_without_an_event_of_the_ranks(
     ranks: Lifecycle, code: int, message: str, exit_code: int
 ) -> None:
     with pytest.raises(LaunchError) as caught:

@@ -1,4 +1,4 @@
-"""The rank agent by itself: its lines, its rank, its exit code, its end."""
+"""The rank agent alone: its output, its rank, its exit code, its end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def python(code: str) -> tuple[str, ...]:
 
 
 class Agent:
-    """An agent without MPI, run for real."""
+    """A real agent process without MPI."""
 
     def __init__(self, ranks: RankCommand, env: dict[str, str]) -> None:
         self.mark = ranks.mark
@@ -38,23 +38,23 @@ class Agent:
             stderr=subprocess.PIPE,
             env={**os.environ, **env},
         )
-        self.reports: list[RankEvent] = []
+        self.events: list[RankEvent] = []
         self.lines: list[bytes] = []
 
-    def until(self, event: str) -> RankEvent:
+    def until(self, name: str) -> RankEvent:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            rest, report = RankEvent.find(line, self.mark)
-            if report is None:
+            rest, event = RankEvent.find(line, self.mark)
+            if event is None:
                 self.lines.append(rest)
                 continue
-            self.reports.append(report)
-            if report.event == event:
-                return report
-        raise AssertionError(f"no {event}: {self.reports} {self.lines}")
+            self.events.append(event)
+            if event.event == name:
+                return event
+        raise AssertionError(f"no {name}: {self.events} {self.lines}")
 
     def up(self) -> int:
-        """Its server's process id, once that has said something."""
+        """The server's process id, after its first output."""
         pid = self.until("started").pid
         assert self.process.stdout is not None
         assert self.process.stdout.readline().endswith(b"up\n")
@@ -82,7 +82,7 @@ def run() -> Iterator[object]:
         agent.process.communicate(timeout=30)
 
 
-def test_a_drain_of_rank_0_ends_its_server_and_is_clean(run) -> None:
+def test_a_drain_of_rank_0_ends_its_server_cleanly(run) -> None:
     agent = run(SLEEP, SLEEP, rank=0)
     server = agent.up()
     agent.process.send_signal(signal.SIGUSR1)
@@ -96,9 +96,9 @@ def test_a_drain_leaves_other_ranks_to_their_engines(run) -> None:
     agent = run("", SLEEP, rank=2)
     server = agent.up()
     agent.process.send_signal(signal.SIGUSR1)
-    time.sleep(1.0)  # it looks four times a second; one that obeyed would have ended its server
+    time.sleep(1.0)  # the agent acts within 0.25 s
     assert alive(server)
-    agent.process.send_signal(signal.SIGUSR1)  # may come as one with the first: sent until it ends
+    agent.process.send_signal(signal.SIGUSR1)  # two pending signals may merge, so repeat it
     until(lambda: agent.process.send_signal(signal.SIGUSR1) or not alive(server))
     assert agent.until("ended").code == 0
     assert agent.process.wait(30) == 0
@@ -116,7 +116,7 @@ def test_a_server_that_does_not_end_is_killed(run) -> None:
     [("raise SystemExit(3)", 3, "exit code 3"), ("pass", 1, "exit code 0"),
      ("import os; os.kill(os.getpid(), 9)", 137, "SIGKILL")],
 )  # fmt: skip
-def test_an_end_that_nobody_asked_for(run, code: str, exit_code: int, how: str) -> None:
+def test_an_end_without_an_order(run, code: str, exit_code: int, how: str) -> None:
     agent = run("", code, rank=1)
     end = agent.until("ended")
     assert (end.rank, end.code, end.how) == (1, exit_code, how)
@@ -184,21 +184,21 @@ def test_a_program_that_cannot_be_run(run) -> None:
     assert agent.process.wait(30) == 126
 
 
-def test_an_mpi_that_does_not_say_the_rank(run) -> None:
+def test_a_missing_rank_variable(run) -> None:
     agent = run("pass", rank_variable="NO_SUCH_RANK")
     _, err = agent.process.communicate(timeout=30)
     assert agent.process.returncode == 2
     assert err.startswith(b"error: NO_SUCH_RANK is '', but the MPI must set it to the rank; ")
 
 
-def test_a_report_survives_what_stands_around_it() -> None:
-    report = RankEvent(1, "ended", text="why: «ß»", code=3)
+def test_an_event_is_found_after_other_output() -> None:
+    event = RankEvent(1, "ended", text="why: «ß»", code=3)
     mark = RankCommand(leader=(), shm_prefix="trt-launch-12ab-r{rank}-").mark
-    line = report.to_line(mark)
-    assert RankEvent.find(line, mark) == (b"", report)
-    assert RankEvent.find(b"half a li" + line, mark) == (b"half a li", report)
+    line = event.to_line(mark)
+    assert RankEvent.find(line, mark) == (b"", event)
+    assert RankEvent.find(b"half a li" + line, mark) == (b"half a li", event)
     assert RankEvent.find(line[:-9], mark) == (line[:-9], None), "cut short"
     assert RankEvent.find(mark + b"1\n", mark) == (mark + b"1\n", None)
     other = RankCommand(leader=(), shm_prefix="trt-launch-34cd-r{rank}-").mark
-    assert RankEvent.find(line, other) == (line, None), "of another launch, or of a prompt"
-    assert len(dataclasses.replace(report, text="ß" * 10**5).to_line(mark)) <= LONGEST
+    assert RankEvent.find(line, other) == (line, None), "the mark of another launch"
+    assert len(dataclasses.replace(event, text="ß" * 10**5).to_line(mark)) <= LONGEST
