@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -179,6 +181,20 @@ def test_a_lasting_zombie_is_reported() -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+def test_children_without_the_kernels_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONFIG_PROC_CHILDREN is optional."""
+    iterdir = Path.iterdir
+
+    def without_tasks(path: Path) -> Iterator[Path]:
+        if path.name == "task":
+            raise FileNotFoundError
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", without_tasks)
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in children(os.getpid())
 
 
 def test_children_of_a_missing_process() -> None:
