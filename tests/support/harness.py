@@ -200,7 +200,7 @@ def launched(
                 process.send_signal(signal.SIGINT)
             code = process.wait(timeout=60)
     assert code == exit_code or (exit_code is None and code), log.read_text()[-4000:]
-    deadline = time.monotonic() + 10  # a killed launcher's guardian may still be at work
+    deadline = time.monotonic() + 10  # the agents of a killed launcher may still clean up
     while (left := in_shm(ours)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator

@@ -30,7 +30,7 @@ def test_an_empty_value_selects_the_default() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"name": "x", "cuont": "1"}, "unknown parameter 'cuont' (did you mean 'count'?); known"),
+        ({"name": "x", "cuont": "1"}, "unknown parameter 'cuont' (did you mean 'count'?); valid are"),
         ({"name": "${name}"}, "parameter 'name' still holds the placeholder '${name}'; give"),
         ({"name": ""}, "parameter 'name' has no value; set it"),
         ({"name": "x", "count": "1.5"}, "parameter 'count' is '1.5'; expected a whole number"),

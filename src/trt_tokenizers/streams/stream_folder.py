@@ -1,42 +1,37 @@
 """The stream folder: where the processes of one tritonserver exchange files.
 
-Standard library only: the rank agent imports this module and has no other packages.
+Standard library only, because the rank agent imports it with ``python -I -S``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from trt_tokenizers.streams.process_stat import read_stat
+
 #: Shared memory. Triton and its Python models use it as well.
 SHM = Path("/dev/shm")
 #: Name of the file that marks a server as draining: it takes no new requests.
 MARK = "draining"
-#: Matches the names that `stream_folder` gives.
-STREAM_FOLDER = re.compile(r"trt-tokenizers-\d+-\d+$")
 #: File name prefixes of contexts that wait for postprocessing, and of those that it has taken.
 WAITING, RUNNING = "waiting-", "running-"
 
 
 def stream_folder(server_pid: int) -> Path:
-    """The stream folder of a tritonserver that lives, or is a zombie: in shared memory, or where
-    that cannot be written among the temporary files.
+    """Path of the stream folder of a tritonserver that runs or is a zombie.
 
-    Its name has the process' start time as well: ids are used again, and containers that share
-    /dev/shm may have the same.
+    It is in shared memory, or among the temporary files if shared memory is not writable. The name
+    includes the start time of the process, because process ids are reused and containers that share
+    /dev/shm may have equal ones.
     """
     root = SHM if os.access(SHM, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
-    try:
-        # Field 22 of proc(5), counted behind the name, which may hold spaces.
-        started = Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        started = "0"
-    return root / f"trt-tokenizers-{server_pid}-{started}"
+    stat = read_stat(server_pid)
+    return root / f"trt-tokenizers-{server_pid}-{stat.started if stat else 0}"
 
 
 class OpenStream(NamedTuple):
