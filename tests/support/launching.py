@@ -67,7 +67,7 @@ class Launch:
         return starter
 
     def until_ready(self) -> Launch:
-        until(lambda: self.ready.exists() or self.process.poll() is not None)
+        until(lambda: self.ready.exists() or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.err()
         return self
 
