@@ -28,7 +28,7 @@ from pathlib import Path
 import click
 from usual.models import configs
 
-from trt_tokenizers.launcher.guardian import descendants
+from trt_tokenizers.launcher.process_tree import descendants
 from trt_tokenizers.repository.generate import GenerateOptions, render, write
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "hf_config": set(),
     "mpi_environment": set(),
     "streams": set(),
-    "launcher": {"streams"},
+    "launcher": {"mpi_environment", "streams"},
     "templates": set(),
     "memory": {"hf_config"},
     "tokenizers": {"hf_config", "plugins"},

@@ -235,7 +235,7 @@ def launch_server(
     if dry_run:
         click.echo(launch_plan.text())
         return
-    with locked(deployment.model_repository, force=force) as lock:
+    with locked(deployment.model_repository, launch_plan.shm_prefix, force=force):
         found = list(problems(deployment))
         found += engine_problems(deployment.model_repository, world_size, multi_model=multi_model)
         found += gpu_problems(
@@ -253,5 +253,4 @@ def launch_server(
             say=lambda line: click.echo(f"launch: {line}", err=True),
             log_file=log_file,
             ready_file=ready_file,
-            lock=lock,
         )

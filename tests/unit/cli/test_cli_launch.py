@@ -76,7 +76,10 @@ def test_the_old_scripts_options_are_accepted(tmp_path: Path) -> None:
         (["--no-mpi", "--mpi", "slurm"], "--no-mpi and --mpi slurm contradict each other"),
         (["--hosts", "a", "--hostfile", "f"], "--hosts and --hostfile are both given"),
         (["--log-file", "a", "--log-dir", "f"], "--log-file and --log-dir are both given"),
-        (["--multi-model", "--world-size", "2"], "use --world-size 1, or --disable-spawn"),
+        (
+            ["--multi-model", "--world-size", "2"],
+            "use --world-size 1, or add --disable-spawn-processes",
+        ),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path: Path, more: list[str], message: str) -> None:

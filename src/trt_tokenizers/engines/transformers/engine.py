@@ -82,14 +82,13 @@ class TransformersEngine(Engine):
                 from trt_tokenizers.engines.transformers.parallel import Group
 
                 self._group = Group(rank, address, device)
-                self._group.peers.watch(self._lost)
             model = loading.load(s, rank, device)
             config = model.config.get_text_config()
             self._device = model.device
             self._vocab_size = int(config.vocab_size)
             self.max_seq_len = loading.max_sequence_length(s, config)
             if self._group is not None:
-                self._group.all_loaded()
+                self._group.all_loaded(self._lost)
             self._manager = self._make_manager(model, s)
             if self._capacity < self.max_seq_len:
                 logger.warning("the KV cache limits max_seq_len to %d; raise kv_cache_tokens",
@@ -97,7 +96,7 @@ class TransformersEngine(Engine):
                 self.max_seq_len = self._capacity
             self._start()
         except Exception as error:
-            if self._group is None or not self._group.peers.settled.wait(_NEWS_SECONDS):
+            if self._group is None or not self._group.wait_for_news(_NEWS_SECONDS):
                 raise
             raise EngineError(self._death(str(error))) from error
 
@@ -171,18 +170,21 @@ class TransformersEngine(Engine):
             error = self._manager.background_thread_status.fatal_error
             cause = one_line(error) if error else "its thread ended"
             if self._group is not None and error is not None:
-                self._group.peers.settled.wait(_NEWS_SECONDS)
+                self._group.wait_for_news(_NEWS_SECONDS)
             with self._lock:
                 self._ended = self._ended or self._death(cause)
                 if not self._stopping:
                     self.died = self._ended
+            if self._group is not None and error is not None and self.died:
+                self._exit_soon(self.died)
             self._end_all()
             self._loop_ended.set()
 
     def _death(self, cause: str) -> str:
         """The error message after this engine died. A lost rank is the cause of any other error."""
-        lost = self._group.peers.lost if self._group is not None else None
-        return f"{WHERE} has died: {lost or cause}; restart {'all ranks' if lost else 'the server'}"
+        lost = self._group.lost if self._group is not None else None
+        what = "all ranks" if self._group else "the server"
+        return f"{WHERE} has died: {lost or cause}; restart {what}"
 
     def _lost(self, reason: str) -> None:
         """Another rank has ended, so the model cannot run any more."""
@@ -190,9 +192,15 @@ class TransformersEngine(Engine):
             if self._stopping:
                 return
             self._ended = self.died = self._death(reason)
-        logger.error("%s", self._ended)
+        self._exit_soon(self.died)
         self._end_all()
         self._loop_ended.set()
+
+    def _exit_soon(self, reason: str) -> None:
+        """End the process of this rank after `_LAST_SECONDS`, also if no request comes."""
+        if self._group.stopping.is_set():
+            return
+        logger.error("%s", reason)
         ending = threading.Timer(_LAST_SECONDS, os._exit, [1])
         ending.daemon = True
         ending.start()
@@ -200,8 +208,8 @@ class TransformersEngine(Engine):
     def follow(self) -> None:
         self._loop_ended.wait()
         # The leader announces its stop before its loop ends, but on another connection.
-        self._group.peers.settled.wait(_NEWS_SECONDS)
-        if not self._group.peers.stopping.is_set():
+        self._group.wait_for_news(_NEWS_SECONDS)
+        if not self._group.stopping.is_set():
             raise EngineError(self._ended)
         self.stop()
 
@@ -258,7 +266,7 @@ class TransformersEngine(Engine):
             self._stopping = True
             self._ended = self._ended or f"{WHERE} has been stopped"
         if self._group is not None and self.leads:
-            self._group.peers.tell_stop()
+            self._group.announce_stop()
         self._manager._wake_up_loop.set()
         self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
         self._end_all()
