@@ -9,6 +9,7 @@ only the first time.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ def main() -> None:
             made = convert(gguf, Path(work) / "made")
             shutil.rmtree(target, ignore_errors=True)
             made.rename(target)
+    forget_quantization(target / "config.json")
     sys.stdout.write(f"{target}\n")
 
 
@@ -71,6 +73,16 @@ def convert(gguf: Path, made: Path) -> Path:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
     say(f"Converted in {time.monotonic() - started:.0f} s")
     return made
+
+
+def forget_quantization(config: Path) -> None:
+    """Remove the GGUF file's quantization from the config: the weights are bfloat16 now, and vLLM
+    refuses it. Older versions of this script left it there."""
+    values = json.loads(config.read_text())
+    if values.pop("quantization_config", None) is not None:
+        new = config.with_name(f".config-{os.getpid()}.json")
+        new.write_text(json.dumps(values, indent=2))
+        new.replace(config)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.settings import nearest
 
 #: Options that a deployment file gives as a mapping.
-_MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters", "llm-arg": "llm_args"}
+_MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters", "llm-arg": "llm_args",
+             "engine-arg": "engine_args"}  # fmt: skip
 
 
 class _FromFile(Command):
@@ -50,7 +51,8 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
             ctx.exit(2)
         if name in _MAPPINGS and isinstance(value, dict):
             mappings[_MAPPINGS[name]] = tuple(
-                f"{k}={json.dumps(v) if name == 'llm-arg' else _text(v)}" for k, v in value.items()
+                f"{k}={json.dumps(v) if name.endswith('-arg') else _text(v)}"
+                for k, v in value.items()
             )
         elif isinstance(value, (dict, list)) and name != "outputs":
             click.echo(f"error: {path}: {key} must be one value", err=True)
@@ -105,13 +107,13 @@ def _text(value: Any) -> str:
 @click.option(
     "--engine",
     default="transformers",
-    help="In the tensorrt_llm slot: transformers, llmapi (TensorRT-LLM 1.x), tensorrtllm (its C++ "
-    "backend), or your own.",
+    help="In the tensorrt_llm slot: transformers, vllm, llmapi (TensorRT-LLM 1.x), tensorrtllm "
+    "(its C++ backend), or your own.",
 )
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="The model's folder; Python engines need it. Of llmapi, a name on the hub too.",
+    help="The model's folder; Python engines need it. Of llmapi and vllm, a name on the hub too.",
 )
 @click.option(
     "--engine-dir", type=click.Path(path_type=Path), help="Of tensorrtllm: the engine's folder."
@@ -151,6 +153,13 @@ def _text(value: Any) -> str:
     metavar="NAME=VALUE",
     help="Of llmapi: an argument of LLM(), as JSON or plain text; a.b=VALUE sets b inside a.",
 )
+@click.option(
+    "--engine-arg",
+    "engine_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For vllm: a field of AsyncEngineArgs, as JSON or plain text; a.b=VALUE sets b inside a.",
+)
 @click.option("--print", "print_only", is_flag=True, help="Print the files, write none.")
 @click.option("--force", is_flag=True, help="Replace what this command made; nothing else.")
 def generate(
@@ -168,6 +177,7 @@ def generate(
     outputs: str,
     engine_parameters: tuple[str, ...],
     llm_args: tuple[str, ...],
+    engine_args: tuple[str, ...],
     print_only: bool,
     force: bool,
 ) -> None:
@@ -182,6 +192,7 @@ def generate(
       trt-tokenizers generate --model ./SmolLM2-135M-Instruct --output model_repo
       trt-tokenizers generate --model M --output R --template llama2 --set dtype=bfloat16
       trt-tokenizers generate --engine llmapi --model M --output R --llm-arg tensor_parallel_size=2
+      trt-tokenizers generate --engine vllm --model M --output R --engine-arg dtype=bfloat16
       trt-tokenizers generate --engine tensorrtllm --engine-dir E --tokenizer-dir T --output R
       trt-tokenizers generate --config deployment.yaml --set max_seq_len=4096 --print
 
@@ -206,7 +217,8 @@ def generate(
         copy_tokenizer=copy_tokenizer,
         values=pairs(values),
         engine_parameters=pairs(engine_parameters),
-        llm_args=_llm_args(llm_args),
+        llm_args=_nested("--llm-arg", llm_args),
+        engine_args=_nested("--engine-arg", engine_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
     )
     rendered, copies = render(deployment), tokenizer_files(deployment)
@@ -227,7 +239,7 @@ def generate(
     )
 
 
-def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
+def _nested(option: str, options: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE, A.B=VALUE, … -> nested values."""
     made: dict[str, Any] = {}
     for path, text in pairs(options).items():
@@ -239,6 +251,6 @@ def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
         for group in groups:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
-                raise SettingsError(f"--llm-arg {path}={text}: {group} has a value already")
+                raise SettingsError(f"{option} {path}={text}: {group} has a value already")
         inner[name] = value
     return made

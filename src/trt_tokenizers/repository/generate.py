@@ -31,6 +31,7 @@ from trt_tokenizers.tokenizers.registry import create
 
 #: The engine whose model may be on the hub, and that takes arguments of its own.
 LLM_API = "llmapi"
+VLLM = "vllm"
 #: Lists the files that `write` made, and tells its repository from anybody else's.
 _MARK = ".trt-tokenizers"
 _COPIED_TOKENIZER = "preprocessing/1/tokenizer"
@@ -56,6 +57,7 @@ class GenerateOptions:
         outputs: of the ensemble, by name; empty: the skeleton's.
         engine_parameters: what the engine takes beside the skeleton's own parameters.
         llm_args: for the engine llmapi: arguments of TensorRT-LLM's LLM().
+        engine_args: for the engine vllm: fields of vLLM's AsyncEngineArgs.
     """
 
     engine: str
@@ -69,6 +71,7 @@ class GenerateOptions:
     values: Mapping[str, str] = field(default_factory=dict)
     engine_parameters: Mapping[str, str] = field(default_factory=dict)
     llm_args: Mapping[str, Any] = field(default_factory=dict)
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
 
 
@@ -104,10 +107,15 @@ def _render_cpp(deployment: GenerateOptions) -> dict[str, str]:
         raise RepositoryError(
             f"the engine {CPP_BACKEND} has no folder; set --engine-dir to what its build made"
         )
-    if deployment.engine_parameters or deployment.llm_args or deployment.outputs:
+    if (
+        deployment.engine_parameters
+        or deployment.llm_args
+        or deployment.engine_args
+        or deployment.outputs
+    ):
         raise RepositoryError(
-            f"--engine-parameter, --llm-arg and --outputs are for Python engines; {CPP_BACKEND} "
-            "has all outputs of its version, and its parameters by --set"
+            "--engine-parameter, --llm-arg, --engine-arg and --outputs are for Python engines; "
+            f"{CPP_BACKEND} has all outputs of its version, and its parameters by --set"
         )
     values = {
         "tokenizer_dir": _tokenizer_value(deployment),
@@ -212,7 +220,9 @@ def _values(deployment: GenerateOptions) -> dict[str, str]:
         raise RepositoryError("the engine has no model; set --model to its folder")
     if deployment.llm_args and deployment.engine != LLM_API:
         raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; leave it out")
-    on_hub = deployment.engine == LLM_API and not deployment.model_dir.exists()
+    if deployment.engine_args and deployment.engine != VLLM:
+        raise RepositoryError(f"--engine-arg is for the engine {VLLM}; leave it out")
+    on_hub = deployment.engine in (LLM_API, VLLM) and not deployment.model_dir.exists()
     model_dir = deployment.model_dir if on_hub else deployment.model_dir.resolve()
     config = read_json(model_dir / "config.json")
     if not (config or on_hub):
@@ -220,9 +230,9 @@ def _values(deployment: GenerateOptions) -> dict[str, str]:
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
         )
     llm_args = dict(deployment.llm_args)
-    max_seq_len = llm_args.pop("max_seq_len", 0) or config.get(
-        "max_position_embeddings", config.get("n_positions", 0)
-    )
+    engine_args = dict(deployment.engine_args)
+    max_seq_len = llm_args.pop("max_seq_len", 0) or engine_args.pop("max_model_len", 0)
+    max_seq_len = max_seq_len or config.get("max_position_embeddings", config.get("n_positions", 0))
     if on_hub and not (max_seq_len or deployment.values.get("max_seq_len")):
         raise RepositoryError(
             f"there is no folder {model_dir} to tell how many tokens a sequence may have; if it "
@@ -241,6 +251,7 @@ def _values(deployment: GenerateOptions) -> dict[str, str]:
         "template": deployment.template,
         "max_seq_len": str(max_seq_len or ""),
         "llm_args": json.dumps(llm_args) if llm_args else "",
+        "engine_args": json.dumps(engine_args) if engine_args else "",
         "engine_instance_count": "1",
         **deployment.values,
     }

@@ -11,6 +11,7 @@ from typing import Any
 from trt_tokenizers.engines.dispatcher import ServingSettings
 from trt_tokenizers.engines.llmapi.settings import LlmApiSettings
 from trt_tokenizers.engines.transformers.settings import TransformersSettings
+from trt_tokenizers.engines.vllm.settings import VllmSettings
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.processing.postprocess import PostprocessingSettings
 from trt_tokenizers.processing.preprocess import PreprocessingSettings
@@ -23,6 +24,7 @@ _OURS: tuple[tuple[str, Any, str], ...] = (
     ("tensorrt_llm", ServingSettings, "Python engines"),
     ("tensorrt_llm", TransformersSettings, "transformers"),
     ("tensorrt_llm", LlmApiSettings, "llmapi"),
+    ("tensorrt_llm", VllmSettings, "vllm"),
 )
 #: A field of the file, and no parameter.
 _INSTANCES = Setting(
@@ -33,7 +35,7 @@ _INSTANCES = Setting(
     ("tensorrt_llm",),
     engine="Python engines",
 )
-_ENGINES = ("transformers", "llmapi")
+_ENGINES = ("transformers", "llmapi", "vllm")
 #: Placeholders of the skeleton that are called otherwise than their parameter.
 _PLACEHOLDERS = {("tensorrt_llm", "max_batch_size"): "engine_max_batch_size"}
 
