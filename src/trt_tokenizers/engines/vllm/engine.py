@@ -46,7 +46,7 @@ _IDS = (
 )  # of requests to vLLM; a key may be used again before vLLM has forgotten it
 
 _POLL_S = 0.5  # interval of the checks whether vLLM's processes still run
-_STOP_S = 10.0  # for vLLM to end its processes; then they are killed
+_STOP_S = 3.0  # for vLLM to end its processes; then they are killed
 _CAUSE_S = 10.0  # an error that was logged this long before a failure may be its cause
 
 #: Unless engine_args set them.
@@ -125,9 +125,8 @@ class VllmEngine(Engine):
             args = self._api.engine_args(model=model, **arguments)
             config = args.create_engine_config()
         except (TypeError, ValueError) as error:
-            text = " ".join(str(error).split())
             raise SettingsError(
-                f"{WHERE}: vLLM refuses engine_args: {text}; correct them"
+                f"{WHERE}: vLLM refuses engine_args: {_text(error)}; correct them"
             ) from error
         since = time.monotonic()
         try:
@@ -146,7 +145,8 @@ class VllmEngine(Engine):
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            if tasks:
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=_POLL_S))
         finally:
             self._die("its event loop ended")
             self._loop.close()
@@ -196,7 +196,7 @@ class VllmEngine(Engine):
         try:
             params = sampling_params(self._api, request)
         except self._api.client_errors as error:
-            raise RequestError(f"vLLM refuses the request: {one_line(error)}") from error
+            raise RequestError(f"vLLM refuses the request: {_text(error)}") from error
         stream = Stream(request, emit)
         with self._lock:
             if self._ended is not None:
@@ -250,7 +250,7 @@ class VllmEngine(Engine):
                         stream.emit(chunk)
             raise EngineError("the answer ended without a finish reason")
         except self._api.client_errors as error:
-            text = f"vLLM refuses the request: {one_line(error)}"
+            text = f"vLLM refuses the request: {_text(error)}"
             self._end(stream, Chunk(error=text, refused=True))
         except Exception as error:
             if cause := self._failure():
@@ -290,9 +290,15 @@ class VllmEngine(Engine):
         stopping.join(timeout=_STOP_S)
         for process in self._processes:
             process.kill()  # the kernel then kills those that it has started
+        stopping.join(timeout=_POLL_S)
         self._stop_loop()
 
     def _stop_loop(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=_STOP_S)
+
+
+def _text(error: Exception) -> str:
+    """The error's message in one line."""
+    return " ".join(str(error).split())

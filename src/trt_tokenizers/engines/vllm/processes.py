@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import locale
 import logging
 import multiprocessing
 import multiprocessing.shared_memory
@@ -42,6 +43,9 @@ def prepare(folder: Path) -> Path:
     if Path(sys.executable or "").stem.rstrip("0123456789.") != "python" and python.is_file():
         sys.executable = str(python)
         multiprocessing.set_executable(str(python))
+    # With the locale C the stub would read vLLM's files as ASCII.
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     sys.modules["__main__"].__spec__ = importlib.util.find_spec(__name__)
     errors = folder / f"errors-{os.getpid()}"
     os.environ[_ERRORS] = str(errors)
