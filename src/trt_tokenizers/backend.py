@@ -24,7 +24,7 @@ from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSetting
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
-from trt_tokenizers.processing.metrics import POSTPROCESSING, Metrics
+from trt_tokenizers.processing.metrics import ENGINE_GAUGES, POSTPROCESSING, Metrics
 from trt_tokenizers.processing.optional_inputs import as_declared
 from trt_tokenizers.processing.postprocess import (
     EngineStep,
@@ -274,7 +274,7 @@ class EngineModel:
         settings = ServingSettings.take(parameters, where)
         settings.choose_gpus(args["model_instance_name"], where)  # before anything looks for them
         self._contexts = ContextStore()
-        self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
+        self._metrics = _metrics(args, ["request_errors_total", *ENGINE_GAUGES])
         self._closing = contextlib.ExitStack()
         for closed in (self._contexts, self._metrics):
             self._closing.callback(closed.close)
@@ -286,6 +286,8 @@ class EngineModel:
             return
         self._server = ResponseDispatcher(engine, settings.max_tokens_per_chunk, end_process)
         self._closing.callback(self._server.stop)
+        for name, read in engine.gauges.items():
+            self._metrics.gauge(name, read)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -163,6 +164,9 @@ class Engine(ABC):
     #: Why the engine serves nothing any more, once it has failed for good. Its process is then
     #: ended, so that whoever watches the server sees it.
     died: str | None = None
+
+    #: Values of the engine's own gauges by their names in `processing.metrics`.
+    gauges: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
     #: Whether this process serves requests. An engine that runs over several ranks sets it to False
     #: on all but one of them.

@@ -17,7 +17,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class VllmEngine(Engine):
         self._ended: str | None = None  # why the engine accepts no more requests
         self._stopping = False
         self._statistics = Statistics()
-        self.gauges: Mapping[str, Callable[[], float]] = self._statistics.gauges
+        self.gauges = self._statistics.gauges
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self._thread.start()
