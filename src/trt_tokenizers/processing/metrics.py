@@ -94,6 +94,10 @@ class Metrics:
     def close(self) -> None:
         self._stopped.set()
         self._thread.join(timeout=2.0)
+        # Triton's objects must not outlive the model's finalize(): the stub would crash.
+        self._gauges.clear()
+        self._metrics.clear()
+        self._families.clear()
 
     def _run(self) -> None:
         while not self._stopped.wait(_EVERY_S):

@@ -46,7 +46,7 @@ _IDS = (
 )  # of requests to vLLM; a key may be used again before vLLM has forgotten it
 
 _POLL_S = 0.5  # interval of the checks whether vLLM's processes still run
-_STOP_S = 3.0  # for vLLM to end its processes; then they are killed
+_STOP_S = 1.0  # for vLLM to end its processes; then they are killed
 _CAUSE_S = 10.0  # an error that was logged this long before a failure may be its cause
 
 #: Unless engine_args set them.
@@ -264,7 +264,10 @@ class VllmEngine(Engine):
         stream.ended = True
         with self._lock:
             del self._open[stream.request.key]
-        stream.emit(last)
+        # The traceback of a cancelled task keeps its stream, and Triton's response sender crashes the
+        # stub if it is freed at the end of the process.
+        emit, stream.emit = stream.emit, _ignore
+        emit(last)
 
     def cancel(self, key: int) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: all requests have ended
@@ -292,11 +295,16 @@ class VllmEngine(Engine):
             process.kill()  # the kernel then kills those that it has started
         stopping.join(timeout=_POLL_S)
         self._stop_loop()
+        del self._llm, stopping  # its destructor fails at the end of the interpreter
 
     def _stop_loop(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=_STOP_S)
+
+
+def _ignore(chunk: Chunk) -> None:
+    """Takes the place of a stream's `emit` after its last chunk."""
 
 
 def _text(error: Exception) -> str:
