@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness import VLLM_ON_A_CPU, Server, descendants, generate, launched
+from launching import parent
 
 pytest.importorskip("vllm", reason="not applicable: see scripts/test --vllm")
 
@@ -63,7 +64,7 @@ FAULTS: dict[str, tuple[Callable[[Server], int], str]] = {
     "EngineCore": (lambda s: process(s, "VLLM::EngineCore"), "tensorrt_llm"),
     "worker": (lambda s: process(s, "VLLM::Worker"), "tensorrt_llm"),
     "stub": (lambda s: process(s, "/tensorrt_llm/1/model.py"), "tensorrt_llm"),
-    "tritonserver": (lambda s: process(s, "bin/tritonserver "), "SIGKILL"),
+    "tritonserver": (lambda s: parent(process(s, "/tensorrt_llm/1/model.py")), "SIGKILL"),
     "launcher": (lambda s: s.process.pid, ""),
 }
 

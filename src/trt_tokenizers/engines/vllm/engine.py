@@ -264,8 +264,8 @@ class VllmEngine(Engine):
         stream.ended = True
         with self._lock:
             del self._open[stream.request.key]
-        # The traceback of a cancelled task keeps its stream, and Triton's response sender crashes the
-        # stub if it is freed at the end of the process.
+        # The traceback of a cancelled task keeps its stream. Triton's response sender, which `emit`
+        # has, would crash the stub if it were freed at the end of the process.
         emit, stream.emit = stream.emit, _ignore
         emit(last)
 
