@@ -11,6 +11,8 @@ import json
 import multiprocessing
 import os
 import queue
+import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("vllm", reason="not applicable: vLLM is not installed")
+import safetensors.torch
 import torch
 import transformers
 
@@ -59,11 +62,11 @@ def model_dir(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(folder)
 
 
-def make(model_dir: Path, **engine_args: Any) -> VllmEngine:
+def make(model_dir: Path, loras: str = "", **engine_args: Any) -> VllmEngine:
     arguments = {
         "dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 32 << 20, **engine_args
     }  # fmt: skip
-    settings = {"model_dir": str(model_dir), "max_seq_len": "256"}
+    settings = {"model_dir": str(model_dir), "max_seq_len": "256", "loras": loras}
     return VllmEngine({**settings, "engine_args": json.dumps(arguments)})
 
 
@@ -316,6 +319,62 @@ def test_settings_that_cannot_work_are_refused(
         VllmEngine({"model_dir": str(model_dir), "max_seq_len": "64", **settings})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def equipped(
+    model: Any, bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[VllmEngine, Any, Any]]:
+    """An engine with a tokenizer and an adapter; the model with the adapter, and the tokenizer."""
+    folder = tmp_path_factory.mktemp("equipped")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**{**model.config.to_dict(), "vocab_size": 600})
+    merged = transformers.LlamaForCausalLM(config).eval()
+    merged.save_pretrained(folder / "model")
+    for file in bpe_dir.iterdir():
+        shutil.copy(file, folder / "model")
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    weights = {}
+    for number, layer in enumerate(merged.model.layers):
+        projection = layer.self_attn.q_proj
+        a, b = torch.randn(4, 64), torch.randn(64, 4)
+        projection.weight.data += b @ a
+        name = f"base_model.model.model.layers.{number}.self_attn.q_proj.lora_"
+        weights |= {f"{name}A.weight": a, f"{name}B.weight": b}
+    safetensors.torch.save_file(weights, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"]})
+    )
+    engine = make(
+        folder / "model", loras=f"fr={adapter}", enable_lora=True, max_lora_rank=8,
+        skip_tokenizer_init=False,
+    )  # fmt: skip
+    yield engine, merged, transformers.AutoTokenizer.from_pretrained(folder / "model")
+    engine.stop()
+    gc.collect()
+
+
+def test_an_adapter_by_name(equipped: tuple[VllmEngine, Any, Any]) -> None:
+    engine, merged, _ = equipped
+    out = merged.generate(
+        torch.tensor([PROMPT]), max_new_tokens=8, do_sample=False, eos_token_id=None
+    )
+    expected = out[0, len(PROMPT) :].tolist()
+    assert ids(answer(engine, request(max_tokens=8, lora="fr"))) == expected
+    assert ids(answer(engine, request(max_tokens=8))) != expected
+    with pytest.raises(RequestError, match=r"did you mean 'fr'\?\); this server has fr"):
+        engine.submit(request(lora="frr"), lambda chunk: None)
+
+
+def test_the_answer_follows_a_guide(equipped: tuple[VllmEngine, Any, Any]) -> None:
+    engine, _, tokenizer = equipped
+    end = frozenset((tokenizer.eos_token_id,))
+    chunks = answer(engine, request(guide=("regex", "[0-9]{4}"), end_ids=end))
+    assert re.fullmatch("[0-9]{4}", tokenizer.decode(ids(chunks), skip_special_tokens=True))
+    assert chunks[-1].finish_reason is FinishReason.STOP
+    (chunk,) = answer(engine, request(guide=("regex", "[0-9"), end_ids=end))
+    assert chunk.refused
 
 
 def test_a_start_that_fails_gives_the_reason_of_the_worker(model_dir: Path) -> None:
