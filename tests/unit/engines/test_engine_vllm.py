@@ -5,7 +5,6 @@ Runs in the environment of ``scripts/test --vllm``.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import multiprocessing
@@ -75,7 +74,6 @@ def engine(model_dir: Path) -> Iterator[VllmEngine]:
     engine = make(model_dir)
     yield engine
     engine.stop()
-    gc.collect()  # warnings of vLLM's objects count here, where they are ignored
 
 
 def request(**values: Any) -> GenerationRequest:
@@ -352,7 +350,6 @@ def equipped(
     )  # fmt: skip
     yield engine, merged, transformers.AutoTokenizer.from_pretrained(folder / "model")
     engine.stop()
-    gc.collect()
 
 
 def test_an_adapter_by_name(equipped: tuple[VllmEngine, Any, Any]) -> None:
