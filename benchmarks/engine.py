@@ -22,6 +22,8 @@ from pathlib import Path
 
 import click
 
+from trt_tokenizers.repository.pbtxt import parse_config
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 #: hidden size, intermediate size, layers, heads, key-value heads.
@@ -226,8 +228,7 @@ def main(
             click.echo(f"launch_server: exit code {process.wait()}, GPU memory {gpu_memory()}")
         if alone:
             config = (folder / "repo" / "tensorrt_llm" / "config.pbtxt").read_text()
-            (found,) = re.findall(r'key: "engine_args"\s+value: { string_value: "(.*)" }', config)
-            args = found.replace('\\"', '"') or "{}"
+            args = parse_config(config).parameters["engine_args"].string_value or "{}"
             command = [sys.executable, __file__, "alone", str(folder / "model"), streams]
             subprocess.run([*command, str(tokens), args], check=True)
 
