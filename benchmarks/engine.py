@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 #: hidden size, intermediate size, layers, heads, key-value heads.
 SHAPES = {
-    "tiny": (64, 160, 2, 4, 2),
+    "tiny": (64, 160, 2, 2, 1),
     "135m": (576, 1536, 30, 9, 3),
     "1b": (2048, 5632, 22, 32, 4),
     "7b": (4096, 11008, 32, 32, 32),

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,11 @@ def test_a_killed_process_ends_everything(repository: Path, tmp_path: Path, faul
 def test_ctrl_c_leaves_nothing(repository: Path, tmp_path: Path) -> None:
     before = shared_memory()
     with launched(repository, tmp_path) as server:
+        time.sleep(1.2)  # until the gauges are handed over
+        with urllib.request.urlopen(server.metrics) as response:
+            metrics = response.read().decode()
+        for name in ("engine_kv_cache_usage", "engine_requests_waiting"):
+            assert re.search(rf"trt_tokenizers:{name}{{.*}} 0\n", metrics)
         pids = descendants(server.process.pid)
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert shared_memory() <= before
