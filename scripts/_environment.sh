@@ -37,9 +37,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
   if [ "$environment" = vllm ]; then
     "${pip[@]}" --no-deps -r "$constraints" >&2
-    "${pip[@]}" -c "$constraints" -e "$root[test]" >&2
+    "${pip[@]}" -c "$constraints" -e "${root}[test]" >&2
   else
-    "${pip[@]}" -c "$constraints" -e "$root[embedded,test]" >&2
+    "${pip[@]}" -c "$constraints" -e "${root}[embedded,test]" >&2
     "${pip[@]}" --no-deps -r "$root/scripts/oracles.txt" >&2
   fi
   echo "$wanted" > "$stamp"
