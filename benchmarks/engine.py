@@ -1,7 +1,7 @@
-"""Tokens per second of an engine, streamed by HTTP through the whole ensemble; of vLLM also alone.
+"""Tokens per second of an engine, streamed over HTTP through the ensemble; of vLLM also alone.
 
-The model has random weights in bf16, made here; its tokenizer is SmolLM2's, or the one given. All
-ranks run on this host, one GPU each, or on its cores.
+The script creates a model of random bf16 weights. The tokenizer is SmolLM2's, or the given one. All
+ranks run on this host, each on one GPU, or all on its CPU.
 
     python benchmarks/engine.py --shape 7b --world-size 2
     python benchmarks/engine.py --engine vllm --shape 7b --engine-arg tensor_parallel_size=2 --alone
@@ -26,7 +26,7 @@ from trt_tokenizers.repository.pbtxt import parse_config
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-#: hidden size, intermediate size, layers, heads, key-value heads.
+#: Shape -> hidden size, intermediate size, layers, heads, key-value heads.
 SHAPES = {
     "tiny": (64, 160, 2, 2, 1),
     "135m": (576, 1536, 30, 9, 3),
@@ -37,7 +37,7 @@ SHAPES = {
 
 
 def make_model(folder: Path, shape: str, vocabulary: int) -> None:
-    """A Llama of *shape* with random weights."""
+    """Write a Llama of *shape* with random weights into *folder*."""
     import torch
     import transformers
 
@@ -56,19 +56,20 @@ def make_model(folder: Path, shape: str, vocabulary: int) -> None:
 
 
 def make_model_elsewhere(folder: Path, shape: str, vocabulary: int) -> None:
-    """`make_model` in a process of its own: what it takes of the GPU is given back."""
-    make = [sys.executable, __file__, "make", str(folder), shape, str(vocabulary)]
-    subprocess.run(make, check=True)
+    """Run `make_model` in another process, so that its GPU memory is freed."""
+    command = [sys.executable, __file__, "make", str(folder), shape, str(vocabulary)]
+    subprocess.run(command, check=True)
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """Copy all files of a tokenizer's folder except weights and config.json."""
     for file in tokenizer.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and file.name != "config.json":
             shutil.copy(file, folder)
 
 
 async def ask(port: int, body: bytes) -> tuple[float, int]:
-    """Seconds to the first token, and the number of tokens."""
+    """Send one request; return seconds to the first token and the number of tokens."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     started = time.perf_counter()
     head = "POST /v2/models/ensemble/generate_stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -87,7 +88,7 @@ async def ask(port: int, body: bytes) -> tuple[float, int]:
 
 
 def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float]:
-    """*streams* clients at once, each with a prompt of its own."""
+    """Measure *streams* concurrent clients, each with a different prompt."""
 
     async def every() -> list[tuple[float, int]]:
         bodies = [
@@ -153,7 +154,7 @@ async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: 
         return figures(await asyncio.gather(*asked), time.perf_counter() - started)
 
     for count in counts:
-        await turn(count, min(16, tokens))  # warms up
+        await turn(count, min(16, tokens))  # warm-up
         show(f"vLLM alone, {count} streams", await turn(count, tokens))
     sampling = await turn(counts[-1], tokens, temperature=0.8, top_k=50, top_p=0.95)
     show(f"vLLM alone, {counts[-1]} streams, sampling", sampling)
@@ -161,7 +162,7 @@ async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: 
 
 
 def gpu_memory() -> str:
-    """MiB in use of each GPU."""
+    """The used memory of each GPU in MiB, by nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return "no GPU"
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -176,10 +177,10 @@ def show(name: str, figures: dict[str, float]) -> None:
 @click.command(epilog="Example: python benchmarks/engine.py --shape 7b --world-size 2")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="7b", show_default=True)
 @click.option("--engine", type=click.Choice(["transformers", "vllm"]), default="transformers")
-@click.option("--engine-arg", "engine_args", multiple=True, help="As generate takes it.")
+@click.option("--engine-arg", "engine_args", multiple=True, help="As for generate.")
 @click.option("--alone", is_flag=True, help="Afterwards, measure vLLM without the ensemble.")
-@click.option("--world-size", default=1, show_default=True, help="Ranks.")
-@click.option("--streams", default="1,32,128", show_default=True)
+@click.option("--world-size", default=1, show_default=True, help="Number of ranks.")
+@click.option("--streams", default="1,32,128", show_default=True, help="Concurrent clients.")
 @click.option("--tokens", default=128, show_default=True, help="Tokens of each answer.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
 def main(
@@ -218,14 +219,16 @@ def main(
             )
             counts = [int(count) for count in streams.split(",")]
             for count in counts:
-                turn(18700, count, min(16, tokens))  # warms up
+                turn(18700, count, min(16, tokens))  # warm-up
                 show(f"{count} streams", turn(18700, count, tokens))
             sampling = turn(18700, counts[-1], tokens, temperature=0.8, top_k=50, top_p=0.95)
             show(f"{counts[-1]} streams, sampling", sampling)
-            click.echo(f"GPU memory: {before} before, {gpu_memory()} at the end")
+            click.echo(f"GPU memory: {before} before the start, {gpu_memory()} at the end")
         finally:
             process.send_signal(signal.SIGTERM)
-            click.echo(f"launch_server: exit code {process.wait()}, GPU memory {gpu_memory()}")
+            click.echo(
+                f"launch_server: exit code {process.wait()}, GPU memory after it {gpu_memory()}"
+            )
         if alone:
             config = (folder / "repo" / "tensorrt_llm" / "config.pbtxt").read_text()
             args = parse_config(config).parameters["engine_args"].string_value or "{}"

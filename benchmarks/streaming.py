@@ -1,9 +1,10 @@
-"""What a streamed response costs: the engine alone, our ensemble, and the usual one, side by side.
+"""Measures the cost of a streamed response: the engine alone, our ensemble and the usual one.
 
-The engine replays the prompt as fast as it can, so everything measured is the way around it. The
-usual ensemble is `benchmarks/usual`: AutoTokenizer.encode, batch_decode of each chunk, and all of
-upstream's outputs. All share one server, one tokenizer and one client, and take turns; figures are
-medians of the turns. Read the ratios: the machine's noise is in every figure.
+The engine returns the prompt at full speed, so the benchmark measures everything except the engine.
+The usual ensemble (`benchmarks/usual`) calls AutoTokenizer.encode, batch_decode for each chunk, and
+returns all outputs of NVIDIA's ensemble. All contestants share one server, one tokenizer and one
+client, and run in turns; results are medians of the turns. Compare the ratios: the absolute numbers
+include the noise of the machine.
 
     python benchmarks/streaming.py [--turns 5] [--tokens 167]
 """
@@ -27,7 +28,7 @@ from pathlib import Path
 import click
 from usual.models import configs
 
-from trt_tokenizers.launcher.guardian import descendants
+from trt_tokenizers.launcher.process_tree import descendants
 from trt_tokenizers.repository.generate import GenerateOptions, render, write
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def build(output: Path, tokenizer: Path, tokens_per_response: str) -> None:
-    """Ours and the usual way in one repository, each with a replay engine of its own."""
+    """Write one repository with our ensemble and the usual one, each with its own replay engine."""
     model = output.with_name(f"{output.name}-model")
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 1 << 20}))
@@ -61,7 +62,7 @@ def build(output: Path, tokenizer: Path, tokens_per_response: str) -> None:
 
 
 class Server:
-    """A launched server: its port, its processes, and when each model was ready."""
+    """A launched server: its port, its processes, and seconds until each model was ready."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.port = port
@@ -70,6 +71,7 @@ class Server:
         self.processes = descendants(process.pid)
 
     def cpu_seconds(self) -> float:
+        """CPU time of all processes of the server."""
         total = 0
         for pid in self.processes:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -77,7 +79,7 @@ class Server:
         return total / TICKS
 
     def megabytes(self, model: str) -> float:
-        """Memory that would come back if the model's process ended: its private pages."""
+        """Private memory of the model's process."""
         for pid in self.processes:
             if f"/{model}/1/model.py" in Path(f"/proc/{pid}/cmdline").read_text():
                 lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -87,6 +89,7 @@ class Server:
 
 @contextlib.contextmanager
 def served(repository: Path, port: int = 18600) -> Iterator[Server]:
+    """Run launch_server for *repository* on *port* and the two ports above it."""
     ready, log = repository.with_suffix(".ready"), repository.with_suffix(".log")
     launcher = str(Path(sys.executable).with_name("launch_server"))
     with log.open("wb") as output:
@@ -108,7 +111,10 @@ def served(repository: Path, port: int = 18600) -> Iterator[Server]:
 
 
 async def ask(port: int, path: str, body: bytes) -> tuple[int, float, bytes]:
-    """Responses, seconds to the first, all bytes; a bare socket, so that the client is cheap."""
+    """Send one request; return responses, seconds to the first, and all bytes.
+
+    It uses a plain socket, to keep the CPU time of the client low.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     started = time.perf_counter()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -136,9 +142,9 @@ def turn(
     rounds: int = 1,
     answer: int | None = None,
 ) -> dict:
-    """One turn: *streams* clients at once, each with *rounds* requests one after another.
+    """Measure *streams* concurrent clients, each with *rounds* requests one after another.
 
-    A prompt has *tokens* tokens, and so has its answer if nothing else is said.
+    A prompt has *tokens* tokens. An answer has *answer* tokens, by default as many as the prompt.
     """
     answer = answer or tokens
     if what == "tensorrt_llm":
@@ -166,12 +172,12 @@ def turn(
         "requests/s": len(answers) / seconds,
         "first p50 ms": firsts[len(firsts) // 2] * 1e3,
         "first p99 ms": firsts[min(len(firsts) - 1, int(len(firsts) * 0.99))] * 1e3,
-        "CPU s/1k tok": (server.cpu_seconds() - cpu) / len(answers) / answer * 1e3,
+        "CPU s/1k tokens": (server.cpu_seconds() - cpu) / len(answers) / answer * 1e3,
     }
 
 
 def compare(server: Server, turns: int, tokens: int) -> dict[tuple[str, int], dict[str, float]]:
-    """Medians by (what, streams); the contestants take turns, the first turn warms up."""
+    """Medians by (model, streams). The contestants run in turns; the first turn is a warm-up."""
     medians = {}
     for streams in STREAMS:
         runs: dict[str, list[dict]] = {"tensorrt_llm": [], "ensemble": [], "usual": []}
@@ -187,10 +193,12 @@ def compare(server: Server, turns: int, tokens: int) -> dict[tuple[str, int], di
 
 
 def show(name: str, figures: dict[str, float], drop: str = "") -> None:
+    """Print *figures* in one line, without the one named *drop*."""
     click.echo(name + "".join(f"  {k} {v:8.2f}" for k, v in figures.items() if k != drop))
 
 
 def ratio(name: str, ours: float, usual: float, goal: str) -> None:
+    """Print the ratio of our result to the usual one, with the goal for it."""
     click.echo(f"  {name:<52} {ours / usual:6.2f} x   (goal {goal})")
 
 
@@ -199,7 +207,7 @@ def ratio(name: str, ours: float, usual: float, goal: str) -> None:
 @click.option("--tokens", default=167, show_default=True, help="Tokens of each answer.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
 def main(turns: int, tokens: int, tokenizer: Path | None) -> None:
-    """Stream through our ensemble and the usual one, side by side."""
+    """Compare streaming through our ensemble with the usual one."""
     if tokenizer is None:
         script = [sys.executable, str(ROOT / "scripts" / "smollm2.py")]
         done = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True)
@@ -208,7 +216,7 @@ def main(turns: int, tokens: int, tokenizer: Path | None) -> None:
         repository = Path(folder) / "one"
         build(repository, tokenizer, "1")
         with served(repository) as server:
-            click.echo("One token a response")
+            click.echo("One token per response")
             one = compare(server, turns, tokens)
             whole = {"ensemble": [], "usual": []}
             for _ in range(turns):
@@ -216,8 +224,8 @@ def main(turns: int, tokens: int, tokenizer: Path | None) -> None:
                     result = turn(server, what, 8, tokens, stream=False, rounds=40)
                     its.append(result["requests/s"])
             requests = {what: statistics.median(its) for what, its in whole.items()}
-            # By itself: of a whole stream the first token competes for the cores with those that
-            # this engine, faster than any real one, sends at once behind it.
+            # Answers of one token: in a longer stream the first token competes for the CPU with the
+            # next ones, which this engine sends faster than any real one.
             alone = {"ensemble": [], "usual": []}
             for _ in range(turns):
                 for what, its in alone.items():
@@ -227,28 +235,35 @@ def main(turns: int, tokens: int, tokenizer: Path | None) -> None:
                       ("preprocessing", "usual_preprocessing", "postprocessing",
                        "usual_postprocessing")}  # fmt: skip
             ready = server.ready
-            show("whole, 8 at once, requests/s:", requests)
-            show("first token of an answer of one, 1 stream, p50 ms:", first)
+            show("without streaming, 8 at once, requests/s:", requests)
+            show("first token, answers of one token, 1 stream, p50 ms:", first)
             show("private memory, MB:", memory)
-            show("ready after, s:", {name: s for name, s in ready.items() if "processing" in name})
-        repository = Path(folder) / "coalescing"
+            show(
+                "seconds until ready:",
+                {name: s for name, s in ready.items() if "processing" in name},
+            )
+        repository = Path(folder) / "merging"
         build(repository, tokenizer, "")
         with served(repository) as server:
-            click.echo("\nOurs coalesces; the usual way still has one token a response")
+            click.echo(
+                "\nOurs merges tokens into responses; usual still sends one token per response"
+            )
             many = compare(server, turns, tokens)
-    click.echo("\nOurs against the usual way")
+    click.echo("\nOurs / usual")
     for streams, goal in ((32, ">= 1.5"), (128, ">= 1.2")):
         ours, usual = (one[what, streams]["tokens/s"] for what in ("ensemble", "usual"))
-        ratio(f"tokens/s, one token a response, {streams} streams", ours, usual, goal)
+        ratio(f"tokens/s, one token per response, {streams} streams", ours, usual, goal)
     ours, usual = (many[what, 128]["tokens/s"] for what in ("ensemble", "usual"))
-    ratio("tokens/s, coalescing, 128 streams", ours, usual, ">= 5")
-    ratio("whole requests/s, 8 at once", requests["ensemble"], requests["usual"], ">= 1.2")
+    ratio("tokens/s, merged tokens, 128 streams", ours, usual, ">= 5")
+    ratio(
+        "requests/s without streaming, 8 at once", requests["ensemble"], requests["usual"], ">= 1.2"
+    )
     ratio("time to first token, 1 stream", first["ensemble"], first["usual"], "<= 1.05")
     ours, usual = (one[what, 1]["first p50 ms"] for what in ("ensemble", "usual"))
-    ratio(f"  the same while {tokens - 1} more follow at once", ours, usual, "-")
+    ratio(f"  the same, with {tokens - 1} more tokens behind it", ours, usual, "-")
     for model in ("preprocessing", "postprocessing"):
-        ratio(f"memory of {model}", memory[model], memory[f"usual_{model}"], "<= 0.6")
-        ratio(f"{model} ready", ready[model], ready[f"usual_{model}"], "<= 0.6")
+        ratio(f"private memory of {model}", memory[model], memory[f"usual_{model}"], "<= 0.6")
+        ratio(f"seconds until {model} is ready", ready[model], ready[f"usual_{model}"], "<= 0.6")
 
 
 if __name__ == "__main__":

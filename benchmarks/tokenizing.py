@@ -1,9 +1,9 @@
-"""What preprocessing costs: ours and the usual one, with one instance and two.
+"""Measures the cost of preprocessing: ours and the usual one, with one and two instances.
 
-The usual one is `benchmarks/usual/preprocessing.py`: one AutoTokenizer.encode per text. All are
-models of one server, asked directly over HTTP by one client, and take turns; figures are medians of
-the turns. Then how long short prompts wait while long ones are encoded, with one instance and with
-two, and what a process pays for loading a tokenizer, ours and transformers'.
+The usual one (`benchmarks/usual/preprocessing.py`) calls AutoTokenizer.encode once per text. All
+are models of one server. One client calls them directly over HTTP, in turns; results are medians of
+the turns. The script also measures how long short prompts wait behind long ones, and the time and
+memory of a process that loads a tokenizer, ours and transformers'.
 
     python benchmarks/tokenizing.py [--turns 3] [--seconds 2]
 """
@@ -31,13 +31,11 @@ from pathlib import Path
 import click
 from streaming import ROOT, Server, build, served
 
-from trt_tokenizers.streams.slots import Slots
-from trt_tokenizers.streams.smalltexts import SmallTexts
-from trt_tokenizers.streams.stream_folder import stream_folder
+from trt_tokenizers.streams.stream_folder import open_streams, stream_folder
 
 WORDS = (50, 1000, 8000)
 AT_ONCE = (1, 16)
-#: Model -> the one it is a copy of, and how many instances it has; generated is the first.
+#: Contestant -> the model that it copies, and its number of instances. `generate` makes the first.
 CONTESTANTS = {
     "ours_two": ("preprocessing", 2),
     "ours_one": ("preprocessing", 1),
@@ -45,7 +43,7 @@ CONTESTANTS = {
     "usual_two": ("usual_preprocessing", 2),
 }
 COMPARED = (("ours_two", "usual_one"), ("ours_one", "usual_one"), ("ours_two", "usual_two"))
-#: What short prompts wait behind: words of each long one, and how many of them are always there.
+#: Long prompts in front of short ones: words of each, and how many are always in flight.
 LONG = ((8_000, 1), (8_000, 4), (100_000, 1))
 LOAD = {
     "ours": "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
@@ -58,11 +56,12 @@ VOCABULARY = (ROOT / "LICENSE").read_text().split()
 
 
 def text_of(words: int, seed: int) -> str:
+    """A text of random words."""
     return " ".join(random.Random(seed).choices(VOCABULARY, k=words))
 
 
-def asked(model: str, text: str) -> bytes:
-    """One HTTP request for all outputs, as an ensemble asks for all that it maps."""
+def infer_request(model: str, text: str) -> bytes:
+    """The bytes of an HTTP request for all outputs of *model*, as an ensemble requests them."""
     data = text.encode()
     tensors = struct.pack("<I", len(data)) + data + struct.pack("<i", 8)
     head = json.dumps({
@@ -82,7 +81,7 @@ def asked(model: str, text: str) -> bytes:
 
 
 class Connection:
-    """A bare socket that stays open: a client of more comfort would cost more than the server."""
+    """A plain keep-alive socket: an HTTP library would take more CPU time than the server."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -94,7 +93,7 @@ class Connection:
         self.socket.sendall(request)
 
     def receive(self) -> bool:
-        """Take what has come; whether the answer is whole."""
+        """Read available bytes; return whether the answer is complete."""
         self._answer += self.socket.recv(1 << 18)
         end = self._answer.find(b"\r\n\r\n")
         if end < 0:
@@ -115,8 +114,8 @@ class Connection:
 
 
 def turn(port: int, model: str, words: int, at_once: int, seconds: float) -> float:
-    """Requests a second, *at_once* in flight, over *seconds*."""
-    requests = itertools.cycle([asked(model, text_of(words, seed)) for seed in range(8)])
+    """Requests per second with *at_once* in flight, measured over *seconds*."""
+    requests = itertools.cycle([infer_request(model, text_of(words, seed)) for seed in range(8)])
     connections = [Connection(port) for _ in range(at_once)]
     connections[0].ask(next(requests))
     done, last = 0, 0.0
@@ -137,17 +136,17 @@ def turn(port: int, model: str, words: int, at_once: int, seconds: float) -> flo
     return done / (last - started)
 
 
-def forget_contexts(server: Server) -> None:
-    """What no postprocessing takes here; where thousands lie, looking for a free slot costs."""
+def remove_contexts(server: Server) -> None:
+    """Remove the contexts: no postprocessing takes them here, and listing thousands costs."""
     for pid in server.processes:
-        Slots(stream_folder(pid)).sweep(0)
-        SmallTexts(stream_folder(pid)).sweep(0)
+        for stream in open_streams(stream_folder(pid)):
+            stream.path.unlink(missing_ok=True)
 
 
 def waits(port: int, model: str, words: int, at_once: int, seconds: float) -> list[float]:
-    """Seconds that each prompt of 50 words takes, one after another, while *at_once* prompts of
+    """Seconds of each of several consecutive prompts of 50 words, while *at_once* prompts of
     *words* words are always being encoded."""
-    long, over = asked(model, text_of(words, 0)), threading.Event()
+    long, over = infer_request(model, text_of(words, 0)), threading.Event()
     took: list[float] = []
 
     def load() -> None:
@@ -160,7 +159,7 @@ def waits(port: int, model: str, words: int, at_once: int, seconds: float) -> li
         with contextlib.closing(Connection(port)) as own:
             ends = time.perf_counter() + seconds
             while (started := time.perf_counter()) < ends:
-                own.ask(asked(model, text_of(50, len(took))))
+                own.ask(infer_request(model, text_of(50, len(took))))
                 took.append(time.perf_counter() - started)
         over.set()
         for each in loads:
@@ -169,7 +168,7 @@ def waits(port: int, model: str, words: int, at_once: int, seconds: float) -> li
 
 
 def loading(kind: str, folder: str) -> tuple[float, float]:
-    """Seconds and megabytes of a process that loads a tokenizer and does no more."""
+    """Seconds and megabytes of a process that only loads a tokenizer."""
     code = (
         "import resource, time\nstarted = time.perf_counter()\n" + LOAD[kind].format(folder=folder)
         + "print(time.perf_counter() - started,"
@@ -182,11 +181,16 @@ def loading(kind: str, folder: str) -> tuple[float, float]:
 
 @click.command(epilog="Example: python benchmarks/tokenizing.py --turns 3")
 @click.option("--turns", default=3, show_default=True, help="Measured turns of each contestant.")
-@click.option("--seconds", default=2.0, show_default=True, help="Of each turn.")
-@click.option("--port", default=18610, show_default=True, help="HTTP; two more above it.")
+@click.option("--seconds", default=2.0, show_default=True, help="Duration of each turn.")
+@click.option(
+    "--port",
+    default=18610,
+    show_default=True,
+    help="HTTP port; the two ports above it are used too.",
+)
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
 def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
-    """Encode prompts by our preprocessing and by the usual one, side by side."""
+    """Compare our preprocessing with the usual one."""
     if tokenizer is None:
         script = [sys.executable, str(ROOT / "scripts" / "smollm2.py")]
         done = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True)
@@ -208,7 +212,7 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
                     for number in range(turns + 1):
                         for name, its in runs.items():
                             rate = turn(server.port, name, words, at_once, seconds)
-                            forget_contexts(server)
+                            remove_contexts(server)
                             if number:
                                 its.append(rate)
                     for name, its in runs.items():
@@ -222,7 +226,7 @@ def main(turns: int, seconds: float, port: int, tokenizer: Path | None) -> None:
                     p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
                     shown += f"  {name} {p50 * 1e3:.1f} and {p99 * 1e3:.1f}"
                 click.echo(f"50 words behind {at_once} of {words}, p50 and p99, ms:{shown}")
-    click.echo("\nAgainst the usual way (goal at 16 at once: >= 1.5 x, never below 1.0 x)")
+    click.echo("\nRatios of requests/s (goal: >= 1.5 x at 16 at once, >= 1.0 x at 1)")
     for words, at_once in itertools.product(WORDS, AT_ONCE):
         rate_of = {name: rates[words, at_once, name] for name in CONTESTANTS}
         ratios = [f"{us} / {them} {rate_of[us] / rate_of[them]:5.2f} x" for us, them in COMPARED]

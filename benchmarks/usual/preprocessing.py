@@ -1,8 +1,7 @@
 """The usual preprocessing: one AutoTokenizer.encode per text, no templates, no checks.
 
-Written for the benchmark after what preprocessing of TensorRT-LLM's ensemble does from 0.11 on:
-every optional input is looked up, rows are padded by numpy, and all ten outputs are always there,
-empty where there is nothing to say.
+Written for the benchmarks, like the preprocessing of TensorRT-LLM's ensemble since 0.11: it looks
+up every optional input, pads rows with numpy and always returns ten outputs, some of them empty.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Type ``codepoint``: a token is a character, its id the character's number."""
+"""Type ``codepoint``: a token is a character, and its id is the code point."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 class CodepointTokenizer(Tokenizer):
     def __init__(self, settings: TokenizerSettings) -> None:
         super().__init__(settings)
-        self.set_bos(2, default=True)  # BOS (None if there is none); prompts begin with it
-        self.set_eos_and_pad(3, 0)  # what ends an answer; what fills a batch
+        self.set_bos(2, default=True)  # BOS, or None; prompts begin with it
+        self.set_eos_and_pad(3, 0)  # EOS ends an answer; PAD fills a batch
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids = [ord(character) for character in text]

@@ -1,4 +1,4 @@
-"""A small client of Triton's generate endpoint."""
+"""A small client for Triton's generate endpoints."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Payload = Mapping[str, Any]
 def generate(
     url: str, payload: Payload, *, model: str = "ensemble", timeout: float | None = None
 ) -> dict[str, Any]:
-    """One request, one whole answer: the model's outputs by name.
+    """Send one request and return its whole answer: the model's outputs by name.
 
     Args:
-        url: of the server, e.g. ``http://127.0.0.1:8000``.
-        payload: the model's inputs by name; any other key becomes a request parameter.
-        timeout: seconds without a byte from the server; None waits for ever.
+        url: the server, for example ``http://127.0.0.1:8000``.
+        payload: the model's inputs by name. Triton makes any other key a request parameter.
+        timeout: the most seconds to wait for the next byte; None waits without a limit.
 
     Raises:
-        RequestError: the server refuses the request (HTTP 4xx).
+        RequestError: the server refused the request (HTTP 4xx).
         EngineError: the server failed or cannot be reached.
-        SettingsError: *url* is not one of http or https.
+        SettingsError: *url* is not an http or https URL.
     """
     with _post(url, f"/v2/models/{model}/generate", payload, timeout) as response:
         body = response.read()
@@ -37,13 +37,13 @@ def generate(
 def stream(
     url: str, payload: Payload, *, model: str = "ensemble", timeout: float | None = None
 ) -> Generator[dict[str, Any], None, None]:
-    """One request, its answers as they come. Closing the iterator cancels the request.
+    """Send one request and yield its answers as they arrive.
 
-    Arguments and errors are those of `generate`.
+    Closing the iterator cancels the request. Arguments and errors are those of `generate`.
     """
     with _post(url, f"/v2/models/{model}/generate_stream", payload, timeout) as response:
-        # Lines end at \n alone: the JSON may hold other line separators. A line is decoded whole,
-        # so a character that is cut in two by HTTP chunks is put together again.
+        # Split at \n only, because the JSON may hold other line separators. Decode whole lines,
+        # because HTTP chunks may split a character.
         while line := response.readline():
             if line.startswith(b"data:"):
                 yield _parse(line.removeprefix(b"data:"), url)
@@ -55,19 +55,19 @@ def _post(
 ) -> Iterator[http.client.HTTPResponse]:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{url!r} is no URL of a server; expected e.g. http://127.0.0.1:8000")
-    secure = parts.scheme == "https"
-    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        raise SettingsError(f"{url!r} is not a server URL; use for example http://127.0.0.1:8000")
+    https = parts.scheme == "https"
+    connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
     body = json.dumps(payload).encode()
     headers = {"Content-Type": "application/json"}
-    with contextlib.closing(kind(parts.hostname, parts.port, timeout=timeout)) as connection:
+    with contextlib.closing(connect(parts.hostname, parts.port, timeout=timeout)) as connection:
         try:
             connection.request("POST", parts.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()
-            # Closes the socket when the caller leaves early, which cancels the request.
+            # Leaving early closes the socket, and Triton then cancels the request.
             with response:
                 if response.status >= 400:
-                    raise _refusal(response)
+                    raise _error_of(response)
                 yield response
         except ConnectionRefusedError:
             raise EngineError(f"no server answers at {url}; start one with launch_server") from None
@@ -76,10 +76,10 @@ def _post(
             raise EngineError(f"the connection to {url} failed: {reason}") from None
 
 
-def _refusal(response: http.client.HTTPResponse) -> TrtTokenizersError:
+def _error_of(response: http.client.HTTPResponse) -> TrtTokenizersError:
     body = response.read()
     try:
-        # The streaming endpoint refuses in the form of its answers.
+        # The streaming endpoint sends errors with the prefix of its answers.
         message = str(json.loads(body.strip().removeprefix(b"data:"))["error"])
     except (ValueError, KeyError, TypeError):
         message = body.decode(errors="replace").strip() or response.reason
@@ -97,7 +97,9 @@ def _parse(body: bytes, url: str) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise EngineError(f"{url} answered with something other than a JSON object: {body[:80]!r}")
-    if set(answer) == {"error"}:  # with status 200: what fails after the headers went out
+        raise EngineError(
+            f"{url} answered with something other than a JSON object: {body[:80]!r}; check the URL"
+        )
+    if set(answer) == {"error"}:  # status 200: the failure came after the headers
         raise EngineError(_one_line(str(answer["error"])))
     return answer

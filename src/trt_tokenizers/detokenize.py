@@ -1,4 +1,4 @@
-"""The stream decoders under their public name, for tokenizer types of other packages."""
+"""The public names of the stream decoders, for tokenizer types of other packages."""
 
 from trt_tokenizers.tokenizers.detokenize import (
     REPLACEMENT,

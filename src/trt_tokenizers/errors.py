@@ -1,46 +1,48 @@
-"""The errors of this package, one root and one branch per person who can mend them.
+"""The errors of this package: one root, and one class for each place where the fix is needed.
 
     TrtTokenizersError
-    ├── RequestError          the client's fault: HTTP 400, the message names the parameter
+    ├── RequestError          the client sent a bad request: HTTP 400, names the parameter
     ├── StoppingError         the server takes no new requests: HTTP 503
-    ├── EngineError           the engine failed a request that was right: HTTP 500
+    ├── EngineError           the engine failed a valid request: HTTP 500
     ├── SettingsError         a value in config.pbtxt or on the command line is wrong
-    ├── TokenizerError        a tokenizer cannot be found or loaded
-    ├── TemplateError         a chat template cannot be found or compiled
-    ├── RepositoryError       a model repository is wrong, missing or in the way
-    ├── ServerNotFoundError   no tritonserver can be started here
-    └── LaunchError           a server started and failed; carries the exit code
+    ├── TokenizerError        a tokenizer is unknown or does not load
+    ├── TemplateError         a chat template is unknown or does not compile
+    ├── RepositoryError       a model repository is invalid, missing, or cannot be replaced
+    ├── ServerNotFoundError   this machine has no usable tritonserver
+    └── LaunchError           a started server failed; carries the exit code
 
-Every message is one line and says what is wrong, where, and what mends it.
+Every message is one line. It says what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
-    """Type and first line of another library's error; CUDA's messages go on for many."""
+    """Type and first line of another library's error. CUDA's messages have many lines."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
 
 
 class TrtTokenizersError(Exception):
-    """Root of all errors raised on purpose by this package."""
+    """Root of all errors that this package raises on purpose."""
 
 
 class RequestError(TrtTokenizersError):
-    """A request that the client has to change. Becomes HTTP 400, gRPC INVALID_ARGUMENT."""
+    """The client must change its request. Becomes HTTP 400, gRPC INVALID_ARGUMENT."""
 
 
 class StoppingError(TrtTokenizersError):
-    """The server is about to stop: ask another one. Becomes gRPC UNAVAILABLE, HTTP 503 (400 of
-    the generate endpoint of Triton 24.10)."""
+    """The server is stopping; the client should use another one.
+
+    Becomes gRPC UNAVAILABLE and HTTP 503, but HTTP 400 at the generate endpoint of Triton 24.10.
+    """
 
 
 class EngineError(TrtTokenizersError):
-    """The engine cannot serve a request that was right. Becomes HTTP 500, gRPC INTERNAL."""
+    """The engine cannot serve a valid request. Becomes HTTP 500, gRPC INTERNAL."""
 
 
 class SettingsError(TrtTokenizersError):
-    """A setting has an unknown name or a value that cannot be used."""
+    """A setting has an unknown name or an unusable value."""
 
 
 class TokenizerError(TrtTokenizersError):
@@ -52,7 +54,7 @@ class TemplateError(TrtTokenizersError):
 
 
 class RepositoryError(TrtTokenizersError):
-    """A model repository cannot be written or is not valid."""
+    """A model repository is invalid or cannot be written."""
 
 
 class ServerNotFoundError(TrtTokenizersError):
@@ -60,10 +62,10 @@ class ServerNotFoundError(TrtTokenizersError):
 
 
 class LaunchError(TrtTokenizersError):
-    """A server was started and did not do what was asked.
+    """A server was started and failed.
 
     Attributes:
-        exit_code: what the command should exit with, never 0.
+        exit_code: the exit code for the command, never 0.
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:

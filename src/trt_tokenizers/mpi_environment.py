@@ -1,6 +1,6 @@
-"""Which rank of a parallel model this process is, and where the ranks meet.
+"""The environment variables of MPI: this process's rank, and the address where the ranks meet.
 
-Pure: an environment in, facts out.
+Pure: the functions take an environment.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ class Rank:
 
     Attributes:
         index: 0 is the leader, which serves the requests.
-        size: how many ranks there are.
-        local_index: which of the ranks on its node it is; its GPU has this number among the
-            visible ones.
-        source: who says so, for error messages.
+        size: the number of ranks.
+        local_index: number of the rank on its node, and of its GPU among the visible ones.
+        source: the variables that gave the rank, for error messages.
     """
 
     index: int = 0
@@ -30,48 +29,55 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class _Variables:
-    """How one launcher tells a process its rank: names of environment variables."""
+class RankVariables:
+    """The environment variables in which one kind of MPI gives a process its rank.
 
-    launcher: str
+    Attributes:
+        owner: who sets the variables, for error messages.
+        index: variable of the rank.
+        size: variable of the number of ranks.
+        local: variables of the rank's number on its node; the first one that is set counts.
+    """
+
+    owner: str
     index: str
     size: str
     local: tuple[str, ...]
 
 
-#: In the order of trust. mpirun starts its ranks through srun where it can, so Slurm's variables
-#: are there as well, and then tell of mpirun's own helpers.
-_LAUNCHERS = (
-    _Variables(
+#: ``--mpi`` of launch_server -> variables, the most trusted first. mpirun may start its daemons
+#: through srun, so its ranks can inherit Slurm's variables, which then describe the daemons.
+RANK_VARIABLES = {
+    "openmpi": RankVariables(
         "Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("OMPI_COMM_WORLD_LOCAL_RANK",)
     ),
-    # PMI alone does not tell the place on the node; srun --mpi=pmi2 leaves it to Slurm's variable.
-    _Variables(
+    # PMI alone does not give the number on the node; srun --mpi=pmi2 gives it in Slurm's variable.
+    "mpich": RankVariables(
         "PMI", "PMI_RANK", "PMI_SIZE", ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID")
     ),
-    # Of the step, which srun makes. SLURM_NTASKS is that of the job: a batch script has it too,
-    # with SLURM_PROCID 0, and runs one process.
-    _Variables("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("SLURM_LOCALID",)),
-)
+    # The size is that of the step, which srun creates. SLURM_NTASKS is that of the job: a batch
+    # script, which is one process, has it too, with SLURM_PROCID 0.
+    "slurm": RankVariables("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ("SLURM_LOCALID",)),
+}
 
-#: Slurm's numbers from here on are the batch script, the interactive shell and the like.
+#: Slurm uses step ids from here on for batch scripts, interactive shells and similar.
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
 
 def read_rank(environ: Mapping[str, str]) -> Rank:
-    """The rank of this process by the variables of Open MPI, of PMI (MPICH, Intel MPI, Slurm's
-    pmi2) or of a Slurm step; a process that none of them started is the only one.
+    """The rank of this process, from the variables of Open MPI, PMI (MPICH, Intel MPI, Slurm's
+    pmi2) or a Slurm step. Without any of them the process is the only rank.
 
     Raises:
         SettingsError: the variables contradict each other.
     """
-    for names in _LAUNCHERS:
+    for names in RANK_VARIABLES.values():
         if names.index not in environ or names.size not in environ:
             continue
-        if names.launcher == "Slurm" and not _in_real_step(environ):
+        if names.owner == "Slurm" and not _in_real_step(environ):
             continue
         index, size = (_number(environ, name) for name in (names.index, names.size))
-        source = f"{names.launcher}'s {names.index} and {names.size}"
+        source = f"{names.owner}'s {names.index} and {names.size}"
         if not index < size:
             raise SettingsError(
                 f"{names.index} is {index} and {names.size} is {size}; unset both, "
@@ -81,8 +87,8 @@ def read_rank(environ: Mapping[str, str]) -> Rank:
         if local is None:
             if size > 1:
                 raise SettingsError(
-                    f"{source} tell of {size} ranks, but none of {', '.join(names.local)} tells "
-                    f"which one on its node this is; set {names.local[0]}"
+                    f"{source} give {size} ranks, but none of {', '.join(names.local)} gives the "
+                    f"number of this rank on its node; set {names.local[0]}"
                 )
             local = 0
         return Rank(index, size, local, source)
@@ -105,7 +111,7 @@ def meeting_point(environ: Mapping[str, str], rank: Rank) -> tuple[str, int]:
     """Address and port on which the leader waits for the other ranks.
 
     Raises:
-        SettingsError: MASTER_ADDR or MASTER_PORT is missing or cannot be one.
+        SettingsError: MASTER_ADDR or MASTER_PORT is missing or invalid.
     """
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     if missing:

@@ -1,6 +1,7 @@
-"""Plugins by name: entry points of any installed package, or ``module:attribute``.
+"""Plugins by name: entry points of installed packages, or ``module:attribute``.
 
-Tokenizer types and engines are found here, the built-in ones too. Only the chosen one is imported.
+Tokenizer types and engines are plugins, including the built-in ones. `find_plugin` imports only the
+one that is named.
 """
 
 from __future__ import annotations
@@ -22,17 +23,23 @@ _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 def find_plugin(
     group: str, name: str, what: str, error_class: type[TrtTokenizersError]
 ) -> Callable[..., Any]:
-    """The object behind an entry point of *group*, or behind ``module:attribute``.
+    """The class or function that an entry point of *group*, or ``module:attribute``, names.
+
+    Args:
+        group: of entry points.
+        name: of an entry point, or ``module:attribute``.
+        what: noun for error messages, such as "tokenizer type".
+        error_class: raised if there is no usable plugin.
 
     Raises:
-        error_class: the name is unknown (lists what there is), given twice (names both packages),
-            its module does not import (names the missing package, or what it raised), or it is
-            nothing that makes one.
+        error_class: the name is unknown (lists the known ones) or registered twice (names both
+            packages), the module does not import (names the missing module, or the error), or the
+            object is not callable.
     """
     if ":" in name:
         if not _TARGET.fullmatch(name):
             raise error_class(
-                f"{what} {name!r} is no module:Class; write it as my_package.my_module:MyClass"
+                f"{what} {name!r} is not module:Class; write it as my_package.my_module:MyClass"
             )
         point = EntryPoint(name=name, value=name, group=group)
     else:
@@ -40,11 +47,11 @@ def find_plugin(
         if not found:
             known = sorted({p.name for p in entry_points(group=group)})
             raise error_class(
-                f"unknown {what} {name!r}{nearest(name, known)}; known are: {', '.join(known)}, "
+                f"unknown {what} {name!r}{nearest(name, known)}; valid are: {', '.join(known)}, "
                 "or module:Class"
             )
         if len(found) > 1:
-            raise error_class(f"{what} {name!r} {_twice(found.values())}")
+            raise error_class(f"{what} {name!r} {_duplicate(found.values())}")
         point = next(iter(found.values()))
     try:
         plugin: Callable[..., Any] = point.load()
@@ -52,9 +59,9 @@ def find_plugin(
         raise error_class(
             f"{what} {name!r} needs the module {error.name!r}; install the package that has it"
         ) from error
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # another package's module may raise anything
         raise error_class(
-            f"{what} {name!r} {_failure(error)}; correct its module, or name another one"
+            f"{what} {name!r} {_import_error(error)}; correct its module, or name another one"
         ) from error
     if not callable(plugin):
         raise error_class(
@@ -68,10 +75,10 @@ class Plugin:
     """A registered plugin, as `list_plugins` finds it.
 
     Attributes:
-        name: what users write.
-        package, version: whose entry point it is.
+        name: the name in settings.
+        package, version: the package that registers the entry point.
         target: ``module:attribute``.
-        error: why it cannot be used here, one line, or empty.
+        error: one line that says why it cannot be used here, or empty.
     """
 
     name: str
@@ -82,40 +89,40 @@ class Plugin:
 
 
 def list_plugins(group: str, needs: Mapping[str, tuple[str, str]]) -> list[Plugin]:
-    """Every entry point of *group*, imported to see whether it can be.
+    """Every entry point of *group*. Imports each of them to see whether it can be used.
 
     Args:
         group: of entry points.
-        needs: name -> module that the plugin imports only when it is used, and the mend where
-            that is missing.
+        needs: name -> a module that the plugin imports only when it is used, and the fix if that
+            module is missing.
     """
-    found = []
+    plugins = []
     points = sorted(entry_points(group=group), key=lambda p: (p.name, p.value))
     for point in points:
         error = ""
         try:
             point.load()
-            module, mend = needs.get(point.name, ("", ""))
+            module, fix = needs.get(point.name, ("", ""))
             if module and importlib.util.find_spec(module) is None:
-                error = f"needs the module {module!r}; {mend}"
+                error = f"needs the module {module!r}; {fix}"
         except (Exception, SystemExit) as problem:
-            error = _failure(problem)
-        same = {p.value: p for p in points if p.name == point.name}
-        if len(same) > 1:
-            error = _twice(same.values())
+            error = _import_error(problem)
+        same_name = {p.value: p for p in points if p.name == point.name}
+        if len(same_name) > 1:
+            error = _duplicate(same_name.values())
         version = point.dist.version if point.dist else ""
-        found.append(Plugin(point.name, _owner(point), version, point.value, error))
-    return found
+        plugins.append(Plugin(point.name, _package(point), version, point.value, error))
+    return plugins
 
 
-def _failure(error: BaseException) -> str:
+def _import_error(error: BaseException) -> str:
     return f"does not import: {type(error).__name__}: {error}".splitlines()[0]
 
 
-def _twice(points: Iterable[EntryPoint]) -> str:
-    owners = sorted(f"{point.value} of {_owner(point)}" for point in points)
-    return f"is registered twice: {' and '.join(owners)}; uninstall one of them"
+def _duplicate(points: Iterable[EntryPoint]) -> str:
+    targets = sorted(f"{point.value} of {_package(point)}" for point in points)
+    return f"is registered twice: {' and '.join(targets)}; uninstall one of them"
 
 
-def _owner(point: EntryPoint) -> str:
+def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist else "an unknown package"

@@ -1,9 +1,9 @@
-"""Strings of config.pbtxt and of the command line -> frozen dataclasses.
+"""Parse strings from config.pbtxt and the command line into frozen dataclasses.
 
-A model's ``parameters`` in config.pbtxt are strings. `parse` turns them into a dataclass by the
-types of its fields and refuses what upstream lets through: an unknown key (with the nearest
-known one), a placeholder that nobody filled, a value that is not of its type. An empty value
-means "not set" and gives the field's default, as in upstream's own templates.
+A model's ``parameters`` in config.pbtxt are strings. `parse` converts them to the types of a
+dataclass's fields. Unlike NVIDIA's models it refuses an unknown key (and names the nearest known
+one), an unfilled placeholder, and a value of the wrong type. An empty value means "not set" and
+selects the field's default, as in NVIDIA's templates.
 """
 
 from __future__ import annotations
@@ -20,35 +20,61 @@ from trt_tokenizers.errors import SettingsError
 
 T = TypeVar("T")
 
-#: Begins paths inside the model's own folder, as in Triton's EXECUTION_ENV_PATH.
+#: Prefix of a path inside the model's folder, as in Triton's EXECUTION_ENV_PATH.
 MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
 
-_TRUE = frozenset({"true", "1", "yes", "on"})
-_FALSE = frozenset({"false", "0", "no", "off"})
+#: The only table of words for true and false, in any case. It holds the words of NVIDIA's Python
+#: models (true, t, yes, y, 1), of Triton's text format and C++ backend, and also on and off.
+BOOL_WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
+}
+
+_NUMBERS = {int: "a whole number", float: "a number"}
 
 
-def setting(default: Any, help: str) -> Any:  # noqa: A002 - the field's standard word
+def parse_bool(text: str) -> bool | None:
+    """The value of a word of `BOOL_WORDS`; None for any other text."""
+    return BOOL_WORDS.get(text.strip().lower())
+
+
+def as_text(value: Any) -> str:
+    """*value* as a string of config.pbtxt."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_number(kind: type[int] | type[float], text: str) -> bool:
+    """Whether *text* is a finite number of this kind."""
+    try:
+        return math.isfinite(kind(text))
+    except (ValueError, OverflowError):
+        return False
+
+
+def setting(default: Any, help: str) -> Any:  # noqa: A002 - the standard name
     """A dataclass field with its documentation."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """« (did you mean 'x'?)» for the known name closest to *name*, or an empty string."""
+    """« (did you mean 'x'?)» with the known name closest to *name*; empty if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def parse(cls: type[T], raw: Mapping[str, str], where: str) -> T:
-    """Fill the dataclass *cls* from strings.
+    """Create an instance of the dataclass *cls* from strings.
 
     Args:
-        cls: a dataclass whose fields are str, int, float, bool, tuple[str, ...] or tuple[int, ...],
-            or one of these ``| None``.
+        cls: a dataclass. Its fields are str, int, float, bool, tuple[str, ...] or
+            tuple[int, ...], or one of these ``| None``.
         raw: key -> string, as in config.pbtxt.
-        where: named in errors, e.g. ``"model 'preprocessing', config.pbtxt"``.
+        where: the source, for error messages: ``"model 'preprocessing'"``.
 
     Raises:
-        SettingsError: unknown key, unfilled placeholder, or a value of another type.
+        SettingsError: unknown key, unfilled placeholder, wrong type, or missing required value.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -56,7 +82,7 @@ def parse(cls: type[T], raw: Mapping[str, str], where: str) -> T:
     for key, text in raw.items():
         if key not in fields:
             raise SettingsError(
-                f"{where}: unknown parameter {key!r}{nearest(key, fields)}; known are: "
+                f"{where}: unknown parameter {key!r}{nearest(key, fields)}; valid are: "
                 + ", ".join(sorted(fields))
             )
         if "${" in text:
@@ -66,19 +92,21 @@ def parse(cls: type[T], raw: Mapping[str, str], where: str) -> T:
             )
         if text != "":
             values[key] = _convert(hints[key], text, f"{where}: parameter {key!r}")
-    missing = [
-        name
-        for name, f in fields.items()
-        if f.default is dataclasses.MISSING and name not in values
-    ]
-    if missing:
-        raise SettingsError(f"{where}: parameter {missing[0]!r} has no value; it must be given")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in values:
+            raise SettingsError(f"{where}: parameter {name!r} has no value; set it")
     return cls(**values)
 
 
-def _convert(hint: Any, text: str, where: str) -> Any:
+def without_none(hint: Any) -> Any:
+    """The type X of a hint ``X | None``; any other hint unchanged."""
     if isinstance(hint, types.UnionType):
-        hint = next(a for a in typing.get_args(hint) if a is not types.NoneType)
+        return next(a for a in typing.get_args(hint) if a is not types.NoneType)
+    return hint
+
+
+def _convert(hint: Any, text: str, where: str) -> Any:
+    hint = without_none(hint)
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         return tuple(
@@ -87,22 +115,12 @@ def _convert(hint: Any, text: str, where: str) -> Any:
     if hint is str:
         return text
     if hint is bool:
-        if text.strip().lower() in _TRUE:
-            return True
-        if text.strip().lower() in _FALSE:
-            return False
-        raise SettingsError(f"{where} is {text!r}; expected true or false")
-    if hint is int:
-        try:
-            return int(text)
-        except ValueError:
-            raise SettingsError(f"{where} is {text!r}; expected a whole number") from None
-    if hint is float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingsError(f"{where} is {text!r}; expected a number") from None
-        if not math.isfinite(value):
-            raise SettingsError(f"{where} is {text!r}; expected a finite number")
-        return value
+        flag = parse_bool(text)
+        if flag is None:
+            raise SettingsError(f"{where} is {text!r}; expected true or false")
+        return flag
+    if hint in _NUMBERS:
+        if not is_number(hint, text):
+            raise SettingsError(f"{where} is {text!r}; expected {_NUMBERS[hint]}")
+        return hint(text)
     raise TypeError(f"setting type {hint} is not supported")

@@ -1,14 +1,13 @@
-"""Stands in for tritonserver: its flags, its ports, its log lines, its shared memory, its stubs.
+"""A fake tritonserver: its flags, ports, log lines, shared memory and stubs, without inference.
 
-What it does not do is infer. Unlike Python programs it leaves its dead children uncollected, as
-tritonserver leaves a killed stub. Behaviour comes from the environment:
+Like tritonserver, it does not collect a killed stub. The environment configures it:
 
-    FAKE_STATE        JSON of its process ids and its command line is written here, with .RANK
+    FAKE_STATE        it writes JSON of its process ids and command line to this path plus .RANK
     FAKE_LOAD         seconds until rank 0 is ready (0)
-    FAKE_FAIL         on the rank N a model fails to load: the real log lines, then exit code 1
-    FAKE_STUCK        on SIGTERM and SIGINT it only counts
+    FAKE_FAIL         on this rank a model fails to load: the real log lines, then exit code 1
+    FAKE_STUCK        it only counts SIGTERM and SIGINT
 
-A rank other than 0 loads for ever, as one does whose engine's initialize() runs the engine.
+A rank other than 0 loads forever, like a real one whose engine runs inside initialize().
 """
 
 from __future__ import annotations
@@ -55,15 +54,15 @@ def main() -> None:
         region.write_bytes(b"x" * 64)
     STREAMS.mkdir()
     (STREAMS / "1").write_text("a stream's context")
-    # The stub ignores all but SIGKILL, as one that hangs in a driver does.
+    # The stub ignores SIGTERM and SIGINT, like one that hangs in a driver.
     ignore = "import signal as s, time; s.signal(15, s.SIG_IGN); s.signal(2, s.SIG_IGN); "
     stub = subprocess.Popen(
         [sys.executable, "-S", "-c", ignore + "time.sleep(600)", "models/one/1/model.py", PREFIX]
     )
     state = {"pid": os.getpid(), "stub": stub.pid, "launch": LAUNCH, "argv": sys.argv[1:]}
-    made = Path(f"{os.environ['FAKE_STATE']}-{RANK}.new")
-    made.write_text(json.dumps(state))
-    made.rename(f"{os.environ['FAKE_STATE']}.{RANK}")
+    scratch = Path(f"{os.environ['FAKE_STATE']}-{RANK}.new")
+    scratch.write_text(json.dumps(state))
+    scratch.rename(f"{os.environ['FAKE_STATE']}.{RANK}")
 
     sys.stdout.write("standard output of the server\n")
     sys.stdout.flush()
@@ -75,7 +74,7 @@ def main() -> None:
         )
         log("error: creating server: Internal - failed to load all models")
         sys.exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tritonserver, which loads without handlers
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # handlers follow after loading
     time.sleep(float(os.environ.get("FAKE_LOAD", "0")) if RANK == "0" else 600)
     signal.signal(signal.SIGINT, lambda n, _: signals.append(n))
     signal.signal(signal.SIGTERM, lambda n, _: signals.append(n))
@@ -88,7 +87,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while not signals or os.environ.get("FAKE_STUCK"):
         time.sleep(0.02)
-    time.sleep(0.2)  # for a second signal that ought not to come
+    time.sleep(0.2)  # a second signal would be a bug
     log(f"signals: {signals}")
     stub.kill()
     for region in regions:

@@ -1,4 +1,4 @@
-"""Dockerfile.triton's install steps, as they stand there, in an environment like its image's."""
+"""Runs Dockerfile.triton's install steps in an environment like that of its image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-#: What the image of the default TAG has and this package needs, as TensorRT-LLM 1.1 and its
-#: transformers pin it. Triton's client library it has not.
+#: Packages of the default TAG's image that this package needs, in the versions that TensorRT-LLM
+#: 1.1 and its transformers pin. The image lacks Triton's client library.
 IMAGE = (
     "click==8.1.8", "Jinja2==3.1.6", "numpy==1.26.4", "sentencepiece==0.2.0", "tokenizers==0.22.0",
 )  # fmt: skip
 
 
 def steps() -> list[str]:
-    """Shell commands of the RUN lines, without BuildKit's mounts."""
+    """The shell commands of the RUN lines, without BuildKit's mounts."""
     text = (ROOT / "Dockerfile.triton").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^RUN (.*)", text, re.MULTILINE)
     return [re.sub(r"--mount=\S+", "", line).strip() for line in lines]
@@ -36,7 +36,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", *IMAGE]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"the image's packages cannot be had: {done.stderr.splitlines()[-1]}")
+        pytest.skip(f"the image's packages cannot be installed: {done.stderr.splitlines()[-1]}")
     return folder
 
 
@@ -48,7 +48,7 @@ def versions(image: Path) -> dict[str, str]:
 
 def test_the_install_steps(image: Path, tmp_path: Path) -> None:
     wheel, system, install = steps()
-    assert system.startswith("apt-get update"), "of the image's Ubuntu: not run here"
+    assert system.startswith("apt-get update"), "not run here, because it needs the image's Ubuntu"
     environment = {**os.environ, "PATH": f"{image / 'bin'}:{os.environ['PATH']}"}
     environment.pop("PYTHONPATH", None)
     before = versions(image)
@@ -57,9 +57,9 @@ def test_the_install_steps(image: Path, tmp_path: Path) -> None:
         command = step.replace("/wheels", str(tmp_path)).replace("/tmp/image.txt", f"{tmp_path}/i")
         subprocess.run(["sh", "-ec", command], cwd=ROOT, env=environment, check=True)
     after = versions(image)
-    assert after.items() >= before.items(), "what the image had is as it was"
+    assert after.items() >= before.items(), "the image's own packages are unchanged"
     assert "trt-tokenizers" in after
-    assert not {"torch", "transformers"} & set(after), "they would be the image's own"
+    assert not {"torch", "transformers"} & set(after), "the image has its own"
     for command in ("launch_server --help", "trt-tokenizers settings"):
         program, *arguments = command.split()
         run = [str(image / "bin" / program), *arguments]

@@ -1,6 +1,6 @@
 """One rank of the transformers engine, without Triton: python engine_rank.py MODEL_DIR.
 
-Says "loaded", and "stopped" after a good end. The leader stops when its standard input ends.
+Prints "loaded", and "stopped" after a clean end. The leader stops when its standard input ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("transformers").setLevel(
         logging.CRITICAL
-    )  # gloo's own words, with a traceback
+    )  # it logs gloo's errors with a traceback
     engine = TransformersEngine({"model_dir": sys.argv[1], "device": "cpu", "max_seq_len": "512"})
     sys.stdout.write("loaded\n")
     sys.stdout.flush()

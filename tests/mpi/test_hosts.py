@@ -1,4 +1,4 @@
-"""The two hosts themselves: that tests of several hosts test several hosts."""
+"""The two hosts of the tests: they are separate hosts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_mpirun_starts_a_rank_on_each_host(hosts: TwoHosts, mpirun: str) -> None
     ]
 
 
-def test_the_hosts_reach_each_other_and_nobody_else(hosts: TwoHosts) -> None:
+def test_the_hosts_reach_only_each_other(hosts: TwoHosts) -> None:
     with hosts.inside(1):
         server = socket.create_server((hosts.addresses[1], 0))
     with server, hosts.inside(0):
@@ -57,7 +57,7 @@ def test_the_hosts_reach_each_other_and_nobody_else(hosts: TwoHosts) -> None:
             socket.create_connection(("192.0.2.1", 80), timeout=10)
 
 
-def test_the_agent_is_called_as_ssh_is(hosts: TwoHosts) -> None:
+def test_the_agent_is_called_like_ssh(hosts: TwoHosts) -> None:
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [hosts.agent, *argv], capture_output=True, text=True, timeout=30, check=False
@@ -69,7 +69,7 @@ def test_the_agent_is_called_as_ssh_is(hosts: TwoHosts) -> None:
     assert (done.returncode, done.stderr) == (255, "there is no host 10.217.0.9\n")
 
 
-def test_only_the_thread_that_asks_changes_its_network(hosts: TwoHosts) -> None:
+def test_inside_changes_the_network_of_one_thread(hosts: TwoHosts) -> None:
     own = Path("/proc/thread-self/ns/net")
     before, seen = own.readlink(), []
 
@@ -106,7 +106,7 @@ def test_launch_server_starts_a_rank_on_each_host(
     options = ("--world-size", "2", "--mpi", "openmpi", "--hosts", both)
     with hosts.inside(0), launched(repository, tmp_path, *options) as server:
         assert server.ask({"text_input": "Good day!", "max_tokens": 64})["text_output"]
-        # The second host has one server, with one model and no port.
+        # The second host runs one server, with one model and no port.
         (arguments,) = [
             (Path("/proc") / pid / "cmdline").read_text().split("\0")
             for pid in hosts.processes(1)

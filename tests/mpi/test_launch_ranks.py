@@ -1,4 +1,4 @@
-"""Several ranks by a real MPI: started, drained, and killed in every place from outside."""
+"""Several ranks with a real MPI: started, drained, and with every process killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from harness import free_ports, launched
 from launching import Launch, Start, alive, parent, starting, until
-from trt_tokenizers.launcher.guardian import running_with
+from trt_tokenizers.launcher.process_tree import running_with
 
 pytestmark = pytest.mark.mpi
 
@@ -36,26 +36,17 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def mpirun_of(launch: Launch) -> int:
-    (pid,) = [
-        int(p) for p in Path(f"/proc/{launch.guardian()}/task/{launch.guardian()}/children")
-        .read_text().split()
-    ]  # fmt: skip
-    return pid
-
-
-#: What is killed -> (how, the reason, the exit code; None: what the MPI makes of it, not 0).
+#: Killed process -> (action, reason, exit code; None: the MPI's own code, not 0).
 FAULTS: dict[str, tuple[Callable[[Launch], None], str, int | None]] = {
     "server 1": (lambda x: kill(x.server(1)), r"rank 1 on \S+ ended by itself \(SIGKILL\)", 137),
     "server 0": (lambda x: kill(x.server(0)), r"rank 0 on \S+ ended by itself \(SIGKILL\)", 137),
     "stub 1": (lambda x: kill(x.stub(1)), r"rank 1 on \S+: the Python process of .* died", 1),
     "stub 0": (lambda x: kill(x.stub(0)), r"rank 0 on \S+: the Python process of .* died", 1),
     "agent 2": (lambda x: kill(x.agent(2)), r"rank 2 on \S+ ended by itself \(SIGKILL\)", 137),
-    "agent's stand-in 1": (
+    "relay 1": (
         lambda x: kill(parent(x.agent(1))), r"mpi\S+ ended by itself \(.*\)", None
     ),
-    "mpirun": (lambda x: kill(mpirun_of(x)), r"mpi\S+ ended by itself \(SIGKILL\)", 137),
-    "guardian": (lambda x: kill(x.guardian()), "the guardian process of the launch was killed", 1),
+    "mpirun": (lambda x: kill(x.starter()), r"mpi\S+ ended by itself \(SIGKILL\)", 137),
     "launcher": (lambda x: x.process.kill(), "", -signal.SIGKILL),
 }  # fmt: skip
 
@@ -67,7 +58,7 @@ def assert_the_next_start_works(start: Start) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whoever_is_killed_all_end_and_nothing_is_left(start: Start, fault: str) -> None:
+def test_after_any_kill_all_end_and_nothing_is_left(start: Start, fault: str) -> None:
     act, reason, code = FAULTS[fault]
     launch = start().until_ready()
     for rank in range(3):
@@ -80,15 +71,15 @@ def test_whoever_is_killed_all_end_and_nothing_is_left(start: Start, fault: str)
     assert_the_next_start_works(start)
 
 
-def test_a_killed_mpirun_leaves_no_session_to_stumble_over(
+def test_a_killed_mpirun_leaves_no_session(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open MPI names it after its process id, which a restarted container gives to the next."""
+    """Open MPI names its session after its process id, which a restarted container reuses."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     launch = start().until_ready()
-    kill(mpirun_of(launch))
+    kill(launch.starter())
     assert launch.ended() == 137, launch.err()
     left = {path.name for path in folder.iterdir() if not path.name.startswith("trt-tokenizers-")}
     assert not left
@@ -124,7 +115,7 @@ def test_a_second_signal_ends_at_once(start: Start) -> None:
     assert launch.said()[-1] == "error: the ranks were killed on a second signal (SIGTERM)"
 
 
-def test_lines_have_their_rank_or_their_file(start: Start, tmp_path: Path) -> None:
+def test_output_has_a_label_or_a_file_per_rank(start: Start, tmp_path: Path) -> None:
     launch = start().until_ready()
     launch.process.terminate()
     assert launch.ended() == 0, launch.err()
@@ -132,7 +123,7 @@ def test_lines_have_their_rank_or_their_file(start: Start, tmp_path: Path) -> No
         f"[{rank}] standard output of the server" for rank in range(3)
     ]
     assert '"event": ' not in launch.err()
-    assert "signals: [15]" in launch.err(), "rank 0 was asked once"
+    assert "signals: [15]" in launch.err(), "rank 0 got one SIGTERM"
     logs = tmp_path / "logs"
     launch = start("--log-dir", str(logs)).until_ready()
     launch.process.terminate()
@@ -142,11 +133,11 @@ def test_lines_have_their_rank_or_their_file(start: Start, tmp_path: Path) -> No
     assert "standard output of the server\n" in (logs / "rank2.log").read_text()
 
 
-def test_a_port_that_is_taken_starts_nothing(start: Start, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        launch = start("--metrics_port", str(taken.getsockname()[1]))
+def test_a_port_in_use_starts_nothing(start: Start, tmp_path: Path) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        launch = start("--metrics_port", str(used.getsockname()[1]))
         assert launch.process.wait(timeout=30) == 1
     assert "is in use by pid" in launch.said()[0]
     assert not list(tmp_path.glob("state.?"))
@@ -186,7 +177,7 @@ class TestRealServers:
         options = ("--world-size", "3", "--mpirun", mpirun, "--exit-timeout", "10")
         with launched(repository, tmp_path, *options) as server:
             address = server.http.removeprefix("http://")
-            idle = http.client.HTTPConnection(address)  # kept open: Triton then exits with 1
+            idle = http.client.HTTPConnection(address)  # Triton exits with 1 while it is open
             idle.request("GET", "/v2/health/ready")
             idle.getresponse().read()
             asking = threading.Thread(target=lambda: answers.append(ask(address, 2.0)))
@@ -196,7 +187,7 @@ class TestRealServers:
         idle.close()
         assert answers == [2.0]
         log = server.log.read_text()
-        assert "Exit timeout expired" in log, "the case that this test is about"
+        assert "Exit timeout expired" in log, "the case of this test"
         meet = [(repository / "tensorrt_llm" / f"rank-{n}").read_text() for n in range(3)]
         assert meet == [meet[0]] * 3
         assert meet[0].startswith("127.0.0.1:")
@@ -211,9 +202,9 @@ class TestRealServers:
         reason = r"error: rank 1 on \S+.*(stub process .* is not healthy|Python process of .* died)"
         assert re.search(reason, server.log.read_text(), re.IGNORECASE)
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="a /dev/shm of its own takes root")
+    @pytest.mark.skipif(os.geteuid() != 0, reason="a private /dev/shm needs root")
     def test_a_full_dev_shm_is_the_reason(self, repository: Path, tmp_path: Path) -> None:
-        """Room for what is checked before the start, and for no more."""
+        """Enough space for the check before the start, but not for the models."""
         http_port, grpc, metrics = map(str, free_ports(3))
         launcher = Path(sys.executable).with_name("launch_server")
         mount = "mount -t tmpfs -o size=1100k tmpfs /dev/shm && exec"

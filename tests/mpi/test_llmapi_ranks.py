@@ -1,4 +1,4 @@
-"""The llmapi engine in leader mode: real mpirun, Triton and mpi4py; TensorRT-LLM is a double."""
+"""The llmapi engine in leader mode: real mpirun, Triton and mpi4py, fake TensorRT-LLM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_leader_serves_and_stops_its_ranks(repository: Path, tmp_path: Path) -
     assert not any(map(alive, stubs))
     log = ranks.log.read_text()
     assert "ending this rank's server: the leader has stopped" in log
-    assert "prterun" not in log, "all ranks have left MPI as they should"
+    assert "prterun" not in log, "all ranks have left MPI cleanly"
 
 
 def test_a_dead_worker_ends_the_leader(repository: Path, tmp_path: Path) -> None:

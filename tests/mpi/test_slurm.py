@@ -1,10 +1,11 @@
-"""Ranks that a real Slurm starts."""
+"""Ranks started by a real Slurm."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness import Server, free_ports, generate_replay
+from launching import starting
 from two_hosts import TwoHosts
 
 pytestmark = pytest.mark.mpi
@@ -31,7 +33,7 @@ def run(argv: list[str], environ: dict[str, str]) -> str:
 
 
 def run_job(arguments: list[str], environ: dict[str, str]) -> None:
-    """sbatch, until the job has ended; its own --wait looks every ten seconds only."""
+    """Run sbatch and wait until the job has ended; sbatch --wait polls only every ten seconds."""
     run(["sbatch", *arguments], environ)
     deadline = time.monotonic() + 60
     while run(["squeue", "-h"], environ):
@@ -56,7 +58,7 @@ def test_srun_starts_a_rank_on_each_of_two_nodes(
 
 
 def test_the_batch_script_starts_its_ranks(slurm: dict[str, str], tmp_path: Path) -> None:
-    """deploy/slurm.sbatch as it is, but on one node without GPUs; srun for launch_server."""
+    """deploy/slurm.sbatch unchanged, on one node without GPUs; a script replaces launch_server."""
     log = tmp_path / "job.log"
     stand_in = tmp_path / "launch_server"
     stand_in.write_text(
@@ -76,8 +78,10 @@ def test_the_batch_script_starts_its_ranks(slurm: dict[str, str], tmp_path: Path
     assert "--world-size 2 --mpi slurm" in lines[0]
 
 
-def test_the_line_of_a_dry_run_serves(slurm: dict[str, str], bpe_dir: Path, tmp_path: Path) -> None:
-    """As it is printed, pasted into a shell inside an allocation or outside of one."""
+def test_the_command_of_a_dry_run_serves(
+    slurm: dict[str, str], bpe_dir: Path, tmp_path: Path
+) -> None:
+    """The printed command, pasted into a shell."""
     repository = generate_replay(tmp_path / "repository", bpe_dir)
     http, grpc, metrics = free_ports(3)
     line = run(
@@ -102,7 +106,7 @@ def test_the_line_of_a_dry_run_serves(slurm: dict[str, str], bpe_dir: Path, tmp_
         server = Server(process, f"http://127.0.0.1:{http}", "", "", log)
         assert server.ask({"text_input": "Good day!", "max_tokens": 64})["text_output"]
         assert '"rank": 1, "event": "started"' in log.read_text()
-        # The first one drains, the second one ends the ranks that wait for their engine.
+        # The first signal drains; the second one ends the ranks that wait for their engines.
         while process.poll() is None:
             subprocess.run(["scancel", "--signal=USR1", "--user=root"], env=slurm, check=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -111,6 +115,17 @@ def test_the_line_of_a_dry_run_serves(slurm: dict[str, str], bpe_dir: Path, tmp_
         subprocess.run(["scancel", "--user=root"], env=slurm, check=True)
         process.wait(timeout=30)
     wait_until(lambda: not list(Path("/dev/shm").glob(f"{prefix}*")), log)
+
+
+def test_a_killed_launcher_ends_its_step(
+    slurm: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    with starting(tmp_path) as start:
+        launch = start("--world-size", "2", "--mpi", "slurm", "--oversubscribe").until_ready()
+        launch.process.kill()
+        assert launch.ended() == -signal.SIGKILL
 
 
 def answers(url: str) -> bool:
@@ -131,7 +146,7 @@ def wait_until(condition: Callable[[], bool], log: Path, seconds: float = 120) -
 def test_the_batch_script_serves_from_two_nodes(
     hosts: TwoHosts, two_nodes: dict[str, str], bpe_dir: Path, tmp_path: Path
 ) -> None:
-    """deploy/slurm.sbatch as it is, but with one task a node and without GPUs."""
+    """deploy/slurm.sbatch unchanged, with one task per node and without GPUs."""
     repository = generate_replay(tmp_path / "repository", bpe_dir)
     log = tmp_path / "job.log"
     path = f"{Path(sys.executable).parent}:{two_nodes['PATH']}"

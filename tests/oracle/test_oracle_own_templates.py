@@ -1,4 +1,4 @@
-"""Which of a model's own templates a request gets, against transformers."""
+"""The selection among a model's own templates, compared with transformers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(folder: Path, work: Path, names: tuple[str, ...], layout: str) -> Path
     shutil.copytree(folder, work)
     path = work / "tokenizer_config.json"
     config = json.loads(path.read_text())
-    config["chat_template"] = f"config {SHOWS}"  # which files hide
+    config["chat_template"] = f"config {SHOWS}"  # which files replace
     if layout == "files":
         del config["chat_template"]
     sources = {name: f"{name} {SHOWS} {{{{ messages[0].content }}}}" for name in names}
@@ -45,7 +45,7 @@ def model(folder: Path, work: Path, names: tuple[str, ...], layout: str) -> Path
 @pytest.mark.parametrize("layout", ["list", "files", "both"])
 @pytest.mark.parametrize("names", SETS, ids="+".join)
 @pytest.mark.parametrize("kind", ["auto", "transformers"])
-def test_the_template_is_that_of_transformers(
+def test_the_selected_template_is_that_of_transformers(
     bpe_dir: Path, tmp_path: Path, names: tuple[str, ...], layout: str, kind: str
 ) -> None:
     from transformers import AutoTokenizer
@@ -58,7 +58,7 @@ def test_the_template_is_that_of_transformers(
         arguments: dict[str, Any] = {"documents": [{"title": "t", "text": "x"}]}
         if named is not None:
             if not isinstance(oracle.chat_template, dict) or named not in oracle.chat_template:
-                continue  # transformers takes it for Jinja then
+                continue  # transformers then treats it as Jinja
             arguments["chat_template"] = named
         request = TextRequest(
             messages=[json.dumps(MESSAGES).encode()],

@@ -1,4 +1,4 @@
-"""Mistral's named templates against mistral-common's own encoding of the same messages."""
+"""Mistral's named templates compared with mistral-common's encoding of the same messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trt_tokenizers.tokenizers.registry import create
 
 mistral_common = pytest.importorskip("mistral_common")
 
-#: mistral-common refuses an empty answer: see below.
+#: mistral-common refuses an empty answer; see test_an_empty_answer_is_eos_alone.
 ANSWERED = [its for its in CONVERSATIONS if all(message["content"] for message in its)]
 SPACES = [talk("Hi", "  ", "And now?"), talk("Hi", "\n", "And now?", " x  ", "Go on", system=" ")]
 
@@ -45,7 +45,7 @@ def ids_of(sides: tuple[str, Any, Tokenizer, str], messages: Messages, tools: An
     template = load(name, None)
     assert template is not None
     prompt = template.render(messages, ours.special_tokens, tools=tools)
-    return ours.encode_prompt(prompt, add_special_tokens=False, ensure_bos=True)
+    return ours.encode_prompts([prompt], add_special_tokens=False, ensure_bos=True)[0]
 
 
 def makers(sides: tuple[str, Any, Tokenizer, str], messages: Messages, tools: Any = None) -> list:
@@ -67,8 +67,10 @@ def test_conversations(sides: tuple[str, Any, Tokenizer, str], messages: Message
 
 
 def test_an_empty_answer_is_eos_alone(sides: tuple[str, Any, Tokenizer, str]) -> None:
-    """The maker refuses it. In its form an answer is the text's own ids, which are none here, and
-    EOS; from version 3 on it writes one of spaces so, since it drops those at the end."""
+    """mistral-common refuses it. In its format an answer is the text's ids, here none, and EOS.
+
+    From version 3 on it encodes an answer of spaces like this: it drops spaces at the end.
+    """
     _, _, ours, version = sides
     with pytest.raises(Exception, match=r"[Aa]ssistant"):
         makers(sides, talk("Hi", "", "Go on"))
@@ -80,7 +82,7 @@ def test_an_empty_answer_is_eos_alone(sides: tuple[str, Any, Tokenizer, str]) ->
 
 def test_tools(sides: tuple[str, Any, Tokenizer, str]) -> None:
     if sides[3] == "v1":
-        pytest.skip("Mistral v1 knows no tools")
+        pytest.skip("Mistral v1 has no tools")
     check(sides, talk("How is the weather?", system="Be terse."), [TOOL])
     messages = called('{"city": "Łódź"}')
     check(sides, messages, [TOOL])

@@ -1,4 +1,4 @@
-"""scripts/verify_llmapi, as a user runs it; here there is only the double to run it on."""
+"""scripts/verify_llmapi as a user runs it, on the test double of TensorRT-LLM."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_help_has_an_example() -> None:
+def test_the_help_shows_an_example() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "scripts/verify_llmapi --llm-arg" in done.stdout
 
 
-def test_without_tensorrt_llm_it_refuses() -> None:
+def test_without_tensorrt_llm_it_exits_with_2() -> None:
     done = run()
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there is no TensorRT-LLM here; run this in NVIDIA's container" in done.stderr
+    assert "TensorRT-LLM is not installed; run this in NVIDIA's container" in done.stderr
 
 
 @pytest.mark.triton
@@ -37,6 +37,6 @@ def test_without_tensorrt_llm_it_refuses() -> None:
 def test_the_report_names_the_double_and_the_checks() -> None:
     done = run("--double", "--only", "test_whole_answer or (bad_input and top_p)")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "THE TESTS' DOUBLE" in done.stdout
+    assert "TensorRT-LLM: THE TEST DOUBLE" in done.stdout
     assert "passed  test_whole_answer[llmapi]" in done.stdout
     assert done.stdout.endswith("2 checks, 0 failed\n")

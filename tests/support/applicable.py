@@ -1,4 +1,4 @@
-"""What not every environment of scripts/compat can run. There the tests say "not applicable"."""
+"""Skips tests that an environment of scripts/compat cannot run, as "not applicable"."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-#: The first transformers with the continuous batching that the engine is made for.
+#: The first transformers version with the continuous batching that the engine uses.
 ENGINE_SINCE = (5, 23)
 
 
@@ -15,14 +15,14 @@ def transformers_of_the_engine() -> bool:
 
 
 def needs_engine() -> None:
-    """Skip the calling module or fixture where the engine `transformers` cannot run."""
+    """Skip the calling module or fixture if the engine `transformers` cannot run."""
     try:
-        here = f"torch {version('torch')}"
+        torch = f"torch {version('torch')}"
     except PackageNotFoundError:
-        here = "no torch"
-    if here == "no torch" or not transformers_of_the_engine():
+        torch = "no torch"
+    if torch == "no torch" or not transformers_of_the_engine():
         pytest.skip(
             "not applicable: the engine transformers needs torch and transformers 5.23, "
-            f"here are {here} and transformers {version('transformers')}",
+            f"found {torch} and transformers {version('transformers')}",
             allow_module_level=True,
         )

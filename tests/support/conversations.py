@@ -1,4 +1,4 @@
-"""Conversations that every chat template is held against."""
+"""Conversations with which every chat template is tested."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Messages = list[dict[str, Any]]
 
 
 def talk(*contents: str, system: str | None = None) -> Messages:
-    """A conversation of user and assistant in turns, after a system message if there is one."""
+    """A conversation of alternating user and assistant, after the system message if given."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     for at, content in enumerate(contents):
         messages.append({"role": ("user", "assistant")[at % 2], "content": content})
@@ -41,7 +41,7 @@ TOOL: dict[str, Any] = {
 
 
 def called(arguments: Any) -> Messages:
-    """A conversation that ends with a tool's answer; *arguments* of its call as given."""
+    """A conversation that ends with a tool's answer to a call with these *arguments*."""
     function = {"name": "weather", "arguments": arguments}
     call = {"id": "abcdefghi", "type": "function", "function": function}
     return [
@@ -51,8 +51,8 @@ def called(arguments: Any) -> Messages:
     ]
 
 
-#: Mistral's named templates, each with a file of mistral-common and the version whose form it has.
-#: No tekken file of version 7 comes with it: the form is the version's, whatever the vocabulary.
+#: Mistral's named templates -> a file of mistral-common and the version of the format. It has no
+#: tekken file of version 7; the format depends on the version only, not on the vocabulary.
 MISTRAL = {
     "mistral-v1": ("tokenizer.model.v1", "v1"),
     "mistral-v3": ("mistral_instruct_tokenizer_240323.model.v3", "v3"),

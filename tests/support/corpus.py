@@ -1,4 +1,4 @@
-"""2,000 texts that are the same every time, and what hypothesis is to look among."""
+"""2,000 reproducible texts, and a strategy for hypothesis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from texts import HARD_TEXTS, ZWJ
 
-#: What texts go wrong at: blanks of every kind, numbers, contractions, half words, marks.
+#: Difficult parts of texts: whitespace of all kinds, numbers, contractions, partial words, marks.
 PIECES = [
     " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n ", "\u00a0", "\u2003", "\u200b", "\u3000",
     "'s", "'S", "n't", "'re", "’s", " 's", "1", "12", "123", "1234", "12345", "1,000.5", "½", "٣",
@@ -26,7 +26,7 @@ PIECES = [
 
 
 def texts(count: int = 2000, seed: int = 7) -> list[str]:
-    """The hard texts, then mixtures of pieces and of parts of hard texts."""
+    """The hard texts, then random sequences of pieces and of parts of hard texts."""
     random_ = random.Random(seed)
     made = [
         *HARD_TEXTS,

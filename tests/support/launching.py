@@ -1,4 +1,4 @@
-"""Launchers of the fake tritonserver, started as users start them, and what is left of them."""
+"""Starts launchers of the fake tritonserver, and checks that nothing is left of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import free_ports
-from trt_tokenizers.launcher.guardian import children, running_with
+from trt_tokenizers.launcher.process_tree import children, running_with
+from trt_tokenizers.streams.process_stat import is_running as alive
+from trt_tokenizers.streams.process_stat import read_stat
 
 FAKE = Path(__file__).parents[1] / "fakes" / "fake_tritonserver.py"
 COMMAND = "from trt_tokenizers.cli.main import launch_server; launch_server()"
@@ -27,19 +29,15 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    stat = read_stat(pid)
+    assert stat is not None
+    return stat.parent
 
 
 @dataclasses.dataclass
 class Launch:
-    """A launcher, started as users start it, on files of its own."""
+    """A launcher process with its own files."""
 
     folder: Path
     process: subprocess.Popen[bytes]
@@ -49,7 +47,7 @@ class Launch:
         return self.folder / "ready"
 
     def state(self, rank: int = 0) -> dict[str, object]:
-        """What the fake server of a rank says of itself."""
+        """The state file of a rank's fake server."""
         state = self.folder / f"state.{rank}"
         until(state.exists)
         return dict(json.loads(state.read_text()))
@@ -63,17 +61,18 @@ class Launch:
     def agent(self, rank: int = 0) -> int:
         return parent(self.server(rank))
 
-    def guardian(self) -> int:
-        (guardian,) = children(self.process.pid)
-        return guardian
+    def starter(self) -> int:
+        """The process that the launcher started: mpirun, or the one rank agent."""
+        (starter,) = children(self.process.pid)
+        return starter
 
     def until_ready(self) -> Launch:
-        until(lambda: self.ready.exists() or self.process.poll() is not None)
+        until(lambda: self.ready.exists() or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.err()
         return self
 
     def ended(self) -> int:
-        """The exit code; with the launcher, everything else has ended too."""
+        """Wait for the launcher's exit code, and check that everything else has ended."""
         code = self.process.wait(timeout=15)
         self.assert_nothing_left()
         return code
@@ -95,7 +94,7 @@ class Launch:
         return (self.folder / "err").read_text()
 
     def said(self) -> list[str]:
-        """The launcher's own lines, without the server's."""
+        """The launcher's own output lines."""
         return [x for x in self.err().splitlines() if x.startswith(("launch: ", "error: "))]
 
 
@@ -104,7 +103,7 @@ Start = Callable[..., Launch]
 
 @contextlib.contextmanager
 def starting(folder: Path) -> Iterator[Start]:
-    """Starts launchers of the fake server; `FAKE_…` arguments are its behaviour."""
+    """Yield a function that starts launchers of a fake server, configured by `FAKE_…` arguments."""
     program = folder / "tritonserver"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -S {FAKE} "$@"\n')
     program.chmod(0o755)

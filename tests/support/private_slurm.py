@@ -1,8 +1,8 @@
-"""A whole Slurm in a folder of its own, of this machine or of two hosts that it plays.
+"""A complete Slurm in its own folder, on this machine or on two simulated hosts.
 
-Needs root (slurmd changes to the user of each job) and Debian's slurm-wlm, munge and libpmix-dev;
-the last one brings the libpmix.so that ``srun --mpi=pmix`` opens. Nodes that share a machine need a
-TmpFS each, since the PMIx plugin keeps a folder in it that is named after job and step alone.
+Needs root (slurmd switches to the user of each job) and Debian's slurm-wlm, munge and libpmix-dev,
+which contains the libpmix.so that ``srun --mpi=pmix`` opens. Nodes on one machine need separate
+TmpFS folders, because the PMIx plugin names its folder in it after job and step only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness import free_ports
 from two_hosts import TwoHosts
 
 _PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "srun", "sbatch", "scancel", "squeue")
-_SBIN = "/usr/sbin:/sbin"  # not on everybody's PATH
+_SBIN = "/usr/sbin:/sbin"  # not on every user's PATH
 
 _CONF = """\
 ClusterName=tests
@@ -52,15 +52,15 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why there can be no Slurm here, with the mend, or None."""
+    """Why Slurm cannot run, with the fix, or None."""
     if os.geteuid() != 0:
-        return "a Slurm of one's own needs root, for slurmd; run the tests as root"
+        return "a private Slurm needs root, for slurmd; run the tests as root"
     path = f"{os.environ['PATH']}:{_SBIN}"
     programs = [name for name in _PROGRAMS if shutil.which(name, path=path) is None]
     if programs:
-        return f"no {', '.join(programs)} here; apt-get install slurm-wlm munge libpmix-dev"
+        return f"no {', '.join(programs)}; apt-get install slurm-wlm munge libpmix-dev"
     if not any(Path("/usr/lib").glob("*/libpmix.so")):
-        return "no libpmix.so here, which srun --mpi=pmix opens; apt-get install libpmix-dev"
+        return "no libpmix.so, which srun --mpi=pmix opens; apt-get install libpmix-dev"
     return None
 
 
@@ -69,11 +69,11 @@ def private_slurm(folder: Path, hosts: TwoHosts | None = None) -> Iterator[dict[
     """Run Slurm in *folder* until the block ends.
 
     Args:
-        folder: empty, of root, with a short path (munge's socket is in it).
-        hosts: the nodes, controlled by the first; without, this machine is the one node.
+        folder: empty, owned by root, with a short path (it contains munge's socket).
+        hosts: the nodes, controlled by the first; by default this machine is the only node.
 
     Yields:
-        The environment in which srun, sbatch and the like talk to this Slurm, on a node of it.
+        The environment of srun, sbatch and the other commands for this Slurm, on one of its nodes.
     """
     ctld_port, slurmd_port = free_ports(2)
     names = hosts.namespaces if hosts else (socket.gethostname().partition(".")[0],)
@@ -97,7 +97,7 @@ def private_slurm(folder: Path, hosts: TwoHosts | None = None) -> Iterator[dict[
     key = folder / "munge.key"
     key.touch(0o400)
     key.write_bytes(secrets.token_bytes(128))
-    # Variables of a Slurm that the tests may run in would lead the commands there.
+    # Remove variables of an outer Slurm, which would redirect the commands.
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
     environ |= {"SLURM_CONF": str(conf), "PATH": f"{environ['PATH']}:{_SBIN}"}
 
@@ -110,7 +110,7 @@ def private_slurm(folder: Path, hosts: TwoHosts | None = None) -> Iterator[dict[
         )
         return done.stdout.strip()
 
-    # The last one is ended first.
+    # The daemons are stopped in reverse order.
     with contextlib.ExitStack() as daemons:
         files = ("socket", "key-file", "pid-file", "log-file", "seed-file")
         munge = [f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in files]
@@ -129,7 +129,7 @@ def private_slurm(folder: Path, hosts: TwoHosts | None = None) -> Iterator[dict[
             yield environ
         finally:
             output("scancel", "--user=root")
-            with contextlib.suppress(AssertionError):  # the daemons have to be ended all the same
+            with contextlib.suppress(AssertionError):  # stop the daemons in any case
                 _wait(lambda: not output("squeue", "-h"), folder, "end of all jobs")
 
 
@@ -142,7 +142,7 @@ def _daemon(argv: list[str], environ: dict[str, str], output: Path) -> Iterator[
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C at the tests must not end it before its jobs
+            start_new_session=True,  # Ctrl-C must not stop it before its jobs
         )
     try:
         yield

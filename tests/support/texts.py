@@ -1,4 +1,4 @@
-"""Texts that break tokenizers."""
+"""Texts that are difficult for tokenizers."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Two hosts on one machine: network namespaces with addresses of their own, joined by a cable.
+"""Two hosts on one machine: network namespaces with separate addresses, connected by a veth pair.
 
-They share files, processes and /dev/shm with this machine, and nothing of the network: what one
-sends reaches the other or nobody. Each has a host name, and an /etc/hosts with both names. Instead
-of ssh there is a script that MPI takes for it.
+They share files, processes and /dev/shm with this machine, but not the network: each reaches only
+the other. Each has a host name, and an /etc/hosts with both names. A script replaces ssh.
 
-What MPI needs, found by trying (Open MPI 5.0.11; 4.1.4 and MPICH 5.0.2 start their ranks as well):
+MPI needs, by experiment (Open MPI 5.0.11; 4.1.4 and MPICH 5.0.2 start their ranks too):
 
-* a host name of their own. With one name for both, Open MPI takes its ranks for neighbours that
-  share memory, and MPI_Allreduce gives wrong numbers; hence ``unshare --uts`` in the script.
-* the loopback interface up, or MPI_Init waits for ever.
-* nothing else: not even interfaces have to be named (``--prtemca prte_if_include``), as mpirun
-  runs inside a namespace, where only the cable and the loopback are.
+* different host names. With equal names, Open MPI assumes that its ranks share memory, and
+  MPI_Allreduce gives wrong numbers; hence ``unshare --uts`` in the script.
+* the loopback interface up. Otherwise MPI_Init waits forever.
+
+It needs no choice of interfaces (``--prtemca prte_if_include``): in a namespace, mpirun sees only
+the veth interface and the loopback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CLONE_NEWNET = 0x40000000
 
 _AGENT = """\
 #!/bin/sh
-# Takes ssh's place: [options] host command...
+# Replaces ssh: [options] host command...
 while [ "${{1#-}}" != "$1" ]; do shift; done
 host=$1
 shift
@@ -41,11 +41,11 @@ case $host in
 {cases}
   *) echo "there is no host $host" >&2; exit 255 ;;
 esac
-# The command is shell text, as ssh hands it on.
+# The command is shell text, as with ssh.
 exec {enter} sh -c "$*"
 """
 
-#: Shell text to run a command as if on a host. Not ip netns exec: that hides /sys/fs/cgroup.
+#: Shell text that runs a command on a host. Not ip netns exec, which hides /sys/fs/cgroup.
 _ENTER = """\
 nsenter --net=/run/netns/{namespace} unshare --uts --mount \
 sh -c 'hostname {namespace}; mount --bind {names} /etc/hosts; exec "$@"' sh"""
@@ -57,8 +57,8 @@ class TwoHosts:
 
     Attributes:
         addresses: IPv4, of each.
-        namespaces: network namespace of each, which is its host name, too.
-        agent: a program that runs a command on a host, called as ssh is.
+        namespaces: network namespace of each, which is also its host name.
+        agent: a program that runs a command on a host, called like ssh.
     """
 
     addresses: tuple[str, str]
@@ -66,12 +66,12 @@ class TwoHosts:
     agent: Path
 
     def argv(self, index: int, *argv: str) -> list[str]:
-        """The command that runs *argv* as if on host *index*: network, host name, /etc/hosts."""
+        """The command that runs *argv* on host *index*: network, host name, /etc/hosts."""
         return [str(self.agent), self.addresses[index], shlex.join(argv)]
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment in which Open MPI 4 and 5 and Hydra reach the hosts by the agent."""
+        """The environment with which Open MPI 4 and 5 and Hydra reach the hosts by the agent."""
         agent = str(self.agent)
         return {
             **os.environ,
@@ -81,12 +81,12 @@ class TwoHosts:
         }
 
     def processes(self, index: int) -> list[str]:
-        """Ids of the processes that have the network of host *index*."""
+        """Ids of the processes in the network of host *index*."""
         return _ip(f"netns pids {self.namespaces[index]}").split()
 
     @contextlib.contextmanager
     def inside(self, index: int) -> Iterator[None]:
-        """This thread, and what it starts, has the network of host *index* until the block ends."""
+        """Put this thread and its new processes into the network of host *index* for the block."""
         libc = ctypes.CDLL(None, use_errno=True)
 
         def enter(namespace: Path) -> None:
@@ -103,7 +103,7 @@ class TwoHosts:
 
 
 def missing() -> str | None:
-    """Why there can be no such hosts here, with the mend, or None."""
+    """Why the hosts cannot exist, with the fix, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root; run the tests as root"
     programs = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
@@ -165,7 +165,7 @@ def _ip(arguments: str) -> str:
 
 
 def _remove(namespace: str) -> None:
-    """End what runs in a namespace, then the namespace."""
+    """Kill the processes in a namespace, then remove it."""
     if not (_NAMESPACES / namespace).exists():
         return
     deadline = time.monotonic() + 10
@@ -179,7 +179,7 @@ def _remove(namespace: str) -> None:
 
 
 def _remove_leftovers() -> None:
-    """Namespaces of tests that were killed."""
+    """Remove namespaces of tests that were killed."""
     for path in _NAMESPACES.glob(f"{_PREFIX}*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         if not Path("/proc", pid).exists():

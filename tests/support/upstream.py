@@ -1,6 +1,6 @@
-"""Filled repositories in the layouts of TensorRT-LLM 0.5 … 1.2, made from their contracts.
+"""Filled repositories of each surveyed TensorRT-LLM version, made from its schema.
 
-The engine in the slot is the replay engine with that version's tensors only.
+`with_replay` puts the replay engine into them, with that version's tensors only.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 from trt_tokenizers.repository.ensemble import set_parameters
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import schema
 
 SUPPORT = Path(__file__).parent
-VERSIONS = ("0.5", "0.11", "0.17", "1.2")
 VALUES = {
     "triton_max_batch_size": "8", "preprocessing_instance_count": "2",
     "postprocessing_instance_count": "1", "decoupled_mode": "True",
@@ -26,7 +25,7 @@ VALUES = {
 
 
 def tensor(line: str) -> dict[str, Any]:
-    """«name TYPE_X 1,-1 optional» of a contract."""
+    """Parse «name TYPE_X 1,-1 optional» of a schema."""
     name, kind, dims, *optional = line.split()
     shape = [int(size) for size in dims.split(",")]
     return {"name": name, "type": kind, "dims": shape, "optional": bool(optional)}
@@ -45,23 +44,23 @@ def _tensors(what: str, lines: list[str]) -> str:
 
 
 def _maps(maps: dict[str, str], kind: str) -> str:
-    # With the commas between them that NVIDIA's files have here and there.
+    # Some of NVIDIA's files have commas between the entries.
     return "".join(
         f'      {kind} {{\n        key: "{key}"\n        value: "{value}"\n      }},\n'
         for key, value in maps.items()
     )
 
 
-def _config(version: str, model: str, its: dict[str, Any], values: dict[str, str]) -> str:
+def _config(version: str, model: str, contents: dict[str, Any], values: dict[str, str]) -> str:
     size = 128 if version == "0.5" else values["triton_max_batch_size"]
     text = f'name: "{model}"\nmax_batch_size: {size}\n'
-    text += _tensors("input", its["inputs"]) + _tensors("output", its["outputs"])
+    text += _tensors("input", contents["inputs"]) + _tensors("output", contents["outputs"])
     if model == "ensemble":
         steps = ",\n".join(
             f'    {{\n      model_name: "{step["model"]}"\n      model_version: -1\n'
             + "".join(_maps(step[kind], kind) for kind in ("input_map", "output_map"))
             + "    }"
-            for step in its["steps"]
+            for step in contents["steps"]
         )
         return f'{text}platform: "ensemble"\nensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}\n'
     count = values["preprocessing_instance_count"] if model == "preprocessing" else "1"
@@ -70,7 +69,7 @@ def _config(version: str, model: str, its: dict[str, Any], values: dict[str, str
     if model == "tensorrt_llm":
         text += f"model_transaction_policy {{\n  decoupled: {values['decoupled_mode']}\n}}\n"
     names = {"gpt_model_path": "engine_dir"}
-    for key in its["parameters"]:
+    for key in contents["parameters"]:
         value = values.get(names.get(key, key), "")
         text += (
             f'parameters: {{\n  key: "{key}"\n  value: {{\n    string_value: "{value}"\n  }}\n}}\n'
@@ -79,24 +78,24 @@ def _config(version: str, model: str, its: dict[str, Any], values: dict[str, str
 
 
 def upstream_repository(repository: Path, version: str, tokenizer_dir: Path, **values: str) -> Path:
-    """A filled repository of *version*, as its owner has it."""
+    """A filled repository of *version*, as a user has it."""
     filled = {**VALUES, "tokenizer_dir": str(tokenizer_dir), "tokenizer_type": "auto", **values}
-    for model, its in layout(version).items():
+    for model, contents in schema(version).items():
         if model == "tensorrt_llm_bls":
             continue
         folder = repository / model
         (folder / "1").mkdir(parents=True)
-        (folder / "config.pbtxt").write_text(_config(version, model, its, filled))
+        (folder / "config.pbtxt").write_text(_config(version, model, contents, filled))
         if model in ("preprocessing", "postprocessing"):
             (folder / "1" / "model.py").write_text(f"# NVIDIA's model of {version}\n")
     return repository
 
 
 def with_replay(repository: Path, *, echo: bool) -> Path:
-    """Put the replay engine into the slot, behind that version's tensors only.
+    """Replace the engine by the replay engine, with that version's tensors only.
 
     Args:
-        echo: answers that do not stream begin with the prompt, as by default in TensorRT-LLM.
+        echo: answers that are not streamed begin with the prompt, TensorRT-LLM's default.
     """
     engine = repository / "tensorrt_llm"
     shutil.copy(SUPPORT / "replay.py", engine / "1")

@@ -1,4 +1,4 @@
-"""The client and the chat, against a small HTTP server that answers as Triton does."""
+"""The client and the chat, against a small HTTP server that answers like Triton."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import free_ports
-from trt_tokenizers.cli.chat import Chat, Sampling, run_chat
+from trt_tokenizers.cli.chat import Chat, run_chat
 from trt_tokenizers.client import generate, stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 
@@ -26,7 +26,7 @@ TEXT = "naïve 日本 🙂\u2028x"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """What it does is said by ``text_input``, or by the last message."""
+    """``text_input`` or the last message selects the answer."""
 
     protocol_version = "HTTP/1.1"
     bodies: list[dict[str, object]]
@@ -61,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for piece in pieces:
                 event = f"data: {json.dumps({'text_output': piece}, ensure_ascii=False)}\n\n"
                 data = event.encode()
-                for number in range(len(data)):  # a chunk for each byte: cuts characters in two
+                for number in range(len(data)):  # one chunk per byte splits characters
                     self.chunk(data[number : number + 1])
                 if text == "endless":
                     time.sleep(0.01)
@@ -104,7 +104,7 @@ def test_a_whole_answer(server: Server) -> None:
     assert server.bodies == [{"path": "/v2/models/m/generate", "text_input": "hi"}]
 
 
-def test_a_streamed_answer_whose_characters_are_cut(server: Server) -> None:
+def test_a_streamed_answer_with_split_characters(server: Server) -> None:
     pieces = [a["text_output"] for a in stream(server.url, {"text_input": "hi"})]
     assert pieces == [TEXT[:7], TEXT[7:]]
     assert server.bodies[0]["path"] == "/v2/models/ensemble/generate_stream"
@@ -154,27 +154,27 @@ def test_closing_the_iterator_cancels(server: Server) -> None:
     assert server.cancelled.wait(5)
 
 
-def test_nobody_there() -> None:
+def test_no_server() -> None:
     (port,) = free_ports(1)
     with pytest.raises(EngineError, match="start one with launch_server"):
         generate(f"http://127.0.0.1:{port}", {})
 
 
 def test_a_server_that_does_not_answer_in_time() -> None:
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as silent:  # accepts, and that is all
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as silent:  # accepts and never answers
         url = f"http://127.0.0.1:{silent.server_port}"
         with pytest.raises(EngineError, match=f"the connection to {url} failed: timed out"):
             generate(url, {}, timeout=0.1)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://"])
-def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(SettingsError, match="is no URL of a server"):
+def test_invalid_urls(url: str) -> None:
+    with pytest.raises(SettingsError, match="is not a server URL"):
         generate(url, {})
 
 
 def chat_with(server: Server, lines: str, system: str | None = None) -> tuple[Chat, str]:
-    chat = Chat(server.url, "ensemble", system, Sampling(max_tokens=7, seed=0))
+    chat = Chat(server.url, "ensemble", system, {"max_tokens": 7, "seed": 0, "top_p": None})
     out = io.StringIO()
     run_chat(chat, io.StringIO(lines), out, io.StringIO())
     return chat, out.getvalue()
@@ -213,15 +213,15 @@ def test_the_first_error_ends_a_chat_without_a_terminal(server: Server) -> None:
     assert len(server.bodies) == 1
 
 
-def test_a_question_without_an_answer_is_forgotten(server: Server) -> None:
-    chat = Chat(server.url, "ensemble", None, Sampling())
+def test_a_question_without_an_answer_is_not_kept(server: Server) -> None:
+    chat = Chat(server.url, "ensemble", None, {})
     with pytest.raises(RequestError):
         chat.ask('status 400 {"error":"no"}', print)
     assert chat.messages == []
 
 
 def test_a_terminal(server: Server) -> None:
-    """Ctrl-C stops the answer and not the chat, errors are shown, Ctrl-D ends."""
+    """Ctrl-C stops only the answer, errors are shown, Ctrl-D ends the chat."""
     keyboard, terminal = pty.openpty()
     process = subprocess.Popen(
         [

@@ -1,4 +1,4 @@
-"""deploy/, Dockerfile.triton and docs/deploy.md: real schemas, real options, times that fit."""
+"""deploy/, Dockerfile.triton and docs/deploy.md: schemas, options and timeouts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def container(pod: str) -> Any:
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
-    """Arguments of each launch_server in shell text; variables stand for the number 2."""
+    """Arguments of each launch_server in shell text; each variable becomes the number 2."""
     for line in text.replace("\\\n", " ").splitlines():
         match = re.search(
             r"(?<![\w/.-])(?:(?:/[\w/.-]+/)?launch_server|trt-tokenizers:latest(?= +--)) (.*)", line
@@ -93,10 +93,10 @@ CASES = [
 
 
 def parsed(argv: list[str]) -> dict[str, Any]:
-    """What launch_server takes *argv* for.
+    """The parameters that launch_server parses from *argv*.
 
     Raises:
-        click.UsageError: it does not take it.
+        click.UsageError: it does not accept *argv*.
     """
     with launch_server.make_context("launch_server", list(argv)) as context:
         return dict(context.params)
@@ -110,11 +110,11 @@ def test_every_file_has_its_command() -> None:
 
 
 @pytest.mark.parametrize("argv", CASES)
-def test_launch_server_takes_every_command(argv: list[str]) -> None:
+def test_launch_server_accepts_every_command(argv: list[str]) -> None:
     assert parsed(argv)["world_size"] >= 1
 
 
-def test_a_wrong_option_would_be_seen() -> None:
+def test_a_wrong_option_is_detected() -> None:
     (argv,) = shell_commands("exec launch_server --model-repo x \\\n  --wrold-size 2 # why\n")
     with pytest.raises(click.UsageError, match="--wrold-size"):
         parsed(argv)
@@ -142,14 +142,14 @@ def test_compose_gives_time_to_drain() -> None:
     assert int(COMPOSE["stop_grace_period"].removesuffix("s")) > drain("deploy/compose.yaml")
 
 
-def test_the_dockerfile_is_sound() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     subprocess.run([str(BIN / "hadolint"), str(ROOT / "Dockerfile.triton")], check=True)
 
 
-def test_the_container_is_launch_server_and_not_root() -> None:
+def test_the_container_runs_launch_server_and_not_as_root() -> None:
     text = read("Dockerfile.triton")
     (entry,) = re.findall(r"^ENTRYPOINT (.*)", text, re.MULTILINE)
-    assert json.loads(entry)[-1] == "launch_server", "no shell between it and a signal"
+    assert json.loads(entry)[-1] == "launch_server", "launch_server gets the signals, not a shell"
     assert re.findall(r"^USER (.*)", text, re.MULTILINE)[-1] != "0"
     (check,) = re.findall(r"^HEALTHCHECK .*\\\n *CMD (.*)", text, re.MULTILINE)
     assert "/v2/health/ready" in json.loads(check)[-1]
@@ -158,7 +158,7 @@ def test_the_container_is_launch_server_and_not_root() -> None:
         assert container(pod)["command"][:-2] == json.loads(entry)[:-1]
 
 
-def test_the_dockerfile_copies_what_the_package_is_built_of() -> None:
+def test_the_dockerfile_copies_the_sources_of_the_package() -> None:
     copied = re.findall(r"^COPY (.*) \S+$", read("Dockerfile.triton"), re.MULTILINE)
     sources = " ".join(copied).split()
     assert all((ROOT / source).exists() for source in sources)
@@ -174,7 +174,7 @@ def test_the_dockerfile_copies_what_the_package_is_built_of() -> None:
 @pytest.mark.parametrize("version", ["1.29", "1.34"])
 @pytest.mark.parametrize("name", ["deploy/kubernetes.yaml", "deploy/leaderworkerset.yaml"])
 def test_objects_follow_kubernetes_schema(name: str, version: str) -> None:
-    """Of LeaderWorkerSet's own fields there is no schema at hand; its pods follow Kubernetes'."""
+    """No schema of LeaderWorkerSet's own fields is available; its pods follow Kubernetes's."""
     for thing in objects(name):
         if thing["kind"] != "LeaderWorkerSet":
             kubernetes_validate.validate(thing, version, strict=True)
@@ -184,7 +184,7 @@ def test_objects_follow_kubernetes_schema(name: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_shared_memory_is_memory(pod: str) -> None:
+def test_dev_shm_is_in_memory(pod: str) -> None:
     (mount,) = [m for m in container(pod)["volumeMounts"] if m["mountPath"] == "/dev/shm"]
     volumes = {volume["name"]: volume for volume in PODS[pod]["spec"]["volumes"]}
     assert volumes[mount["name"]]["emptyDir"]["medium"] == "Memory"
@@ -195,7 +195,7 @@ def test_shared_memory_is_memory(pod: str) -> None:
     ("pod", "name"),
     [("kubernetes", "deploy/kubernetes.yaml"), ("leader", "deploy/leaderworkerset.yaml")],
 )
-def test_pods_get_the_time_they_need(pod: str, name: str) -> None:
+def test_the_pods_timeouts(pod: str, name: str) -> None:
     stop = int(container(pod)["lifecycle"]["preStop"]["exec"]["command"][-1])
     assert PODS[pod]["spec"]["terminationGracePeriodSeconds"] > stop + drain(name)
     startup = container(pod)["startupProbe"]
@@ -246,7 +246,7 @@ def test_all_files_name_one_image() -> None:
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> list[Path]:
-    """All shell scripts of deploy/, those inside YAML too."""
+    """All shell scripts of deploy/, also those inside YAML."""
     found = [DEPLOY / "slurm.sbatch"]
     for name in ("leader.sh", "worker.sh"):
         path = tmp_path / name
@@ -255,7 +255,7 @@ def scripts(tmp_path: Path) -> list[Path]:
     return found
 
 
-def test_scripts_are_sound(scripts: list[Path]) -> None:
+def test_shellcheck_accepts_the_scripts(scripts: list[Path]) -> None:
     for script in scripts:
         subprocess.run(["bash", "-n", str(script)], check=True)
     subprocess.run([str(BIN / "shellcheck"), *map(str, scripts)], check=True)
@@ -263,7 +263,7 @@ def test_scripts_are_sound(scripts: list[Path]) -> None:
 
 @pytest.fixture
 def stand_ins(tmp_path: Path) -> dict[str, str]:
-    """An environment in which launch_server prints its arguments and ssh needs two tries."""
+    """An environment where launch_server prints its arguments and ssh works at the second try."""
     folder = tmp_path / "bin"
     folder.mkdir()
     programs = {
@@ -278,9 +278,7 @@ def stand_ins(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(tmp_path / "asked")}
 
 
-def test_the_leader_waits_for_its_workers_and_names_them(
-    scripts: list[Path], stand_ins: dict[str, str]
-) -> None:
+def test_the_leader_waits_for_its_workers(scripts: list[Path], stand_ins: dict[str, str]) -> None:
     environ = {
         **stand_ins,
         "GPUS": "8",
@@ -300,7 +298,7 @@ def test_the_leader_waits_for_its_workers_and_names_them(
     assert asked == [first, first, second, second]
 
 
-def test_the_batch_script_hands_on_what_slurm_says(
+def test_the_batch_script_uses_slurms_variables(
     stand_ins: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -319,14 +317,14 @@ def test_the_batch_script_hands_on_what_slurm_says(
 
 def test_slurms_signal_comes_early_enough() -> None:
     (seconds,) = re.findall(r"--signal=B:TERM@(\d+)", read("deploy/slurm.sbatch"))
-    # Slurm may send it up to a minute early, and looks at its clock once a minute.
+    # Slurm checks the time once a minute, and may send the signal up to a minute early.
     assert int(seconds) > drain("deploy/slurm.sbatch")
 
 
 # systemd.
 
 
-def test_the_unit_gives_the_time_that_is_needed() -> None:
+def test_the_units_timeouts() -> None:
     service = UNIT["Service"]
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
     assert service["KillMode"] == "mixed"
@@ -335,12 +333,12 @@ def test_the_unit_gives_the_time_that_is_needed() -> None:
     assert int(service["TimeoutStartSec"]) > parsed(argv)["ready_timeout"]
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here; apt-get install systemd")
     unit = tmp_path / "trt-tokenizers.service"
     text = read("deploy/trt-tokenizers.service")
-    # It looks whether the program is there.
+    # systemd-analyze checks that the program exists.
     unit.write_text(text.replace("/opt/trt-tokenizers/bin/", f"{BIN}/"))
     argv = ["systemd-analyze", "verify", "--man=no", str(unit)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -349,7 +347,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_documentation_names_files_that_are_there() -> None:
+def test_the_documentation_names_existing_files() -> None:
     for target in re.findall(r"\]\(\.\./([^)]+)\)", read("docs/deploy.md")):
         assert (ROOT / target).is_file(), target
     listed = set(re.findall(r"deploy/[\w.-]+", read("docs/deploy.md")))

@@ -1,4 +1,4 @@
-"""The rank of a process by its launcher's variables, the meeting point, and splittable models."""
+"""Rank variables, the meeting point, and the sizes a model can be split into."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
 }
 HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0"}
-#: What a script of `sbatch --ntasks 2` sees: one process, no step of srun.
+#: The variables of a script of `sbatch --ntasks 2`: one process, no step of srun.
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
-#: What `srun --ntasks 2` in it gives to its second task.
+#: The variables of the second task of `srun --ntasks 2` in it.
 STEP = {
     **BATCH,
     "SLURM_STEP_ID": "0",
@@ -36,12 +36,12 @@ STEP = {
         (HYDRA, (1, 2, 0)),
         (STEP, (1, 2, 1)),
         ({**STEP, "PMIX_RANK": "1"}, (1, 2, 1)),
-        # srun --mpi=pmi2: PMI's rank, and Slurm's place on the node
+        # srun --mpi=pmi2: PMI's rank, and Slurm's number on the node
         ({**STEP, "PMI_RANK": "1", "PMI_SIZE": "2"}, (1, 2, 1)),
         (BATCH, (0, 1, 0)),
         ({**BATCH, "SLURM_STEP_ID": "4294967291", "SLURM_STEP_NUM_TASKS": "2"}, (0, 1, 0)),
         ({**BATCH, "SLURM_STEP_ID": "-5", "SLURM_STEP_NUM_TASKS": "2"}, (0, 1, 0)),
-        # mpirun in a job starts its helpers through srun, and its ranks inherit their variables
+        # mpirun in a job starts its daemons through srun, and its ranks inherit their variables
         ({**STEP, **OPEN_MPI}, (3, 4, 1)),
         ({**STEP, **HYDRA}, (1, 2, 0)),
         ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, (0, 1, 0)),
@@ -68,12 +68,12 @@ def test_rank(environ: dict[str, str], expected: tuple[int, int, int]) -> None:
         ({"OMPI_COMM_WORLD_RANK": "-1"}, "OMPI_COMM_WORLD_RANK is '-1'; it must be"),
     ],
 )
-def test_variables_that_contradict(change: dict[str, str], message: str) -> None:
+def test_contradicting_variables(change: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         read_rank({**OPEN_MPI, **change})
 
 
-def test_a_place_on_the_node_is_needed() -> None:
+def test_the_number_on_the_node_is_required() -> None:
     with pytest.raises(SettingsError, match=r"none of MPI_LOCALRANKID, .*; set MPI_LOCALRANKID"):
         read_rank({"PMI_RANK": "1", "PMI_SIZE": "2"})
 
@@ -93,7 +93,7 @@ def test_meeting_point() -> None:
         ({"MASTER_ADDR": "a", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
     ],
 )
-def test_no_meeting_point(environ: dict[str, str], message: str) -> None:
+def test_invalid_meeting_points(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         meeting_point(environ, read_rank(OPEN_MPI))
 
@@ -131,5 +131,5 @@ def test_the_reason_names_numbers_and_sizes() -> None:
 
 
 @pytest.mark.parametrize("config", [{}, {"text_config": None}, {"model_type": "mamba"}])
-def test_a_config_without_heads_is_not_judged(config: dict[str, Any]) -> None:
+def test_a_config_without_heads_is_accepted(config: dict[str, Any]) -> None:
     assert splittable(config, 7) is None

@@ -1,4 +1,4 @@
-"""What travels: the wheel works where there is no checkout."""
+"""The wheel works without a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public border: these names and no others."""
+"""The package exports these names and no others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_type_checkers_see_the_same_names(tmp_path: Path) -> None:
-    """The names for type checkers stand in a list of their own."""
+    """The names for type checkers are a separate list."""
     user = tmp_path / "user.py"
     user.write_text(f"from trt_tokenizers import {', '.join(sorted(PUBLIC))}\n")
     done = subprocess.run(

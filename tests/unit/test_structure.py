@@ -1,4 +1,4 @@
-"""The architecture, held: arrows between rooms go one way, Triton is met in one file."""
+"""The architecture: imports between packages go one way, and one file imports Triton."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "trt_tokenizers"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-#: Room -> the rooms that it may import, beside itself, errors and settings.
+#: Package or file -> what it may import, besides itself, errors and settings.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "hf_config": set(),
     "mpi_environment": set(),
     "streams": set(),
-    "launcher": {"streams"},
+    "launcher": {"mpi_environment", "streams"},
     "templates": set(),
     "memory": {"hf_config"},
     "tokenizers": {"hf_config", "plugins"},
@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
         "", "client", "engines", "launcher", "logs", "memory", "mpi_environment", "plugins",
         "processing", "repository", "tokenizers",
     },
-    # The public names, imported late.
+    # __init__ imports the public names late.
     "": {"client", "engines", "streams", "templates", "tokenizers"},
 }  # fmt: skip
 
@@ -61,9 +61,9 @@ def imported(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_what_the_table_allows(path: Path) -> None:
+def test_imports_follow_the_table(path: Path) -> None:
     here = room(path)
-    assert here in ROOMS, f"{here} is a new room: give it a line"
+    assert here in ROOMS, f"{here} is new: add a line"
     for module in imported(path):
         if module == "trt_tokenizers" or module.startswith("trt_tokenizers."):
             there = module.removeprefix("trt_tokenizers").removeprefix(".").split(".")[0]
@@ -71,12 +71,12 @@ def test_a_room_imports_what_the_table_allows(path: Path) -> None:
             assert there in allowed, f"{path}: {here} -> {there}"
 
 
-def test_the_rooms_have_no_circle() -> None:
+def test_the_table_has_no_cycle() -> None:
     order: list[str] = []
     left = {room: needs - {""} for room, needs in ROOMS.items() if room}
     while left:
         free = [room for room, needs in left.items() if needs <= set(order)]
-        assert free, f"a circle among {sorted(left)}"
+        assert free, f"a cycle among {sorted(left)}"
         order += free
         for room in free:
             del left[room]
@@ -88,14 +88,14 @@ def test_the_top_is_small() -> None:
     assert len([p for p in top if p.is_file()]) <= 10
 
 
-def test_triton_is_met_in_one_file() -> None:
+def test_one_file_imports_triton() -> None:
     users = [p.name for p in FILES if "triton_python_backend_utils" in imported(p)]
     assert users == ["backend.py"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_rooms_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 330, "a file that grows past 300 is two rooms"
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 330, "split it"
 
 
 def test_models_are_one_import() -> None:
@@ -109,8 +109,8 @@ def test_models_are_one_import() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "pytriton", "tritonclient", "google"])
 def test_heavy_modules_are_imported_late(name: str) -> None:
-    """Nothing at the top of a file that light processes import."""
-    own = {"sampling.py", "_bias.py", "parallel.py"}  # imported by a running engine only
+    """No file imports them at its top, so that light processes start fast."""
+    own = {"sampling.py", "scheduler.py", "parallel.py"}  # only a running engine imports them
     for path in FILES:
         if path.parent.name == "transformers" and path.name in own:
             continue

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 import click
 
@@ -16,45 +15,38 @@ from trt_tokenizers.client import stream
 from trt_tokenizers.errors import EngineError, RequestError
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What the chat asks of the engine; None leaves it to the engine."""
-
-    max_tokens: int = 512
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-
-
 class Chat:
-    """A conversation with a server that keeps none: each request carries the whole history.
+    """A conversation. Each request carries the whole history, because the server stores none.
 
     Attributes:
         messages: the history, as ``[{"role": …, "content": …}, …]``.
     """
 
-    def __init__(self, url: str, model: str, system: str | None, sampling: Sampling) -> None:
+    def __init__(
+        self, url: str, model: str, system: str | None, sampling: Mapping[str, Any]
+    ) -> None:
+        """Start without messages. *sampling* holds parameters of each request; None is no value."""
         self._url, self._model = url, model
-        self._sampling = {k: v for k, v in vars(sampling).items() if v is not None}
+        self._sampling = {k: v for k, v in sampling.items() if v is not None}
         self._system = [{"role": "system", "content": system}] if system else []
         self.messages: list[dict[str, str]] = list(self._system)
 
     def reset(self) -> None:
-        """Forget everything but the system message."""
+        """Remove everything but the system message."""
         self.messages = list(self._system)
 
     def ask(self, question: str, write: Callable[[str], None]) -> None:
-        """Send *question* and hand the pieces of the answer to *write*.
+        """Send *question* and pass each piece of the answer to *write*.
 
-        The history keeps what was written, also of an answer that KeyboardInterrupt stopped; a
-        question without any answer is forgotten.
+        The history keeps the written part of an answer, also after KeyboardInterrupt. It does not
+        keep a question without an answer.
 
         Raises:
             RequestError, EngineError: as in `generate`.
         """
-        asked = [*self.messages, {"role": "user", "content": question}]
+        messages = [*self.messages, {"role": "user", "content": question}]
         payload = {
-            "messages": json.dumps(asked, ensure_ascii=False),
+            "messages": json.dumps(messages, ensure_ascii=False),
             "stream": True,
             **self._sampling,
         }
@@ -68,21 +60,21 @@ class Chat:
                     write(piece)
         finally:
             if text := "".join(pieces):
-                self.messages = [*asked, {"role": "assistant", "content": text}]
+                self.messages = [*messages, {"role": "assistant", "content": text}]
 
 
 def run_chat(chat: Chat, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> None:
     """Read questions and stream answers until the input ends or ``/exit``.
 
-    On a terminal Ctrl-C stops the running answer, Ctrl-D ends the chat, and errors are shown and
-    the chat goes on. Otherwise each line is a question, and the first error ends the chat.
+    On a terminal, Ctrl-C stops the running answer, Ctrl-D ends the chat, and an error does not end
+    it. Otherwise each line is a question, and the first error ends the chat.
 
     Raises:
-        RequestError, EngineError, KeyboardInterrupt: only where *stdin* is no terminal.
+        RequestError, EngineError, KeyboardInterrupt: only if *stdin* is not a terminal.
     """
     terminal = stdin.isatty()
     if terminal:
-        stderr.write("/reset forgets the conversation, /exit or Ctrl-D ends\n")
+        stderr.write("/reset clears the conversation, /exit or Ctrl-D ends it\n")
 
     def write(piece: str) -> None:
         stdout.write(piece)
@@ -126,26 +118,17 @@ def _read_line(stdin: TextIO, terminal: bool) -> str | None:
 
 @click.command("chat", cls=Command)
 @click.option("--url", default="http://127.0.0.1:8000", help="The server's HTTP address.")
-@click.option("--model", default="ensemble", help="The model to talk to.")
+@click.option("--model", default="ensemble", help="The model to use.")
 @click.option("--system", help="A system message.")
-@click.option("--max-tokens", default=512, type=click.IntRange(1), help="Of each answer.")
-@click.option("--temperature", type=click.FloatRange(0))
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--seed", type=int)
-def chat(
-    *,
-    url: str,
-    model: str,
-    system: str | None,
-    max_tokens: int,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int | None,
-) -> None:
-    """Talk to a running server.
+@click.option("--max-tokens", default=512, type=click.IntRange(1), help="Tokens per answer.")
+@click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus sampling.")
+@click.option("--seed", type=int, help="Seed of the sampling.")
+def chat(*, url: str, model: str, system: str | None, **sampling: Any) -> None:
+    """Chat with a running server.
 
-    On a terminal: Ctrl-C stops an answer, /reset forgets the conversation, /exit or Ctrl-D ends.
-    Otherwise each line of the input is a question.
+    On a terminal, Ctrl-C stops an answer, /reset clears the conversation, and /exit or Ctrl-D ends
+    the chat. Otherwise each line of the input is a question.
 
     \b
     Example:
@@ -153,13 +136,8 @@ def chat(
 
     \b
     Exit codes:
-      0  ended as asked
-      1  the server refused a request, failed or is not there (input from a terminal: never)
+      0  the chat ended
+      1  the server refused a request, failed or did not answer (never on a terminal)
       2  wrong options
     """
-    run_chat(
-        Chat(url, model, system, Sampling(max_tokens, temperature, top_p, seed)),
-        sys.stdin,
-        sys.stdout,
-        sys.stderr,
-    )
+    run_chat(Chat(url, model, system, sampling), sys.stdin, sys.stdout, sys.stderr)

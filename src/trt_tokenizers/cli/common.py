@@ -1,4 +1,4 @@
-"""What all commands have in common: option names, error lines, exit codes."""
+"""What all commands share: option names, error lines, exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from trt_tokenizers.errors import LaunchError, SettingsError, TrtTokenizersError
 
-#: Options may be written with _ for -, as in the script that launch_server replaces.
+#: Options accept _ instead of -, like the script that launch_server replaces.
 SETTINGS: dict[str, Any] = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Command(click.Command):
-    """A command whose errors of ours are lines «error: …» and an exit code."""
+    """A command that reports this package's errors as lines «error: …» and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -30,14 +30,14 @@ class Command(click.Command):
 
 
 def pairs(options: Sequence[str]) -> dict[str, str]:
-    """Of options NAME=VALUE; the last one of a name counts.
+    """Parse options NAME=VALUE. The last value of a name counts.
 
     Raises:
-        SettingsError: one is none.
+        SettingsError: an option has no ``=``.
     """
     for option in options:
         if "=" not in option:
-            raise SettingsError(f"{option!r} is no NAME=VALUE")
+            raise SettingsError(f"{option!r} is not NAME=VALUE; write the name, = and the value")
     return dict(option.split("=", 1) for option in options)
 
 

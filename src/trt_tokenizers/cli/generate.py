@@ -1,4 +1,4 @@
-"""The command generate: from flags, from a deployment file, or both."""
+"""The command generate. Its options come from the command line, a deployment file, or both."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import click
 
 from trt_tokenizers.cli.common import Command, pairs
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.settings import nearest
+from trt_tokenizers.settings import as_text, nearest
 
-#: Options that a deployment file gives as a mapping.
-_MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters", "llm-arg": "llm_args",
-             "engine-arg": "engine_args"}  # fmt: skip
+#: Options that are mappings in a deployment file -> their parameters here.
+_MAPPINGS = {
+    "set": "values",
+    "engine-parameter": "engine_parameters",
+    "llm-arg": "llm_args",
+    "engine-arg": "engine_args",
+}
 
 
 class _FromFile(Command):
-    """A command whose defaults may come from a file; flags win, and name by name within --set."""
+    """A command with defaults from a file. Command-line options win, within --set by name."""
 
     def make_context(self, *arguments: Any, **more: Any) -> click.Context:
         ctx = super().make_context(*arguments, **more)
@@ -43,23 +47,20 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
     for key, value in _load(path).items():
         name = str(key).replace("_", "-")
         if name not in options:
-            click.echo(
-                f"error: {path}: unknown key {key!r}{nearest(name, options)}; known are: "
-                f"{', '.join(sorted(options))}",
-                err=True,
+            raise click.UsageError(
+                f"{path}: unknown key {key!r}{nearest(name, options)}; valid are: "
+                + ", ".join(sorted(options))
             )
-            ctx.exit(2)
         if name in _MAPPINGS and isinstance(value, dict):
             mappings[_MAPPINGS[name]] = tuple(
-                f"{k}={json.dumps(v) if name.endswith('-arg') else _text(v)}"
+                f"{k}={json.dumps(v) if name.endswith('-arg') else as_text(v)}"
                 for k, v in value.items()
             )
         elif isinstance(value, (dict, list)) and name != "outputs":
-            click.echo(f"error: {path}: {key} must be one value", err=True)
-            ctx.exit(2)
+            raise click.UsageError(f"{path}: {key} must be one value")
         else:
             words = value if isinstance(value, list) else [value]
-            defaults[str(options[name].name)] = ",".join(map(_text, words))
+            defaults[str(options[name].name)] = ",".join(map(as_text, words))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta[__name__] = mappings
 
@@ -74,25 +75,18 @@ def _load(path: Path) -> dict[str, Any]:
                 import yaml
             except ModuleNotFoundError:
                 raise click.UsageError(
-                    f"{path} needs PyYAML: pip install pyyaml; or write it as JSON, in a file "
-                    "that ends in .json"
+                    f"{path} needs PyYAML; run pip install pyyaml, or write JSON into a file that "
+                    "ends in .json"
                 ) from None
             try:
                 found = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ValueError(" ".join(str(error).split())) from None
     except ValueError as error:
-        raise click.UsageError(f"{path} cannot be read: {error}") from None
+        raise click.UsageError(f"{path} cannot be read: {error}; correct it") from None
     if not isinstance(found, dict):
-        raise click.UsageError(f"{path} holds no mapping; write one «key: value» a line")
+        raise click.UsageError(f"{path} is not a mapping; write one «key: value» per line")
     return found
-
-
-def _text(value: Any) -> str:
-    """As a config.pbtxt has it."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @click.command("generate", cls=_FromFile)
@@ -102,26 +96,31 @@ def _text(value: Any) -> str:
     expose_value=False,
     callback=_read_file,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A YAML or JSON file with these options as keys; options given here win.",
+    help="A YAML or JSON file with these options as keys. Command-line options win.",
 )
 @click.option(
     "--engine",
     default="transformers",
-    help="In the tensorrt_llm slot: transformers, vllm, llmapi (TensorRT-LLM 1.x), tensorrtllm "
-    "(its C++ backend), or your own.",
+    help="An engine's name such as transformers, vllm or llmapi (TensorRT-LLM 1.x), tensorrtllm "
+    "(its C++ backend), or module:Class.",
 )
 @click.option(
     "--model",
+    "model_dir",
     type=click.Path(path_type=Path),
-    help="The model's folder; Python engines need it. Of llmapi and vllm, a name on the hub too.",
+    help="The model's folder, for Python engines; for llmapi and vllm also a name on the hub.",
 )
 @click.option(
-    "--engine-dir", type=click.Path(path_type=Path), help="Of tensorrtllm: the engine's folder."
+    "--engine-dir", type=click.Path(path_type=Path), help="For tensorrtllm: the engine's folder."
 )
 @click.option(
-    "--tensorrt-llm-version", default="", help="Of tensorrtllm.  [default: as the engine says]"
+    "--tensorrt-llm-version",
+    "version",
+    default="",
+    show_default="the engine's version",
+    help="For tensorrtllm: its version.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="What to make.")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder to make.")
 @click.option(
     "--tokenizer-dir",
     type=click.Path(path_type=Path),
@@ -137,21 +136,22 @@ def _text(value: Any) -> str:
     "--outputs",
     default="",
     metavar="A,B,…",
-    help="The ensemble's outputs; beside the usual ones output_ids, batch_index, sequence_index.",
+    show_default="the usual ones",
+    help="The ensemble's outputs: the usual ones, output_ids, batch_index, sequence_index, …",
 )
 @click.option(
     "--engine-parameter",
     "engine_parameters",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Of an engine of your own: what it takes.",
+    help="For your own engine: one of its parameters.",
 )
 @click.option(
     "--llm-arg",
     "llm_args",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Of llmapi: an argument of LLM(), as JSON or plain text; a.b=VALUE sets b inside a.",
+    help="For llmapi: an argument of LLM(), as JSON or plain text; a.b=VALUE sets b inside a.",
 )
 @click.option(
     "--engine-arg",
@@ -160,19 +160,12 @@ def _text(value: Any) -> str:
     metavar="NAME=VALUE",
     help="For vllm: a field of AsyncEngineArgs, as JSON or plain text; a.b=VALUE sets b inside a.",
 )
-@click.option("--print", "print_only", is_flag=True, help="Print the files, write none.")
-@click.option("--force", is_flag=True, help="Replace what this command made; nothing else.")
+@click.option("--print", "print_only", is_flag=True, help="Print the files, write nothing.")
+@click.option("--force", is_flag=True, help="Replace files that this command made, no others.")
 def generate(
     *,
-    engine: str,
-    model: Path | None,
     engine_dir: Path | None,
-    tensorrt_llm_version: str,
     output: Path | None,
-    tokenizer_dir: Path | None,
-    tokenizer_type: str,
-    template: str,
-    copy_tokenizer: bool,
     values: tuple[str, ...],
     outputs: str,
     engine_parameters: tuple[str, ...],
@@ -180,12 +173,12 @@ def generate(
     engine_args: tuple[str, ...],
     print_only: bool,
     force: bool,
+    **others: Any,
 ) -> None:
     """Write a complete model repository.
 
-    What is not said comes from the model's own files: the tokenizer's type and template, the ends
-    of an answer, lengths, the engine's batch size and version. All names for --set:
-    trt-tokenizers settings.
+    Defaults come from the model's files: tokenizer type, template, end tokens, lengths, and the
+    engine's batch size and version. To list all names for --set: trt-tokenizers settings.
 
     \b
     Example:
@@ -199,29 +192,23 @@ def generate(
     \b
     Exit codes:
       0  written
-      1  a value, the model's folder or the output is wrong; nothing was written
+      1  a value, the model's folder or the output folder is wrong; nothing was written
       2  wrong options
     """
-    from trt_tokenizers.repository.check import check as problems
+    from trt_tokenizers.repository.check import check
     from trt_tokenizers.repository.generate import GenerateOptions, render, tokenizer_files, write
-    from trt_tokenizers.repository.tensorrtllm_backend import ranks
+    from trt_tokenizers.repository.tensorrtllm_backend import rank_count
 
-    deployment = GenerateOptions(
-        engine=engine,
-        model_dir=model,
-        tokenizer_dir=tokenizer_dir,
+    options = GenerateOptions(
         engine_dir=engine_dir,
-        version=tensorrt_llm_version,
-        tokenizer_type=tokenizer_type,
-        template=template,
-        copy_tokenizer=copy_tokenizer,
         values=pairs(values),
         engine_parameters=pairs(engine_parameters),
         llm_args=_nested("--llm-arg", llm_args),
         engine_args=_nested("--engine-arg", engine_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
+        **others,  # the fields with an option of the same name
     )
-    rendered, copies = render(deployment), tokenizer_files(deployment)
+    rendered, copies = render(options), tokenizer_files(options)
     if print_only:
         for path, text in rendered.items():
             click.echo(f"==> {path} <==\n{text}")
@@ -229,11 +216,11 @@ def generate(
             click.echo(f"==> {path} <== copy of {source}")
         return
     if output is None:
-        raise SettingsError("there is no --output; say which folder to make")
-    verify = partial(problems, engines=engine_dir is None or engine_dir.is_dir())
+        raise SettingsError("--output is missing; set it to the folder to make")
+    verify = partial(check, engines=engine_dir is None or engine_dir.is_dir())
     write(rendered, output, force=force, copies=copies, verify=verify)
-    world = ranks(engine_dir) if engine_dir is not None else 1
-    size = f" --world-size {world}" if world > 1 else ""
+    ranks = rank_count(engine_dir) if engine_dir is not None else 1
+    size = f" --world-size {ranks}" if ranks > 1 else ""
     click.echo(
         f"wrote {output}; serve it with: launch_server --model-repo {output}{size}", err=True
     )
@@ -241,16 +228,16 @@ def generate(
 
 def _nested(option: str, options: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE, A.B=VALUE, … -> nested values."""
-    made: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for path, text in pairs(options).items():
         value: Any = text
-        with contextlib.suppress(ValueError):  # plain text
+        with contextlib.suppress(ValueError):  # not JSON: plain text
             value = json.loads(text)
         *groups, name = path.split(".")
-        inner = made
+        inner = nested
         for group in groups:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
                 raise SettingsError(f"{option} {path}={text}: {group} has a value already")
         inner[name] = value
-    return made
+    return nested

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,7 +26,7 @@ _PORT = click.IntRange(1, 65535)
     "--world-size",
     default=1,
     type=click.IntRange(1),
-    help="MPI ranks. Rank 0 loads all models and serves, the others load the engine only.",
+    help="MPI ranks. Rank 0 loads all models and serves, the others load only the engine.",
 )
 @click.option("--host", default="127.0.0.1", help="Address to bind to; 0.0.0.0 for all.")
 @click.option("--http-port", default=8000, type=_PORT)
@@ -36,37 +37,37 @@ _PORT = click.IntRange(1, 65535)
     "engine_models",
     default="tensorrt_llm",
     metavar="NAME[,NAME]...",
-    help="The engine model(s): what ranks other than 0 load.",
+    help="The engine models, which all ranks but 0 load.",
 )
 @click.option(
     "--mpi",
     "flavour",
     type=click.Choice(FLAVOURS),
-    help="What starts the ranks.  [default: none for one rank; inside a Slurm allocation slurm; "
-    "else what mpirun --version says]",
+    help="The MPI that starts the ranks.  [default: none for one rank; slurm inside a Slurm "
+    "allocation; else the one that mpirun --version names]",
 )
 @click.option("--no-mpi", is_flag=True, help="The same as --mpi none.")
 @click.option("--mpirun", metavar="PATH", help="The mpirun (or srun) to use.  [default: on PATH]")
 @click.option(
-    "--mpi-arg", "mpi_args", multiple=True, help="Handed to mpirun or srun; may be repeated."
+    "--mpi-arg", "mpi_args", multiple=True, help="An argument for mpirun or srun; may be repeated."
 )
-@click.option("--hosts", metavar="HOST:RANKS,...", help="Hosts of the ranks, rank 0's first.")
+@click.option("--hosts", metavar="HOST:RANKS,...", help="Hosts of the ranks, rank 0 first.")
 @click.option(
     "--hostfile",
     type=click.Path(path_type=Path),
-    help="The same, one «host slots=n» or «host:n» a line.",
+    help="The same as a file, one «host slots=n» or «host:n» per line.",
 )
-@click.option("--oversubscribe", is_flag=True, help="More ranks on a host than its slots or cores.")
+@click.option("--oversubscribe", is_flag=True, help="Allow more ranks than slots or cores.")
 @click.option(
     "--master-port",
     type=_PORT,
-    help="MASTER_PORT of the ranks, where torch.distributed meets.  [default: a free one]",
+    help="MASTER_PORT of the ranks, for torch.distributed.  [default: a free port]",
 )
 @click.option(
     "--ready-timeout",
     default=1800,
     type=click.FloatRange(0),
-    help="Seconds for all models to load; 0 waits for ever.",
+    help="Seconds for all models to load; 0: no limit.",
 )
 @click.option(
     "--exit-timeout",
@@ -74,8 +75,8 @@ _PORT = click.IntRange(1, 65535)
     "exit_timeout",
     default=20,
     type=click.IntRange(0),
-    help="Seconds for running requests when a stop is asked for, and as many again for idle "
-    "connections and unloading; 5 more, and all is killed.",
+    help="Seconds for running requests to finish after a stop request, and again for idle "
+    "connections and unloading. 5 seconds later all processes are killed.",
 )
 @click.option(
     "--triton-server",
@@ -85,29 +86,27 @@ _PORT = click.IntRange(1, 65535)
     show_envvar=True,
     help="The tritonserver to run.  [default: /opt/tritonserver, PATH or the wheel]",
 )
-@click.option("--log-file", type=click.Path(path_type=Path), help="Append all ranks' output to it.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Append all output to this file.")
 @click.option(
     "--log-dir",
     type=click.Path(path_type=Path),
-    help="Append each rank's output to rankN.log in it, on its own host.",
+    help="Append each rank's output to rankN.log in this folder, on the rank's host.",
 )
-@click.option(
-    "--log", is_flag=True, help="Triton's --log-verbose=3, into --log-file (triton_log.txt)."
-)
+@click.option("--log", is_flag=True, help="--log-verbose=3, into --log-file or triton_log.txt.")
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
-    help="Written (JSON of the addresses) when ready, removed when a stop begins.",
+    help="File with the addresses as JSON, written when ready, removed when a stop begins.",
 )
 @click.option(
     "--auto-complete",
     is_flag=True,
-    help="Let Triton complete model configurations; it then loads each Python model twice.",
+    help="Let Triton complete model configurations. It then loads each Python model twice.",
 )
 @click.option(
     "--multi-model",
     is_flag=True,
-    help="Several TensorRT-LLM engines in the repository: its orchestrator starts their ranks.",
+    help="For several TensorRT-LLM engines: TensorRT-LLM's orchestrator starts their ranks.",
 )
 @click.option(
     "--disable-spawn-processes",
@@ -124,22 +123,18 @@ _PORT = click.IntRange(1, 65535)
 @click.option(
     "--trtllm-llmapi-launch",
     is_flag=True,
-    help="Start each rank by trtllm-llmapi-launch, as TensorRT-LLM's LLM API needs it.",
+    help="Start each rank with trtllm-llmapi-launch, which TensorRT-LLM's LLM API needs.",
 )
 @click.option(
-    "--force", "-f", is_flag=True, help="Start although another server runs on the repository."
+    "--force", "-f", is_flag=True, help="Start even if another server runs on the repository."
 )
-@click.option("--dry-run", is_flag=True, help="Print the command to start, and start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the command instead of starting it.")
 @click.option("--verbose", "-v", count=True, help="Triton's --log-verbose; may be repeated.")
 @click.argument("triton_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITON_ARGS]...")
 def launch_server(
     *,
     model_repo: Path,
     world_size: int,
-    host: str,
-    http_port: int,
-    grpc_port: int,
-    metrics_port: int,
     engine_models: str,
     flavour: str | None,
     no_mpi: bool,
@@ -147,30 +142,27 @@ def launch_server(
     mpi_args: tuple[str, ...],
     hosts: str | None,
     hostfile: Path | None,
-    oversubscribe: bool,
     master_port: int | None,
     ready_timeout: float,
-    exit_timeout: int,
     triton_server: str | None,
     log_file: Path | None,
     log_dir: Path | None,
     log: bool,
     ready_file: Path | None,
-    auto_complete: bool,
     multi_model: bool,
     disable_spawn_processes: bool,
-    gpu0_pool: int,
     trtllm_llmapi_launch: bool,
     force: bool,
     dry_run: bool,
     verbose: int,
     triton_args: tuple[str, ...],
+    **others: Any,
 ) -> None:
     """Start Triton on a model repository, wait until it is ready, and watch it until it ends.
 
-    Ctrl-C or SIGTERM lets running requests finish; a second one ends at once. If any rank dies, all
-    end. Nothing is left behind, also if the launcher itself is killed. Under systemd (Type=notify)
-    it tells when it is ready. Options may be written with _ for -.
+    Ctrl-C or SIGTERM lets running requests finish; a second one ends the server at once. If a rank
+    dies, all ranks end. No process stays, even if the launcher is killed. Under systemd
+    (Type=notify) it reports readiness. Options accept _ instead of -.
 
     \b
     Examples:
@@ -180,11 +172,11 @@ def launch_server(
 
     \b
     Exit codes:
-      0      stopped as asked, running requests finished
-      1      it did not start, did not get ready, or a Python model's process died
+      0      stopped on request, running requests finished
+      1      the server did not start, did not get ready, or a Python model's process died
       2      wrong options
       n      exit code of the tritonserver that failed first
-      128+n  it, or mpirun, died of signal n (137: also if all had to be killed)
+      128+n  that tritonserver or mpirun died of signal n (137: also if all were killed)
     """
     from trt_tokenizers.launcher.command import LaunchOptions, build_command
     from trt_tokenizers.launcher.lock import locked
@@ -195,26 +187,26 @@ def launch_server(
     from trt_tokenizers.mpi_environment import read_rank
     from trt_tokenizers.repository.check_engines import engine_problems, gpu_problems
 
-    if (mine := read_rank(os.environ)).size > 1:
+    if (rank := read_rank(os.environ)).size > 1:
         raise SettingsError(
-            f"launch_server itself was started as {mine.size} ranks ({mine.source}); "
-            "start it once, and it starts the ranks"
+            f"launch_server was started as {rank.size} ranks ({rank.source}); start it once, "
+            "because it starts the ranks itself"
         )
     if hosts and hostfile:
-        raise SettingsError("--hosts and --hostfile say the same; give one")
+        raise SettingsError("--hosts and --hostfile are both given; give one")
     if no_mpi and flavour not in (None, "none"):
         raise SettingsError(f"--no-mpi and --mpi {flavour} contradict each other; give one")
     if log_file and log_dir:
-        raise SettingsError("--log-file and --log-dir both take the output; give one")
+        raise SettingsError("--log-file and --log-dir are both given; give one")
     if log and not log_dir:
         log_file = log_file or Path("triton_log.txt")
     orchestrator = ""
     if multi_model:
         orchestrator = "ranks" if disable_spawn_processes else "spawn"
     elif disable_spawn_processes:
-        click.echo("launch: --disable-spawn-processes does nothing without --multi-model", err=True)
+        click.echo("launch: --disable-spawn-processes has no effect: no --multi-model", err=True)
     on_hosts = parse_hosts(hosts) if hosts else read_hostfile(hostfile) if hostfile else ()
-    # An orchestrator starts its ranks through the MPI that it was started by.
+    # An orchestrator starts its ranks through the MPI that started it.
     needs_mpi = max(world_size, 2 if orchestrator or on_hosts or mpi_args else 1)
     wanted = "none" if no_mpi else flavour
     if wanted == "none" and world_size == 1:
@@ -224,14 +216,8 @@ def launch_server(
     deployment = LaunchOptions(
         model_repository=model_repo.absolute(),
         world_size=world_size,
-        host=host,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        exit_timeout=exit_timeout,
         log_verbose=max(verbose, 3 if log else 0),
         log_dir=log_dir.absolute() if log_dir else None,
-        auto_complete=auto_complete,
         extra_args=triton_args,
         engine_models=tuple(engine_models.split(",")),
         mpi=mpi,
@@ -239,18 +225,17 @@ def launch_server(
         hosts=on_hosts,
         leader_host=slurm_leader(os.environ) if mpi.flavour == "slurm" else "",
         master_port=master_port or free_port(),
-        oversubscribe=oversubscribe,
         root=os.geteuid() == 0,
         orchestrator=orchestrator,
         gpus=len(host_gpus(os.environ)) if orchestrator else 0,
-        gpu0_pool=gpu0_pool,
         wrapper=("trtllm-llmapi-launch",) if trtllm_llmapi_launch else (),
+        **others,  # the fields with an option of the same name
     )
     launch_plan = build_command(deployment, find_server(triton_server))
     if dry_run:
         click.echo(launch_plan.text())
         return
-    with locked(deployment.model_repository, force=force) as lock:
+    with locked(deployment.model_repository, launch_plan.shm_prefix, force=force):
         found = list(problems(deployment))
         found += engine_problems(deployment.model_repository, world_size, multi_model=multi_model)
         found += gpu_problems(
@@ -268,5 +253,4 @@ def launch_server(
             say=lambda line: click.echo(f"launch: {line}", err=True),
             log_file=log_file,
             ready_file=ready_file,
-            lock=lock,
         )

@@ -1,4 +1,4 @@
-"""The commands. No logic: each turns its options into one call."""
+"""The command trt-tokenizers. Each command only turns its options into calls."""
 
 from __future__ import annotations
 

@@ -21,36 +21,40 @@ from trt_tokenizers.errors import SettingsError
     default="tensorrtllm",
     show_default=True,
     type=click.Choice(["tensorrtllm", "transformers"]),
-    help="Which one runs it.",
+    help="The engine that runs the model.",
 )
 @click.option(
     "--gpu-memory",
     type=click.FloatRange(0, min_open=True),
-    help="Of one GPU, GiB.  [default: of this machine's smallest]",
+    help="Memory of one GPU in GiB.  [default: this machine's smallest GPU]",
 )
 @click.option(
     "--fraction",
     default=0.9,
     type=click.FloatRange(0, 1, min_open=True),
-    help="kv_cache_free_gpu_mem_fraction.",
+    help="Value of kv_cache_free_gpu_mem_fraction.",
 )
-@click.option("--tp", default=0, type=click.IntRange(0), help="Tensor parallel; 0: the engine's.")
-@click.option("--pp", default=0, type=click.IntRange(0), help="Pipeline parallel; 0: the engine's.")
-@click.option("--dtype", default="", help="Of a checkpoint's weights.  [default: its own]")
+@click.option(
+    "--tp", default=0, type=click.IntRange(0), help="Tensor parallel size; 0: the engine's."
+)
+@click.option(
+    "--pp", default=0, type=click.IntRange(0), help="Pipeline parallel size; 0: the engine's."
+)
+@click.option("--dtype", default="", show_default="its own", help="Type of a checkpoint's weights.")
 @click.option(
     "--max-num-tokens",
     type=click.IntRange(1),
-    help="Of one iteration, for tensorrtllm.  [default: the engine's, else 8192]",
+    help="Tokens of one iteration, for tensorrtllm.  [default: the engine's, else 8192]",
 )
 @click.option(
-    "--max-seq-len", type=click.IntRange(1), help="Of a sequence.  [default: the model's]"
+    "--max-seq-len", type=click.IntRange(1), help="Tokens of a sequence.  [default: the model's]"
 )
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
-    help="Draw the bar into this file too: .svg, or .png with Pillow.",
+    help="Also draw the bar into this .svg file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="An object; sizes in bytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object, sizes in bytes.")
 @click.pass_context
 def plan(
     ctx: click.Context,
@@ -67,21 +71,21 @@ def plan(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what takes the memory of each GPU, and how many tokens and sequences fit.
+    """Show how each GPU's memory is used, and how many tokens and sequences fit.
 
-    FOLDER is a model in Hugging Face's layout, or a TensorRT-LLM engine. Weights and the KV
-    cache's bytes per token are exact, activations are estimated.
+    FOLDER is a Hugging Face model or a TensorRT-LLM engine. Weights and the KV cache's bytes per
+    token are exact. Activations are estimated.
 
     \b
     Example:
       trt-tokenizers plan ./Llama-2-13b-hf --gpu-memory 80 --tp 2
-      trt-tokenizers plan ./engine --fraction 0.5 --picture planner.svg
+      trt-tokenizers plan ./engine --fraction 0.5 --picture plan.svg
       trt-tokenizers plan ./SmolLM2-135M-Instruct --engine transformers --gpu-memory 24
 
     \b
     Exit codes:
-      0  it fits
-      1  it does not, or the folder cannot be planned with
+      0  the model fits
+      1  it does not fit, or the folder is not a model or an engine
       2  wrong options
     """
     from trt_tokenizers.memory import planner, report
@@ -92,7 +96,9 @@ def plan(
     if size is None:
         sizes = [gpu.memory for gpu in host_gpus(os.environ) if gpu.memory]
         if not sizes:
-            raise SettingsError("no GPU tells its memory here; say it: --gpu-memory 80")
+            raise SettingsError(
+                "no GPU on this machine reports its memory; give it: --gpu-memory 80"
+            )
         size = min(sizes)
     model = read_model(folder, dtype)
     engine: planner.EngineWorkspace = planner.tensorrt_llm
@@ -100,7 +106,7 @@ def plan(
         if max_num_tokens or pp > 1:
             raise SettingsError(
                 "the engine 'transformers' has neither pipeline parallelism nor max_num_tokens; "
-                "leave --pp and --max-num-tokens out"
+                "remove --pp and --max-num-tokens"
             )
         from trt_tokenizers.engines.transformers import memory as engine_memory
         from trt_tokenizers.engines.transformers.settings import TransformersSettings
@@ -112,12 +118,12 @@ def plan(
         max_num_tokens=max_num_tokens or model.max_num_tokens,
         max_seq_len=max_seq_len or model.max_seq_len,
     )
-    made = planner.estimate(model, size, fraction, tp, pp, engine=engine)
+    estimate = planner.estimate(model, size, fraction, tp, pp, engine=engine)
     if picture is not None:
-        report.draw(made, picture)
+        report.draw(estimate, picture)
     if as_json:
-        click.echo(json.dumps(report.as_dict(made), indent=1))
+        click.echo(json.dumps(report.as_dict(estimate), indent=1))
     else:
-        click.echo(report.text(made))
-    if not planner.fits(made):
+        click.echo(report.text(estimate))
+    if not planner.fits(estimate):
         ctx.exit(1)

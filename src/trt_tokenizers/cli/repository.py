@@ -1,7 +1,8 @@
-"""The commands that make, fill, check and explain model repositories."""
+"""The commands that fill, adopt and check model repositories, and list their settings."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from trt_tokenizers.cli.common import SETTINGS, Command
 
 
 @click.command("settings", cls=Command)
-@click.option("--json", "as_json", is_flag=True, help="A list of objects.")
-@click.option("--markdown", is_flag=True, help="docs/configuration.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.option("--markdown", is_flag=True, help="Print docs/configuration.md.")
 @click.argument("names", nargs=-1)
 def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
-    """List what can be set: name, type, default, meaning, versions of TensorRT-LLM.
+    """List all settings: name, type, default, meaning and TensorRT-LLM versions.
 
     \b
     Example:
@@ -25,7 +26,7 @@ def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
     \b
     Exit codes:
       0  listed
-      2  wrong options, or an unknown name
+      2  wrong options or an unknown name
     """
     from trt_tokenizers.repository import settings_reference
 
@@ -34,7 +35,7 @@ def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
         return
     found = settings_reference.find(names)
     if as_json:
-        click.echo(json.dumps([settings_reference.as_dict(one) for one in found], indent=1))
+        click.echo(json.dumps([dataclasses.asdict(s) for s in found], indent=1))
     else:
         click.echo(settings_reference.table(found))
 
@@ -46,8 +47,8 @@ def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
 def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     """Fill the ${placeholders} of a config.pbtxt.
 
-    Every key must be in the file, every placeholder must get a value (if only an empty one),
-    and the result must be a Triton model configuration. A comma in a value is written \\,
+    The file must have every key, every placeholder must get a value (maybe an empty one), and
+    the result must be a Triton model configuration. Write a comma in a value as \\,
 
     \b
     Example:
@@ -56,7 +57,7 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     \b
     Exit codes:
       0  filled
-      1  a key or value is wrong, or a placeholder is left; the file is as it was
+      1  a key or value is wrong, or a placeholder has no value; the file has not changed
       2  wrong options
     """
     from trt_tokenizers.repository.placeholders import fill_file
@@ -68,18 +69,14 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
 
 @click.command("adopt", cls=Command)
 @click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--dry-run", "-n", is_flag=True, help="Print the changes and make none.")
-@click.option(
-    "--skip-check",
-    is_flag=True,
-    help="Do not load the tokenizer and check the result: its folder is not on this machine.",
-)
+@click.option("--dry-run", "-n", is_flag=True, help="Print the changes without making them.")
+@click.option("--skip-check", is_flag=True, help="Skip the check, which needs the tokenizer.")
 def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
-    """Turn a filled repository of TensorRT-LLM's ensemble (0.5 … 1.2) into ours.
+    """Put this package's text models into a filled repository of TensorRT-LLM's ensemble.
 
-    preprocessing, postprocessing and the ensemble's wiring are replaced; the engine's model and
-    all values that are filled stay, and so does every input and output that clients know. The old
-    repository is kept beside the new one. A second run changes nothing.
+    preprocessing, postprocessing and the ensemble's maps are replaced. The engine, all filled
+    values, and every input and output that clients know stay. The old repository is kept beside
+    the new one. A second run changes nothing.
 
     \b
     Example:
@@ -89,34 +86,31 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
     \b
     Exit codes:
       0  adopted, or nothing to do
-      1  it cannot be adopted; nothing has changed
+      1  the repository cannot be adopted; nothing has changed
       2  wrong options
     """
-    from trt_tokenizers.repository.adopt import adopt as make
-    from trt_tokenizers.repository.adopt import plan_adoption
+    from trt_tokenizers.repository import adopt as repository_adopt
 
-    adoption = plan_adoption(repository)
+    adoption = repository_adopt.plan_adoption(repository)
     click.echo(adoption.diff, nl=False)
     for note in adoption.notes:
         click.echo(f"note: {note}", err=True)
     if not adoption.files:
-        click.echo(f"{repository} is as it should be; nothing to do", err=True)
+        click.echo(f"{repository} is already adopted; nothing to do", err=True)
     elif dry_run:
         click.echo(f"{len(adoption.files)} files would change", err=True)
     else:
-        backup = make(repository, adoption, checked=not skip_check)
-        click.echo(f"adopted {repository}; as it was before: {backup}", err=True)
+        backup = repository_adopt.adopt(repository, adoption, checked=not skip_check)
+        click.echo(f"adopted {repository}; the old repository is in {backup}", err=True)
 
 
 @click.command("check", cls=Command)
 @click.argument("repository", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="A list of objects: file, line, what, mend.")
-@click.option(
-    "--no-engine", is_flag=True, help="Leave the engine's folder out: it is on another machine."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list: file, line, what, fix.")
+@click.option("--no-engine", is_flag=True, help="Skip the check of the engine's folder.")
 @click.pass_context
 def check(ctx: click.Context, *, repository: Path, as_json: bool, no_engine: bool) -> None:
-    """Say what would keep a model repository's ensemble from serving.
+    """Find what would prevent a model repository's ensemble from serving.
 
     \b
     Example:
@@ -125,18 +119,18 @@ def check(ctx: click.Context, *, repository: Path, as_json: bool, no_engine: boo
 
     \b
     Exit codes:
-      0  nothing is wrong
-      1  something is: one line each, file:line: what; the mend
+      0  no problem
+      1  problems, one line each: file:line: what; fix
       2  wrong options
     """
-    from trt_tokenizers.repository.check import check as problems
+    from trt_tokenizers.repository import check as repository_check
 
-    found = problems(repository, engines=not no_engine)
+    problems = repository_check.check(repository, engines=not no_engine)
     if as_json:
-        click.echo(json.dumps([problem.as_dict() for problem in found], indent=1))
+        click.echo(json.dumps([problem.as_dict() for problem in problems], indent=1))
     else:
-        for problem in found:
+        for problem in problems:
             click.echo(problem)
-    if found:
+    if problems:
         ctx.exit(1)
-    click.echo(f"{repository} is good", err=True)
+    click.echo(f"{repository} has no problems", err=True)

@@ -1,4 +1,4 @@
-"""The commands about tokenizers: what there is, and what one makes of a text."""
+"""The commands about tokenizers: list the types, and show how one encodes a text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,15 +17,15 @@ if TYPE_CHECKING:
     from trt_tokenizers.processing.prompts import Prompt, PromptSettings
     from trt_tokenizers.tokenizers.inspection import Piece
 
-#: Backgrounds of neighbouring pieces, all of them legible under black.
+#: Background colours of adjacent pieces; black text is legible on all of them.
 _COLOURS = ("bright_blue", "bright_green", "bright_yellow", "bright_cyan")
 _SPECIAL_COLOURS = ("magenta", "bright_magenta")
 
 
 @click.command("tokenizers", cls=Command)
-@click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def tokenizers(*, as_json: bool) -> None:
-    """List the tokenizer types, whose they are, and why one cannot be used here.
+    """List the tokenizer types with their packages, and why a type cannot be used here.
 
     \b
     Example:
@@ -34,7 +33,7 @@ def tokenizers(*, as_json: bool) -> None:
 
     \b
     Exit codes:
-      0  listed, also where some cannot be used
+      0  listed, also if some types cannot be used
       2  wrong options
     """
     from trt_tokenizers.plugins import list_plugins
@@ -54,38 +53,36 @@ def tokenizers(*, as_json: bool) -> None:
 
 @click.command("tokenize", cls=Command)
 @click.argument("text", required=False)
-@click.option("--tokenizer-dir", required=True, type=click.Path(path_type=Path), help="Its folder.")
+@click.option("--tokenizer-dir", required=True, type=click.Path(), help="The tokenizer's folder.")
 @click.option("--tokenizer-type", default="auto", help="A type's name, or module:Class.")
-@click.option("--tiktoken-pattern", default="", help="Of type tiktoken; see docs/tokenizers.md.")
+@click.option("--tiktoken-pattern", default="", help="For type tiktoken; see docs/tokenizers.md.")
 @click.option("--messages", help="A JSON list of messages instead of TEXT.")
 @click.option("--tools", default="", help="A JSON list of tools for the template.")
 @click.option("--template-kwargs", default="", help="A JSON object for the template.")
-@click.option("--template", default="auto", help="auto, none, a name, a Jinja file, or Jinja.")
-@click.option("--no-special-tokens", is_flag=True, help="Add neither BOS nor EOS to TEXT.")
+@click.option("--template", default="auto", help="auto, none, a name, a Jinja file, or Jinja text.")
+@click.option("--no-special-tokens", is_flag=True, help="Do not add BOS or EOS to TEXT.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Any other setting.")
 @click.option("--compare", type=click.Choice(["transformers"]), help="Show the first difference.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: prompt, tokens, count.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: prompt, tokens, count.")
 @click.pass_context
 def tokenize(
     ctx: click.Context,
+    /,
     *,
     text: str | None,
-    tokenizer_dir: Path,
-    tokenizer_type: str,
-    tiktoken_pattern: str,
     messages: str | None,
     tools: str,
     template_kwargs: str,
-    template: str,
     no_special_tokens: bool,
     values: tuple[str, ...],
     compare: str | None,
     as_json: bool,
+    **options: str,
 ) -> None:
-    """Show what a tokenizer makes of TEXT (or of standard input), as the server would.
+    """Show how a tokenizer encodes TEXT (or standard input), exactly as the server does.
 
-    Names for --set are those of the model preprocessing that decide over ids, as add_bos, legacy or
-    truncate_prompt_tokens; what they mean: trt-tokenizers settings.
+    --set takes the settings of the model preprocessing that affect ids, for example add_bos, legacy
+    or truncate_prompt_tokens. To list them: trt-tokenizers settings.
 
     \b
     Example:
@@ -95,8 +92,8 @@ def tokenize(
 
     \b
     Exit codes:
-      0  shown; with --compare: the ids are the same
-      1  the tokenizer does not load, the template refuses, or the ids differ
+      0  shown; with --compare: the ids are equal
+      1  the tokenizer does not load, the template raises an error, or the ids differ
       2  wrong options or settings
     """
     from trt_tokenizers import logs
@@ -108,13 +105,7 @@ def tokenize(
 
     if messages is not None and text is not None:
         raise click.UsageError("TEXT and --messages are both given; give one of them")
-    options = {
-        "tokenizer_dir": str(tokenizer_dir),
-        "tokenizer_type": tokenizer_type,
-        "tiktoken_pattern": tiktoken_pattern,
-        "template": template,
-        "add_special_tokens": str(not no_special_tokens),
-    }
+    options["add_special_tokens"] = str(not no_special_tokens)
     settings = parse(PromptSettings, {**options, **pairs(values)}, "--set")
     with logs.redirect_to(lambda text: click.echo(f"note: {text}", err=True)):
         tokenizer = create(settings)
@@ -127,42 +118,42 @@ def tokenize(
             chat_template_kwargs=_rows(template_kwargs),
         )
     )
-    # Places are those of the whole prompt, however it is cut.
+    # Positions count in the whole prompt, also if it is truncated.
     whole = PromptMaker(dataclasses.replace(settings, truncate_prompt_tokens=0), tokenizer)
     (ids,), (all_ids,) = maker.encode(prompts), whole.encode(prompts)
-    every = pieces(tokenizer, prompt.text, all_ids)
-    found = kept(every, ids)
+    all_pieces = pieces(tokenizer, prompt.text, all_ids)
+    found = kept(all_pieces, ids)
     if len(ids) < len(all_ids):
-        click.echo(f"note: cut to {len(ids)} of {len(all_ids)} tokens", err=True)
+        click.echo(f"note: truncated to {len(ids)} of {len(all_ids)} tokens", err=True)
     if as_json:
         tokens = [{"id": p.id, "piece": p.text, "start": p.start, "end": p.end,
                    "special": p.special} for p in found]  # fmt: skip
         click.echo(json.dumps({"prompt": prompt.text, "count": len(ids), "tokens": tokens}))
     else:
         _show(found, prompt.text if prompt.rendered else "")
-    if compare and not _same(settings, prompt, every):
+    if compare and not _same(settings, prompt, all_pieces):
         ctx.exit(1)
 
 
 def _rows(text: str | None) -> list[bytes]:
-    """One row: an argument's bytes as the shell gave them, or all of standard input's."""
+    """One row: the bytes of *text* as the shell passed them, or all of standard input."""
     if text is None:
         return [sys.stdin.buffer.read()]
     return [text.encode(errors="surrogateescape")]
 
 
 def _in_colour() -> bool:
-    """Whether colours are wanted; see https://no-color.org."""
+    """Whether to use colours; see https://no-color.org."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _visible(text: str) -> str:
-    """*text* without what a terminal would obey: only line ends stay as they are."""
+    """*text* without terminal control characters; line ends stay."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _quoted(piece: str) -> str:
-    # Bytes that are no character are spelled out in the piece already.
+    # The piece already spells out bytes that are not a character.
     return repr(piece).replace("\\\\x", "\\x")
 
 
@@ -170,7 +161,7 @@ def _show(found: Sequence[Piece], rendered: str) -> None:
     if _in_colour():
         for at, piece in enumerate(found):
             colours = _SPECIAL_COLOURS if piece.special else _COLOURS
-            # A line's end inside a background would colour the rest of the terminal's line.
+            # A line end inside a background would colour the rest of the line.
             lines = _visible(piece.text).replace("\n", "\u23ce\n").split("\n")
             colour = colours[at % len(colours)]
             styled = [
@@ -197,18 +188,20 @@ def _same(settings: PromptSettings, prompt: Prompt, found: Sequence[Piece]) -> b
     if at is None:
         click.echo("transformers gives the same ids", err=True)
         return True
-    here = _few([(piece.id, piece.text) for piece in found[at:]])
-    place = next((piece.start for piece in found[at:] if piece.start is not None), len(prompt.text))
+    ours = _few([(piece.id, piece.text) for piece in found[at:]])
+    position = next(
+        (piece.start for piece in found[at:] if piece.start is not None), len(prompt.text)
+    )
     click.echo(
-        f"transformers differs at token {at}, character {place}:\n"
+        f"transformers differs at token {at}, character {position}:\n"
         f"  transformers  {_few(theirs[at:])}  ({len(theirs)} tokens in all)\n"
-        f"  this type     {here}  ({len(found)} tokens in all)",
+        f"  this type     {ours}  ({len(found)} tokens in all)",
         err=True,
     )
     return False
 
 
 def _few(tokens: Sequence[tuple[int, str]]) -> str:
-    """The first of *tokens*, for one line."""
+    """The first of *tokens*, on one line."""
     shown = " ".join(f"{token_id} {_quoted(text)}" for token_id, text in tokens[:5])
     return f"{shown} \u2026" if len(tokens) > 5 else shown or "no more tokens"

@@ -1,1 +1,1 @@
-"""Engines: token ids in, token ids out, behind one seam (`trt_tokenizers.engines.base`)."""
+"""Engines: token ids in, token ids out. `trt_tokenizers.engines.base` is their interface."""

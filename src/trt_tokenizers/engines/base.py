@@ -1,8 +1,8 @@
-"""The engine seam: token ids in, token ids out. Its docstrings are the engine author's manual.
+"""The engine interface: token ids in, token ids out. These docstrings are the manual for authors.
 
-An engine runs inside Triton's Python model ``tensorrt_llm``; the backend turns tensors into a
+An engine runs inside Triton's Python model ``tensorrt_llm``. The backend turns tensors into a
 `GenerationRequest`, calls `Engine.submit`, and sends every `Chunk` that the engine emits. The
-engine knows nothing of Triton, text or tokenizers::
+engine does not see Triton, text or tokenizers::
 
     class Echo(Engine):
         supported = frozenset({"max_tokens"})
@@ -17,7 +17,8 @@ engine knows nothing of Triton, text or tokenizers::
         def cancel(self, key: int) -> None: ...
         def stop(self) -> None: ...
 
-registered in its package's pyproject.toml::
+``supported`` holds names of `ensemble_inputs.INPUTS`. The package of the engine registers it in its
+pyproject.toml::
 
     [project.entry-points."trt_tokenizers.engines"]
     echo = "my_package:Echo"
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -35,71 +36,66 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.errors import RequestError
+from trt_tokenizers.streams.ensemble_inputs import INPUTS, SAMPLING, default
 from trt_tokenizers.streams.limits import check_length
 from trt_tokenizers.streams.stream_key import FinishReason
 
 __all__ = [
-    "ENGINES",
-    "Chunk",
-    "Emit",
-    "Engine",
-    "FinishReason",
-    "GenerationRequest",
-    "StopWords",
-    "check_ids",
-    "validate",
-]
+    "ENGINES", "PARAMETERS", "Chunk", "Emit", "Engine", "FinishReason", "GenerationRequest",
+    "StopWords", "check_ids", "validate",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. A parameter that the client did not send holds its default.
+    """One sequence to generate. A parameter that the client did not send has its default.
+
+    `ensemble_inputs.INPUTS` has their meanings, their defaults and the ranges that `validate`
+    checks.
 
     Attributes:
-        key: identifies the sequence; unique among those that are alive.
+        key: identifies the sequence; unique among running ones.
         prompt_ids: at least one id.
-        max_tokens: tokens to generate at the most, EOS included, at least 1.
-        stream: emit chunks as they come; otherwise one chunk with everything.
-        end_ids: ids that end the sequence; the one that did is emitted as its last token.
+        max_tokens: maximum number of generated tokens, EOS included; at least 1.
+        stream: emit chunks as they are generated; otherwise one with everything.
+        end_ids: ids that end the sequence; the one that does is emitted as its last token.
         stop_words: id sequences that end the sequence when they appear; they are emitted.
         bad_words: id sequences that must not appear.
         embedding_bias: float32 [vocabulary], added to the logits; None for none.
-        temperature: 0 means greedy, as does ``top_k`` 1.
-        top_k: 0 means no limit.
-        top_p: in (0, 1]; 1 means no limit. Unless the client gives temperature, top_k or top_p,
-            the sequence is greedy (`greedy` says so).
-        min_tokens: no end id and no stop word ends the sequence before this many tokens. An
-            answer has one token at least unless the client says 0, as in TensorRT-LLM.
+        temperature: 0 means greedy, as does ``top_k`` 1; see `greedy`.
+        min_tokens: no end id and no stop word ends the sequence before this many tokens. The
+            default is one token, as in TensorRT-LLM; 0 allows an empty answer.
         seed: same seed, same prompt, same parameters: same ids. None draws one.
         return_log_probs: emit the log-probability of each token, after processing.
         return_perf_metrics: the last chunk has `Chunk.perf`.
-        guide: a kind of guide, and what the answer must follow: ``("regex", "[0-9]+")``; empty
-            where the kind says it all.
-        lora: name of the adapter to use.
-        given: the names of the parameters that the client sent, as in the ensemble.
-        row: which text of the client's request it answers.
-        sequence: which of several answers to that text; None for the only one.
+        guide: kind of guide, and what the answer must follow: ``("regex", "[0-9]+")``; the latter
+            is empty for kinds without a text.
+        lora: name of the LoRA adapter to use.
+        given: the client's names of the parameters that it sent.
+        row: which text of the client's request the sequence answers.
+        sequence: which of several answers to that text; None for a single one.
     """
 
     key: int
     prompt_ids: tuple[int, ...]
     max_tokens: int
-    stream: bool = False
+    stream: bool = default("stream")
     end_ids: frozenset[int] = frozenset()
     pad_id: int | None = None
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     embedding_bias: npt.NDArray[np.float32] | None = field(default=None, compare=False)
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    min_tokens: int = 1
+    temperature: float = default("temperature")
+    top_k: int = default("top_k")
+    top_p: float = default("top_p")
+    min_p: float = default("min_p")
+    repetition_penalty: float = default("repetition_penalty")
+    presence_penalty: float = default("presence_penalty")
+    frequency_penalty: float = default("frequency_penalty")
+    min_tokens: int = default("min_tokens")
     seed: int | None = None
-    return_log_probs: bool = False
-    return_perf_metrics: bool = False
+    return_log_probs: bool = default("return_log_probs")
+    return_perf_metrics: bool = default("return_perf_metrics")
     guide: tuple[str, str] | None = None
     lora: str | None = None
     given: frozenset[str] = field(default_factory=frozenset)
@@ -108,10 +104,14 @@ class GenerationRequest:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is taken at every step."""
-        if self.temperature == 0 or self.top_k == 1:
-            return True
-        return not (self.given & {"temperature", "top_k", "top_p"})
+        """Whether the most probable token is taken at every step: with temperature 0 or top_k 1,
+        and unless the client sent one of `ensemble_inputs.SAMPLING`."""
+        return self.temperature == 0 or self.top_k == 1 or not (self.given & SAMPLING)
+
+
+_FIELDS = frozenset(each.name for each in fields(GenerationRequest))
+#: Inputs of the engine that each hold a field of `GenerationRequest`.
+PARAMETERS = [each for each in INPUTS if each.to_engine and each.target in _FIELDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +120,11 @@ class Chunk:
 
     Attributes:
         token_ids: only the new ones; may be empty in the last chunk.
-        log_probs: one per token id if the request asked for them, else empty.
-        finish_reason: anything but NOT_FINISHED marks the last chunk of the sequence.
-        error: the engine failed this sequence; also the last chunk. One clear line.
-        refused: the error is the client's fault, found after `Engine.submit`.
-        perf: figures of the whole sequence, in its last chunk, by their names in the ensemble.
+        log_probs: one per token id if the request asks for them, else empty.
+        finish_reason: any value but NOT_FINISHED marks the last chunk of the sequence.
+        error: the sequence failed; also marks the last chunk. One clear line.
+        refused: the error is the client's fault, detected after `Engine.submit`.
+        perf: figures of the whole sequence, in its last chunk; keys are names in the ensemble.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -136,6 +136,7 @@ class Chunk:
 
     @property
     def last(self) -> bool:
+        """Whether no chunk of the sequence follows."""
         return self.error is not None or self.finish_reason is not FinishReason.NOT_FINISHED
 
 
@@ -149,27 +150,30 @@ Emit = Callable[[Chunk], None]
 class Engine(ABC):
     """Generates token ids for many sequences at once.
 
-    Constructed once, with the model's ``parameters`` (strings) of config.pbtxt less those of the
-    backend itself; parse them with `trt_tokenizers.settings.parse`. Construction loads the model
-    and returns when requests can be served.
+    Constructed once, with the model's ``parameters`` (strings) of config.pbtxt without those of
+    the backend; parse them with `trt_tokenizers.settings.parse`. Construction loads the model and
+    returns when the engine can serve requests.
     """
 
-    #: Names of the sampling parameters (as in the ensemble) that this engine honours. A request
-    #: that gives another one is refused before `submit`.
+    #: Names of the parameters (as in the ensemble) that this engine honours. `validate` refuses a
+    #: request with any other sampling parameter before `submit`.
     supported: ClassVar[frozenset[str]]
 
-    #: Prompt and generated tokens together, at the most.
+    #: The dataclass with the engine's own parameters, for `generate` and the settings reference.
+    settings_class: ClassVar[type | None] = None
+
+    #: Maximum number of prompt and generated tokens together.
     max_seq_len: int
 
-    #: Why the engine serves nothing any more, once it has failed for good. Its process is then
-    #: ended, so that whoever watches the server sees it.
+    #: Why the engine has failed permanently; None while it serves. The backend then ends the
+    #: process, because Triton reports a model with a dead engine as ready.
     died: str | None = None
 
-    #: Values of the engine's own gauges by their names in `processing.metrics`.
+    #: Name in `processing.metrics` -> current value, for gauges that only some engines have.
     gauges: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
-    #: Whether this process serves requests. An engine that runs over several ranks sets it to False
-    #: on all but one of them.
+    #: Whether this process serves requests. An engine on several ranks sets it to False on all
+    #: ranks but one.
     leads: bool = True
 
     @abstractmethod
@@ -177,7 +181,7 @@ class Engine(ABC):
 
     @classmethod
     def check(cls, settings: Mapping[str, str]) -> None:
-        """Refuse settings that cannot work, without loading anything; for `trt-tokenizers check`.
+        """Refuse settings that cannot work, without loading a model; for `trt-tokenizers check`.
 
         Raises:
             SettingsError: names the setting.
@@ -186,68 +190,60 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
-        """Start generating; returns at once. *emit* gets every chunk, the last one with a
+        """Start generating and return at once. *emit* gets every chunk, the last one with a
         finish reason or an error. The request has passed `validate`.
 
         Raises:
-            EngineError: the engine cannot take requests any more.
-            RequestError: this request cannot be served as it is.
+            EngineError: the engine takes no more requests.
+            RequestError: the engine cannot serve this request.
         """
 
     def follow(self) -> None:
-        """Called instead of `submit` where the engine does not lead: do this rank's part of the
-        work; return once the leader has stopped and everything here is freed.
+        """Do this rank's part of the work; called instead of `submit` if `leads` is false.
+        Returns once the leader has stopped and this rank has freed its memory.
 
         Raises:
-            EngineError: the leader did not stop, it is gone, or this rank has failed.
+            EngineError: the leader failed or disappeared, or this rank failed.
         """
         raise NotImplementedError(f"{type(self).__name__} does not lead and cannot follow")
 
     @abstractmethod
     def cancel(self, key: int) -> None:
-        """Stop generating for *key*; its last chunk has `FinishReason.CANCELLED`. Unknown keys
-        are ignored: the sequence may just have ended."""
+        """Stop generating for *key*; its last chunk has `FinishReason.CANCELLED`. Ignore unknown
+        keys: the sequence may have ended already."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End all sequences and free everything. Called once."""
+        """End all sequences and free all memory. Called once."""
 
 
 def validate(request: GenerationRequest, engine: Engine) -> None:
-    """Refuse what cannot be served, naming parameter, value and mend.
+    """Refuse parameters that *engine* does not support, or that are out of range.
 
     Raises:
-        RequestError: always the client's fault.
+        RequestError: names the parameter, its value and the fix.
     """
-    r = request
-    for name in sorted(r.given - engine.supported):
+    for name in sorted(request.given - engine.supported):
         raise RequestError(
             f"parameter {name!r} is not supported by this engine ({type(engine).__name__}); "
             "leave it out"
         )
-    check_length(len(r.prompt_ids), r.max_tokens, engine.max_seq_len)
-    _bounded("temperature", r.temperature, 0.0, 100.0)
-    _bounded("top_k", r.top_k, 0, 2**31 - 1)
-    if not 0.0 < r.top_p <= 1.0:
-        raise RequestError(f"top_p is {r.top_p:g}; it must be above 0 and at most 1")
-    if not 0.0 < r.repetition_penalty <= 100.0:
+    check_length(len(request.prompt_ids), request.max_tokens, engine.max_seq_len)
+    for each in PARAMETERS:
+        each.check(getattr(request, each.target))
+    if request.min_tokens > request.max_tokens:
         raise RequestError(
-            f"repetition_penalty is {r.repetition_penalty:g}; it must be above 0 and at most 100"
-        )
-    _bounded("presence_penalty", r.presence_penalty, -100.0, 100.0)
-    _bounded("frequency_penalty", r.frequency_penalty, -100.0, 100.0)
-    if not 0 <= r.min_tokens <= r.max_tokens:
-        raise RequestError(
-            f"min_tokens is {r.min_tokens}; it must be between 0 and max_tokens ({r.max_tokens})"
+            f"min_tokens is {request.min_tokens}; it must be at most max_tokens "
+            f"({request.max_tokens})"
         )
 
 
 def check_ids(request: GenerationRequest, vocab_size: int) -> None:
-    """Refuse what is no token of the model, which would fail inside an engine and may take others
-    along.
+    """Refuse ids outside the vocabulary: they fail inside an engine, possibly with other requests.
 
     Args:
-        vocab_size: 0 if not known.
+        request: whose prompt, end ids and word lists to check.
+        vocab_size: 0 if unknown.
 
     Raises:
         RequestError: an id outside the vocabulary, or an empty word.
@@ -260,7 +256,7 @@ def check_ids(request: GenerationRequest, vocab_size: int) -> None:
         *(("bad_words", word) for word in r.bad_words),
     ):
         if not ids:
-            raise RequestError(f"{name} holds nothing where token ids should be; leave it out")
+            raise RequestError(f"{name} holds no token ids; leave it out")
         for extreme in (min(ids), max(ids)):
             if vocab_size and not 0 <= extreme < vocab_size:
                 raise RequestError(
@@ -270,22 +266,17 @@ def check_ids(request: GenerationRequest, vocab_size: int) -> None:
 
 
 class StopWords:
-    """Finds where stop words end in generated ids."""
+    """Detects stop words at the end of the generated ids."""
 
     def __init__(self, words: Sequence[Sequence[int]], min_tokens: int) -> None:
         self._min_tokens = min_tokens
-        self._words: dict[int, list[list[int]]] = {}  # by their last id
+        self._words: dict[int, list[list[int]]] = {}  # by last id
         for word in words:
             self._words.setdefault(word[-1], []).append(list(word))
 
     def at(self, ids: list[int], count: int) -> bool:
-        """Whether one ends with the token number *count*, at least 1, of *ids*."""
+        """Whether a stop word ends with token number *count* (from 1) of *ids*."""
         return count >= self._min_tokens and any(
             ids[max(0, count - len(word)) : count] == word
             for word in self._words.get(ids[count - 1], ())
         )
-
-
-def _bounded(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise RequestError(f"{name} is {value:g}; it must be between {low:g} and {high:g}")

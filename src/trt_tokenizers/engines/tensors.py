@@ -1,4 +1,4 @@
-"""The engine model's tensors, named as TensorRT-LLM names them, <-> the seam's dataclasses."""
+"""Tensors of the engine model, named as in TensorRT-LLM <-> dataclasses of the engine interface."""
 
 from __future__ import annotations
 
@@ -10,71 +10,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest
+from trt_tokenizers.engines.base import PARAMETERS, Chunk, FinishReason, GenerationRequest
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.streams.slots import KEY_BITS
-from trt_tokenizers.streams.stream_key import MAX_SEQUENCES, pack, sequence_key
+from trt_tokenizers.streams.ensemble_inputs import BY_NAME, INPUTS
+from trt_tokenizers.streams.stream_key import KEY_BITS, pack, sequence_key
 from trt_tokenizers.streams.word_arrays import from_array
 
 Array = npt.NDArray[Any]
 
-#: Engine tensor -> (the client's name in the ensemble, field of GenerationRequest).
-_SAMPLING = {
-    "temperature": ("temperature", "temperature"),
-    "runtime_top_k": ("top_k", "top_k"),
-    "runtime_top_p": ("top_p", "top_p"),
-    "repetition_penalty": ("repetition_penalty", "repetition_penalty"),
-    "presence_penalty": ("presence_penalty", "presence_penalty"),
-    "frequency_penalty": ("frequency_penalty", "frequency_penalty"),
-    # The older and the newer name of one thing.
-    "min_length": ("min_length", "min_tokens"),
-    "min_tokens": ("min_tokens", "min_tokens"),
-    "random_seed": ("random_seed", "seed"),
-    "seed": ("seed", "seed"),
-    "return_log_probs": ("return_log_probs", "return_log_probs"),
-    "return_perf_metrics": ("return_perf_metrics", "return_perf_metrics"),
-    "lora_name": ("lora_name", "lora"),
-    "streaming": ("stream", "stream"),
-}
+_ONLY = [each for each in INPUTS if each.only is not None]
+_SEQUENCES = BY_NAME["num_return_sequences"]
 _GUIDE = ("guided_decoding_guide_type", "guided_decoding_guide")
-#: Inputs that are accepted with the one value that asks for nothing.
-_ONLY = {
-    "beam_width": ("beam_width", 1),
-    "return_context_logits": ("return_context_logits", False),
-    "return_generation_logits": ("return_generation_logits", False),
-}
-#: For TensorRT-LLM these values mean "not set", and old clients send them as a matter of course.
-_NOT_SET = {
-    "runtime_top_k": 0, "runtime_top_p": 0.0, "return_perf_metrics": False, "lora_name": "",
-}  # fmt: skip
-
-#: Every input that is read here; the skeleton declares the same.
-INPUTS = (
-    "input_ids",
-    "input_lengths",
-    "request_output_len",
-    "end_id",
-    "pad_id",
-    "stop_words_list",
-    "bad_words_list",
-    "embedding_bias",
-    "len_penalty",
-    "num_return_sequences",
-    "stream_key",
-    *_SAMPLING,
-    *_GUIDE,
-    *_ONLY,
-)
 
 
 def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
-    """One `GenerationRequest` per sequence, those of a row of the batch side by side.
+    """Parse the tensors of one request: one `GenerationRequest` per sequence, row by row.
 
     Args:
         arrays: input name -> array; the first dimension is the batch.
 
     Raises:
-        RequestError: an input is missing, or holds a value that cannot be honoured.
+        RequestError: an input is missing, or the engine cannot honour its value.
     """
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
@@ -87,28 +43,27 @@ def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
     if len({(row.stream, row.return_log_probs) for row in rows}) > 1:
         raise RequestError(
             "stream and return_log_probs differ between the texts of one request; "
-            "send them in requests of their own"
+            "send these texts in separate requests"
         )
     return rows
 
 
-def _sequences(row: GenerationRequest, arrays: Mapping[str, Array]) -> list[GenerationRequest]:
-    """As many as the client wants of *row*, each as if asked for by itself with the next seed."""
-    count = _scalar(arrays, "num_return_sequences", row.row, 1)
-    if not 1 <= count <= MAX_SEQUENCES:
-        raise RequestError(f"num_return_sequences is {count}; it must be 1 to {MAX_SEQUENCES}")
+def _sequences(request: GenerationRequest, arrays: Mapping[str, Array]) -> list[GenerationRequest]:
+    """The sequences of a row: num_return_sequences copies of *request* with successive seeds."""
+    count = _scalar(arrays, _SEQUENCES.to_engine, request.row, 1)
+    _SEQUENCES.check(count)
     if count == 1:
-        return [row]
-    if not row.stream:
+        return [request]
+    if not request.stream:
         raise RequestError(
-            f"num_return_sequences is {count}, and an answer that does not stream holds one; send "
-            "stream true, or the text several times"
+            f"num_return_sequences is {count}, but a response without stream holds one answer; "
+            "send stream true, or the text several times"
         )
     return [
         replace(
-            row,
-            key=sequence_key(row.key, sequence),
-            seed=None if row.seed is None else (row.seed + sequence) % 2**64,
+            request,
+            key=sequence_key(request.key, sequence),
+            seed=None if request.seed is None else (request.seed + sequence) % 2**64,
             sequence=sequence,
         )
         for sequence in range(count)
@@ -116,29 +71,26 @@ def _sequences(row: GenerationRequest, arrays: Mapping[str, Array]) -> list[Gene
 
 
 def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
-    for name, (client_name, only) in _ONLY.items():
-        if name in arrays and arrays[name][row].item() != only:
+    for each in _ONLY:
+        if (value := _scalar(arrays, each.to_engine, row, each.only)) != each.only:
             raise RequestError(
-                f"{client_name} is {arrays[name][row].item()}; this engine serves {only} only, "
-                "leave it out"
+                f"{each.name} is {value}; this engine serves {each.only} only, leave it out"
             )
-    values, given = _asked(arrays, row)
+    values, given = _parameters(arrays, row)
     ids = arrays["input_ids"][row]
-    if "input_lengths" in arrays:
-        length = arrays["input_lengths"][row].item()
-        if not 0 < length <= len(ids):
-            raise RequestError(f"input_lengths is {length}; it must be 1 to {len(ids)} here")
-        ids = ids[:length]
+    length = _scalar(arrays, "input_lengths", row, len(ids))
+    if not 0 < length <= len(ids):
+        raise RequestError(f"input_lengths is {length}; it must be 1 to {len(ids)} here")
     key = _scalar(arrays, "stream_key", row, None)
-    if key is None:  # only preprocessing sends keys; a client of the engine needs one all the same
+    if key is None:  # direct clients of the engine send no key, and the engine needs one
         key = secrets.randbits(KEY_BITS)
     elif not 0 <= key < 1 << KEY_BITS:
         raise RequestError(f"stream_key is {key}; it must be below 2**{KEY_BITS}, leave it out")
     end_id = _scalar(arrays, "end_id", row, -1)
     return GenerationRequest(
         key=key,
-        prompt_ids=tuple(ids.tolist()),
-        max_tokens=arrays["request_output_len"][row].item(),
+        prompt_ids=tuple(ids[:length].tolist()),
+        max_tokens=_scalar(arrays, "request_output_len", row, None),
         end_ids=frozenset() if end_id < 0 else frozenset((end_id,)),
         pad_id=_scalar(arrays, "pad_id", row, None),
         stop_words=_words(arrays, "stop_words_list", row),
@@ -149,22 +101,21 @@ def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
     )
 
 
-def _asked(arrays: Mapping[str, Array], row: int) -> tuple[dict[str, Any], frozenset[str]]:
-    """Fields of `GenerationRequest` that the client gave, and the client's names for them."""
+def _parameters(arrays: Mapping[str, Array], row: int) -> tuple[dict[str, Any], frozenset[str]]:
+    """Fields of `GenerationRequest` that the client sent, and the client's names for them."""
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
-    for name, (client_name, field) in _SAMPLING.items():
-        if name not in arrays:
+    for each in PARAMETERS:
+        value = _scalar(arrays, each.to_engine, row, None)
+        if value is None or value == each.not_set:
             continue
-        value = _scalar(arrays, name, row, None)
-        if name in _NOT_SET and value == _NOT_SET[name]:
-            continue
+        field = each.target
         if field in values and values[field] != value:
             raise RequestError(
-                f"{given[field]} is {values[field]} and {client_name} is {value}, but both mean "
+                f"{given[field]} is {values[field]} and {each.name} is {value}, but both mean "
                 "the same; send one of them"
             )
-        values[field], given[field] = value, client_name
+        values[field], given[field] = value, each.name
     kind, guide = (_scalar(arrays, name, row, "") for name in _GUIDE)
     if kind or guide:
         if not kind:
@@ -177,6 +128,7 @@ def _asked(arrays: Mapping[str, Array], row: int) -> tuple[dict[str, Any], froze
 
 
 def _scalar(arrays: Mapping[str, Array], name: str, row: int, default: Any) -> Any:
+    """The value of *row* in the input *name*, decoded; *default* if it was not sent."""
     if name not in arrays:
         return default
     value = arrays[name][row].item()
@@ -185,14 +137,14 @@ def _scalar(arrays: Mapping[str, Array], name: str, row: int, default: Any) -> A
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise RequestError(f"{name} is not valid UTF-8; send it encoded so") from None
+        raise RequestError(f"{name} is not valid UTF-8; send UTF-8") from None
 
 
 def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int, ...], ...]:
     return from_array(arrays[name][row]) if name in arrays else ()
 
 
-#: Outputs that a request may ask for with return_perf_metrics, of those that the engine knows.
+#: Outputs for return_perf_metrics; an engine fills those that it measures.
 PERF = {
     "kv_cache_alloc_new_blocks": np.int32,
     "kv_cache_reused_blocks": np.int32,
@@ -205,17 +157,11 @@ PERF = {
     "total_accepted_draft_tokens": np.int32,
     "total_draft_tokens": np.int32,
 }
-#: Outputs in the order of `output_arrays`; a response carries those that its request asked for.
+#: Every output; a response carries those that its request asks for.
 OUTPUTS = (
-    "output_ids",
-    "sequence_length",
-    "stream_key",
-    "batch_index",
-    "sequence_index",
-    "output_log_probs",
-    "cum_log_probs",
-    *PERF,
-)
+    "output_ids", "sequence_length", "stream_key", "batch_index", "sequence_index",
+    "output_log_probs", "cum_log_probs", *PERF,
+)  # fmt: skip
 
 
 def output_arrays(
@@ -223,22 +169,23 @@ def output_arrays(
     requests: Sequence[GenerationRequest],
     wanted: Container[str] = OUTPUTS,
 ) -> dict[str, Array]:
-    """Arrays of one response that carries a chunk for each of some sequences: its rows.
+    """Arrays of one response that carries a chunk of each of some sequences, one per row.
 
-    No other than the wanted ones: every tensor costs on its way through Triton, and Triton 24.10's
-    response sender throws those that nobody asked for away without holding the GIL, of which a
-    Python 3.12 process dies (SIGSEGV).
+    Only the wanted outputs: every tensor costs time in Triton. Besides, the response sender of
+    Triton 24.10 drops unrequested tensors without holding the GIL, which kills a Python 3.12
+    process (SIGSEGV).
 
     Args:
         chunks: one per row, without errors.
-        requests: what they are of.
+        requests: the request of each chunk.
         wanted: names of `OUTPUTS`.
 
     Returns:
         output_ids int32 [rows, 1, n], padded with -1, n at least 1; sequence_length int32
-        [rows, 1]; stream_key int64 [rows, 1], see `streams.pack`; batch_index and sequence_index
-        int32 [rows, 1]; output_log_probs float32 [rows, 1, n]; cum_log_probs float32 [rows, 1],
-        the sum over this response; those of `PERF` [rows, 1] that all chunks have.
+        [rows, 1]; stream_key int64 [rows, 1], see `stream_key.pack`; batch_index and
+        sequence_index int32 [rows, 1]; output_log_probs float32 [rows, 1, n]; cum_log_probs
+        float32 [rows, 1], the sum over this response; outputs of `PERF` [rows, 1] that all chunks
+        have.
     """
     lengths = [len(chunk.token_ids) for chunk in chunks]
     shape = (len(chunks), 1, max(1, *lengths))
@@ -277,7 +224,7 @@ def _column(values: Sequence[float], dtype: Any) -> Array:
 
 
 def merge(chunks: Sequence[Chunk]) -> Chunk:
-    """Several chunks of one sequence, in order, as one."""
+    """Join successive chunks of one sequence."""
     if len(chunks) == 1:
         return chunks[0]
     return Chunk(

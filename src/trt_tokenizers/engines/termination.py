@@ -1,4 +1,4 @@
-"""The end of a model's process, and of the server that it belongs to."""
+"""Ends a model's process, or the server that it belongs to."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 0.05  # between looks at whether the server can be ended
+_POLL_S = 0.05  # between checks whether the server handles SIGTERM
 
 
 def end_process(reason: str) -> None:
-    """End this process, a Triton model's. A model whose process is gone is not ready; one whose
-    engine is dead would stay so."""
+    """End this process, which runs a Triton model.
+
+    Triton reports a model without a process as not ready, but one with a dead engine as ready.
+    """
     logger.error("ending the model's process: %s", reason)
     os._exit(1)
 
 
 def end_server_once_loaded() -> None:
-    """Have the tritonserver of this model's process end with exit code 0; returns at once.
+    """Make this process's tritonserver, that of a follower, end with exit code 0; return at once.
 
-    For a rank that serves nothing. Until a server has loaded its models SIGTERM kills it, and MPI
-    takes a rank that a signal has killed for one that has failed. From then on it handles the
-    signal, and the kernel shows that.
+    While a server loads its models, SIGTERM kills it, and MPI treats a rank killed by a signal as
+    failed. Therefore wait until /proc shows that the server handles the signal.
     """
     server = os.getppid()
 
     def end() -> None:
         while os.getppid() == server and not handles(server, signal.SIGTERM):
-            time.sleep(_LOOK_S)
-        if os.getppid() == server:  # else it has ended by itself, and its number may be another's
+            time.sleep(_POLL_S)
+        if os.getppid() == server:  # otherwise it has ended, and its process id may be reused
             logger.info("ending this rank's server: the leader has stopped")
             os.kill(server, signal.SIGTERM)
 
@@ -41,7 +42,7 @@ def end_server_once_loaded() -> None:
 
 
 def handles(pid: int, number: int) -> bool:
-    """Whether the process has a handler for this signal; False if there is no such process."""
+    """Whether the process has a handler for this signal; False if the process does not exist."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

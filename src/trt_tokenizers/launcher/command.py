@@ -1,7 +1,7 @@
-"""A deployment -> the command lines of its ranks.
+"""Launch options -> the command lines of the ranks.
 
-Pure: `build_command` touches no file, no port and no process. `preflight` looks what is
-wrong before a start, `supervisor` acts.
+Pure: `build_command` uses no file, port or process. `preflight` checks the host before a start, and
+`supervisor` runs the command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trt_tokenizers.launcher.mpi import Host, Mpi, mpi_argv, place
 from trt_tokenizers.launcher.rank_protocol import RankCommand
 from trt_tokenizers.launcher.tritonserver import TritonInstallation
 
-#: Triton's flags that have an option here, because readiness, checks or clean-up hang on them.
+#: Triton's flags -> our options for them, whose values readiness, checks and clean-up need.
 _OURS = {
     "--model-repository": "--model-repo",
     "--model-store": "--model-repo",
@@ -31,42 +31,42 @@ _OURS = {
     "--exit-timeout-secs": "--exit-timeout",
     "--allow-http": "",
 }
-_PEER_ACCESS_SINCE = (2, 47)  # Triton 24.06: it has --enable-peer-access
+_PEER_ACCESS_SINCE = (2, 47)  # Triton 24.06 introduced --enable-peer-access
 
 
 def new_shm_prefix() -> str:
-    """A prefix for files in /dev/shm that no other launch has."""
+    """A new unique prefix for the files of one launch in /dev/shm."""
     return f"trt-launch-{secrets.token_hex(6)}"
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """What the user asks for.
+    """The user's options for one launch.
 
     Attributes:
         model_repository: the folder of the models.
-        world_size: ranks; one tritonserver each.
+        world_size: number of ranks; each runs one tritonserver.
         host: address that the ports are bound to, on the host of rank 0.
-        exit_timeout: seconds that running requests may take to finish once a stop was asked for.
-        shm_prefix: its files in /dev/shm begin with this; unique on every host.
+        exit_timeout: seconds for running requests to finish after a stop request.
+        shm_prefix: begins the names of all files in /dev/shm; unique on every host.
         log_verbose: Triton's ``--log-verbose``; 0 is off.
-        log_dir: each rank writes ``rankN.log`` in it.
-        auto_complete: let Triton complete model configurations. Each Python model is then loaded
-            twice, which costs its imports again: 3 s for one that imports transformers.
-        extra_args: passed to tritonserver after all others.
-        engine_models: what ranks other than 0 load.
-        mpi: what starts the ranks.
-        mpi_args: passed to mpirun or srun as they are.
-        hosts: where the ranks go; empty for this host, or for Slurm's choice.
-        leader_host: the host of rank 0 where Slurm chooses among several; else empty.
-        master_port: where rank 0's engine meets the others (torch.distributed).
-        oversubscribe: more ranks on a host than it has cores or slots.
-        root: it is started by root.
+        log_dir: folder in which each rank writes ``rankN.log``.
+        auto_complete: let Triton complete model configurations. It then loads each Python model
+            twice, which repeats its imports: 3 s for one that imports transformers.
+        extra_args: tritonserver's last arguments.
+        engine_models: the models that ranks other than 0 load.
+        mpi: the MPI that starts the ranks.
+        mpi_args: additional arguments of mpirun or srun.
+        hosts: the hosts of the ranks; empty for this host, or for Slurm's choice.
+        leader_host: the host of rank 0 if Slurm chooses among several; else empty.
+        master_port: port on which the engines' ranks meet (torch.distributed).
+        oversubscribe: allow more ranks on a host than it has cores or slots.
+        root: the user is root.
         orchestrator: TensorRT-LLM's orchestrator mode, for several engine models: ``spawn`` lets
             each model start its own ranks, ``ranks`` shares ours; empty for neither.
-        gpus: how many this host has.
+        gpus: number of GPUs of this host.
         gpu0_pool: bytes of rank 0's CUDA memory pool on GPU 0; 0 for Triton's default.
-        wrapper: stands before tritonserver on every rank.
+        wrapper: command before tritonserver on every rank.
     """
 
     model_repository: Path
@@ -106,14 +106,14 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class LaunchCommand:
-    """What to start, and where rank 0 is reached from this host.
+    """What to start, and the addresses of rank 0 seen from this host.
 
     Attributes:
         mpi: the argv that runs the agent on every rank; empty without MPI.
         ranks: what the agent runs.
-        ranks_on: the host of each rank; empty if that is this one, or Slurm's to choose.
-        exit_timeout: seconds, as in the deployment.
-        shm_prefix: of all ranks.
+        ranks_on: the host of each rank; empty for this host, or for Slurm's choice.
+        exit_timeout: seconds, as in `LaunchOptions`.
+        shm_prefix: begins the names of all ranks' files in /dev/shm.
     """
 
     world_size: int
@@ -128,11 +128,11 @@ class LaunchCommand:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The one command that starts all ranks."""
+        """The single command that starts all ranks."""
         return (*self.mpi, *self.ranks.to_argv(sys.executable))
 
     def text(self) -> str:
-        """The command to be read, and to be pasted into a shell."""
+        """The command in a readable form that can be pasted into a shell."""
         lines = [f"# {self.world_size} rank{'s' if self.world_size > 1 else ''}"]
         if self.ranks_on:
             lines += [f"#   rank {rank} on {host}" for rank, host in enumerate(self.ranks_on)]
@@ -141,27 +141,27 @@ class LaunchCommand:
         command = [" ".join(words[: len(self.mpi)])] if self.mpi else []
         command.append(" ".join(words[len(self.mpi) : head]))
         command += words[head:]
-        # A flag and the program behind it share a line: --leader tritonserver.
+        # Keep a flag and its program on one line: --leader tritonserver.
         text = " \\\n    ".join(command)
         text = re.sub(r"(--leader|--follower) \\\n    ", r"\1 ", text)
         return "\n".join([*lines, text])
 
 
-def build_command(deployment: LaunchOptions, server: TritonInstallation) -> LaunchCommand:
-    """The ranks of *deployment*, run by *server*.
+def build_command(options: LaunchOptions, server: TritonInstallation) -> LaunchCommand:
+    """The command that runs *server* on every rank.
 
     Raises:
-        SettingsError: two settings contradict each other, or one cannot be served.
+        SettingsError: two options contradict each other, or Triton does not support one.
     """
-    d = deployment
+    d = options
     _refuse(d)
     ranks_on = place(d.world_size, d.hosts)
     leader_host = ranks_on[0] if ranks_on else d.leader_host
-    # What 0.0.0.0 binds to is reached from rank 0's own host on the loopback address.
-    reached = (leader_host or "127.0.0.1") if d.host == "0.0.0.0" else d.host
+    # A server bound to 0.0.0.0 is reached from its own host at the loopback address.
+    address = (leader_host or "127.0.0.1") if d.host == "0.0.0.0" else d.host
     several_hosts = len(set(ranks_on)) > 1 or (not ranks_on and d.leader_host)
     env = {
-        # Behind a pipe Python keeps what models print until 8 KB have come together.
+        # Otherwise Python buffers up to 8 KB of the models' output in the pipe.
         "PYTHONUNBUFFERED": "1",
         **server.env,
         "MASTER_ADDR": leader_host if several_hosts else "127.0.0.1",
@@ -192,9 +192,9 @@ def build_command(deployment: LaunchOptions, server: TritonInstallation) -> Laun
             log_dir=str(d.log_dir) if d.log_dir else "",
         ),
         ranks_on=ranks_on,
-        http_url=f"http://{reached}:{d.http_port}",
-        grpc_address=f"{reached}:{d.grpc_port}",
-        metrics_url=f"http://{reached}:{d.metrics_port}/metrics",
+        http_url=f"http://{address}:{d.http_port}",
+        grpc_address=f"{address}:{d.grpc_port}",
+        metrics_url=f"http://{address}:{d.metrics_port}/metrics",
         exit_timeout=d.exit_timeout,
         shm_prefix=f"{d.shm_prefix}-",
     )
@@ -204,29 +204,29 @@ def _refuse(d: LaunchOptions) -> None:
     try:
         ipaddress.IPv4Address(d.host)
     except ValueError:
-        # Given a name, Triton's HTTP ports bind to 255.255.255.255 without a word.
+        # Triton's HTTP ports silently bind a name as 255.255.255.255.
         raise SettingsError(
-            f"--host {d.host}: Triton takes a plain IPv4 address only; give e.g. 127.0.0.1, "
+            f"--host {d.host}: Triton accepts only an IPv4 address; give e.g. 127.0.0.1, "
             "or 0.0.0.0 for all"
         ) from None
     if len(set(d.ports.values())) < len(d.ports):
         raise SettingsError(
-            "two of --http-port, --grpc-port and --metrics-port are the same; give three"
+            "two of --http-port, --grpc-port and --metrics-port are equal; give three ports"
         )
     for argument in d.extra_args:
         flag = argument.partition("=")[0]
         if flag in _OURS:
-            mend = f"use {_OURS[flag]} before the --" if _OURS[flag] else "it has to stay on"
-            raise SettingsError(f"{flag} cannot be given to tritonserver directly; {mend}")
+            fix = f"use {_OURS[flag]} before the --" if _OURS[flag] else "it must stay on"
+            raise SettingsError(f"{flag} cannot be given to tritonserver directly; {fix}")
     if d.orchestrator == "spawn" and d.world_size > 1:
         raise SettingsError(
-            f"--multi-model starts each model's ranks by itself, and --world-size is "
-            f"{d.world_size}; use --world-size 1, or --disable-spawn-processes with it"
+            f"--multi-model lets each model start its own ranks, but --world-size is "
+            f"{d.world_size}; use --world-size 1, or add --disable-spawn-processes"
         )
     if d.mpi.flavour == "none" and (d.hosts or d.mpi_args):
         option = "--hosts and --hostfile" if d.hosts else "--mpi-arg"
         raise SettingsError(
-            f"{option} need an MPI, and one rank is started without; name one with --mpi"
+            f"{option} need an MPI, but one rank starts without MPI; choose one with --mpi"
         )
 
 
@@ -245,14 +245,14 @@ def _common_argv(d: LaunchOptions, server: TritonInstallation, shm_prefix: str) 
     if d.log_verbose:
         argv.append(f"--log-verbose={d.log_verbose}")
     if d.orchestrator == "spawn" and _version(server) > _PEER_ACCESS_SINCE:
-        # The models' own ranks need the memory that this process would only set aside.
+        # The models' own ranks need the memory that this process would reserve.
         argv += ["--pinned-memory-pool-byte-size=0", "--enable-peer-access=false"]
         argv += [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(d.gpus)]
     return argv
 
 
 def _version(server: TritonInstallation) -> tuple[int, ...]:
-    """A server that does not say counts as new."""
+    """The server's version; an unknown one counts as new."""
     numbers = re.findall(r"\d+", server.version or "99")
     return tuple(map(int, numbers[:2]))
 

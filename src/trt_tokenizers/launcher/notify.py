@@ -1,4 +1,4 @@
-"""Telling the world how a launch fares: systemd, and a file for containers' probes."""
+"""Reports the state of a launch to systemd, and to containers' probes in a file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from pathlib import Path
 
 
 def notify_systemd(*states: str) -> None:
-    """Send ``READY=1`` and the like to the service manager, if one started us (sd_notify(3))."""
+    """Send ``READY=1`` and the like to the service manager, if one started this process
+    (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    # A leading @ stands for the abstract namespace.
+    # A leading @ means the abstract namespace.
     name = "\0" + address[1:] if address.startswith("@") else address
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendto("\n".join(states).encode(), name)
 
 
 def write_ready_file(path: Path, content: dict[str, object]) -> None:
-    """JSON, there whole or not at all.
+    """Write *content* as JSON, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_text(json.dumps(content) + "\n")

@@ -1,6 +1,6 @@
-"""What would keep a deployment from starting, found before anything starts.
+"""Finds problems that would make a launch fail, before anything starts.
 
-It looks at the repository, the ports and /dev/shm of this host. Other hosts it cannot see.
+It checks the repository, the ports and /dev/shm of this host, not those of other hosts.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from trt_tokenizers.launcher.command import LaunchOptions
 from trt_tokenizers.launcher.mpi import first_host, place
 from trt_tokenizers.streams.stream_folder import SHM
 
-#: Bytes that a Python model's process takes of /dev/shm to begin with.
+#: Bytes of /dev/shm that a Python model's process uses at its start.
 _SHM_OF_A_MODEL = 2**20
 
 
-def problems(deployment: LaunchOptions) -> Iterator[str]:
-    """What would keep *deployment* from starting: one line each, with the mend."""
-    d = deployment
+def problems(options: LaunchOptions) -> Iterator[str]:
+    """The problems of a launch: one line each, with the fix."""
+    d = options
     yield from _repository_problems(d.model_repository)
     if d.world_size > 1:
         for model in d.engine_models:
             if d.model_repository.is_dir() and not (d.model_repository / model).is_dir():
                 yield (
                     f"--tensorrt-llm-model-name {model}: {d.model_repository} has no such model, "
-                    "and it is what the other ranks load; name the engine model(s) of it"
+                    "which the other ranks must load; give the name of its engine model"
                 )
     leader = d.hosts[0].name if d.hosts else d.leader_host
     if not leader or is_local(leader):
@@ -38,7 +38,7 @@ def problems(deployment: LaunchOptions) -> Iterator[str]:
             yield from _port_problems(option, d.host, port)
     elif ipaddress.ip_address(d.host).is_loopback:
         yield (
-            f"--host {d.host}: rank 0 runs on {leader} and could not be reached from here; "
+            f"--host {d.host}: rank 0 runs on {leader} and cannot be reached from this host; "
             "give --host 0.0.0.0, or an address of that host"
         )
     yield from _shm_problems(d.model_repository)
@@ -68,27 +68,27 @@ def _shm_problems(repository: Path) -> Iterator[str]:
     free = space.f_bavail * space.f_frsize
     if free < models * _SHM_OF_A_MODEL:
         yield (
-            f"{SHM} has {free / 2**20:.1f} MB free, and {models} Python models take 1 MB each to "
-            "begin with; remove what is left in it, or give the container more (--shm-size)"
+            f"{SHM} has {free / 2**20:.1f} MB free, but {models} Python models need 1 MB each at "
+            "their start; remove old files from it, or give the container more (--shm-size)"
         )
 
 
 def _repository_problems(folder: Path) -> Iterator[str]:
     if not folder.is_dir():
-        yield f"--model-repo {folder}: there is no such folder; name a model repository"
+        yield f"--model-repo {folder}: no such folder; give a model repository"
         return
     configs = sorted(folder.glob("*/config.pbtxt"))
     if not configs:
-        hint = ""
+        fix = "generate writes a repository"
         if (folder / "config.pbtxt").is_file():
-            hint = f"; it is a model itself, give the folder above it: {folder.absolute().parent}"
-        yield f"--model-repo {folder}: no model in it has a config.pbtxt{hint}"
+            fix = f"it is a model; give its parent folder: {folder.absolute().parent}"
+        yield f"--model-repo {folder}: no model in it has a config.pbtxt; {fix}"
     for config in configs:
         for number, line in enumerate(config.read_text(errors="replace").splitlines(), 1):
             if "${" in line and not line.lstrip().startswith("#"):
                 yield (
-                    f"{config}:{number}: a placeholder was never filled: {line.strip()}; "
-                    "fill_template gives it a value"
+                    f"{config}:{number}: placeholder without a value: {line.strip()}; "
+                    "set it with fill_template"
                 )
 
 
@@ -98,16 +98,17 @@ def _port_problems(option: str, host: str, port: int) -> Iterator[str]:
         try:
             probe.bind((host, port))
         except PermissionError:
-            yield f"{option} {port}: no permission to bind it; take one above 1023"
+            yield f"{option} {port}: no permission to bind it; use a port above 1023"
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                yield f"{option} {port} is in use{_user_of(port)}; end that or take another port"
+                yield f"{option} {port} is in use{_user_of(port)}; stop it or use another port"
             else:
                 yield f"{option} {port} cannot be bound on --host {host}: {error.strerror}"
 
 
 def _user_of(port: int) -> str:
-    """« by pid 12 (tritonserver)» for who listens on *port*, as far as /proc may be read."""
+    """The process that listens on *port*, as " by pid 12 (tritonserver)"; empty if /proc does not
+    show it."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -125,15 +126,15 @@ def _user_of(port: int) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, on this host and at this moment."""
+    """A port of this host that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
-def ranks_here(deployment: LaunchOptions) -> int:
-    """How many ranks run on this host; 0 where Slurm decides that."""
-    d = deployment
+def ranks_here(options: LaunchOptions) -> int:
+    """The number of ranks on this host; 0 if Slurm decides that."""
+    d = options
     if d.hosts:
         names = place(d.world_size, d.hosts)
         return sum(names.count(name) for name in set(names) if is_local(name))
@@ -141,8 +142,10 @@ def ranks_here(deployment: LaunchOptions) -> int:
 
 
 def slurm_leader(environ: Mapping[str, str]) -> str:
-    """The host of rank 0 in a Slurm allocation; empty where that is one node, and this one. (The
-    shell that salloc starts may stand on a login node.)"""
+    """The host of rank 0 in a Slurm allocation; empty if the allocation is only this node.
+
+    The shell of salloc may run on a login node, outside the allocation.
+    """
     first = first_host(environ.get("SLURM_JOB_NODELIST", ""))
     one = environ.get("SLURM_JOB_NUM_NODES", "1") == "1"
     return "" if one and (not first or is_local(first)) else first

@@ -1,6 +1,6 @@
-"""What launcher and rank agents tell each other: command lines one way, reports the other.
+"""The two messages between launcher and rank agents: the agent's command line and its events.
 
-Standard library only, as the agent is.
+Standard library only, because the rank agent imports it with ``python -I -S``.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _AGENT = str(Path(__file__).with_name("rank_agent.py"))
-#: Bytes that one write puts into a pipe whole, and that mpirun reads at once.
+#: Bytes that one write puts into a pipe without interleaving, and that mpirun reads at once.
 LONGEST = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class RankCommand:
-    """The agent's command line: what each rank of a launch runs.
+    """What each rank of a launch runs; `to_argv` gives the agent's command line.
 
     Attributes:
         leader: rank 0's command line.
-        follower: that of every other rank; ``{rank}`` in it stands for the rank's number.
-        shm_prefix: what the server puts into /dev/shm begins with this; ``{rank}`` likewise.
-        env: ``NAME=value``, set for the server whatever host it runs on.
-        rank_variable: where this MPI says the rank; empty for one rank without MPI.
-        drain: seconds for rank 0's running requests once it is to stop.
+        follower: every other rank's command line; ``{rank}`` in it stands for the rank's number.
+        shm_prefix: begins every name of the server in /dev/shm; it contains ``r{rank}``.
+        env: ``NAME=value``, set for the server on every host.
+        rank_variable: the environment variable in which the MPI gives the rank; empty for one rank
+            without MPI.
+        drain: seconds that rank 0's running requests get when it must stop.
         log_dir: each rank's output goes to ``rankN.log`` in it; empty for the standard outputs.
     """
 
@@ -39,6 +40,7 @@ class RankCommand:
     log_dir: str = ""
 
     def to_argv(self, python: str) -> tuple[str, ...]:
+        """The agent's command line, run by the interpreter *python*."""
         argv = [python, "-I", "-S", _AGENT, f"--shm-prefix={self.shm_prefix}"]
         argv += [f"--env={pair}" for pair in self.env]
         if self.rank_variable:
@@ -54,9 +56,9 @@ class RankCommand:
 
     @classmethod
     def from_argv(cls, argv: Sequence[str]) -> RankCommand:
-        """The inverse of `to_argv`, given what follows the agent's own path."""
-        options, _, rest = _split(argv, "--leader")
-        leader, _, follower = _split(rest, "--follower")
+        """The inverse of `to_argv`, given the arguments after the agent's own path."""
+        options, rest = _split(argv, "--leader")
+        leader, follower = _split(rest, "--follower")
         values: dict[str, list[str]] = {}
         for option in options:
             name, _, value = option.partition("=")
@@ -73,8 +75,13 @@ class RankCommand:
 
     @property
     def mark(self) -> bytes:
-        """What a report begins with. No model that prints a prompt can be made to say it."""
+        """Begins every event line. It is random, so a model's output cannot forge an event."""
         return b"%s: " % self.shm_prefix.replace("{rank}", "").encode()
+
+    @property
+    def launch_prefix(self) -> str:
+        """Begins every name of the whole launch in /dev/shm."""
+        return self.shm_prefix.partition("r{rank}")[0]
 
     def argv_of(self, rank: int) -> list[str]:
         argv = self.follower if rank else self.leader
@@ -84,24 +91,25 @@ class RankCommand:
         return self.shm_prefix.replace("{rank}", str(rank))
 
 
-def _split(argv: Sequence[str], at: str) -> tuple[Sequence[str], str, Sequence[str]]:
+def _split(argv: Sequence[str], at: str) -> tuple[Sequence[str], Sequence[str]]:
+    """The arguments before and after the first *at*."""
     if at not in argv:
-        return argv, "", ()
+        return argv, ()
     index = list(argv).index(at)
-    return argv[:index], at, argv[index + 1 :]
+    return argv[:index], argv[index + 1 :]
 
 
 @dataclasses.dataclass(frozen=True)
 class RankEvent:
-    """One thing that happened to a rank, as a line of its agent's standard error.
+    """Something that happened to a rank; a line of its agent's standard error.
 
     Attributes:
         event: ``started``, ``loaded`` (a model) or ``ended``.
-        pid: the server's process id on *host*; 0 if it never was one.
-        text: the model's name; of an end, its reason as far as it is known.
-        code: of an end: 0 if it was asked for and clean, else n, or 128 + n by signal n.
-        how: of an end: e.g. ``SIGKILL`` or ``exit code 3``; empty where *text* says it all.
-        told: of an end: somebody ended this agent, so the cause is elsewhere.
+        pid: the server's process id on *host*; 0 if it never started.
+        text: of ``loaded``, the model's name; of ``ended``, the reason if it is known.
+        code: of ``ended``: 0 if the end was requested and clean, else n, or 128 + n by signal n.
+        how: of ``ended``: e.g. ``SIGKILL`` or ``exit code 3``; empty if *text* is enough.
+        external: of ``ended``: another process ended this agent, so the cause is not this rank.
     """
 
     rank: int
@@ -111,13 +119,10 @@ class RankEvent:
     text: str = ""
     code: int = 0
     how: str = ""
-    told: bool = False
+    external: bool = False
 
     def to_line(self, mark: bytes) -> bytes:
-        """
-        Args:
-            mark: of the launch, `RankCommand.mark`.
-        """
+        """The event as one line of at most `LONGEST` bytes that begins with `RankCommand.mark`."""
         line = mark + json.dumps(dataclasses.asdict(self)).encode() + b"\n"
         if len(line) <= LONGEST:
             return line
@@ -125,7 +130,7 @@ class RankEvent:
 
     @classmethod
     def find(cls, line: bytes, mark: bytes) -> tuple[bytes, RankEvent | None]:
-        """What stands before the report in *line*, and the report if there is one."""
+        """Split *line* into the output before an event and the event, None if there is none."""
         before, found, after = line.partition(mark)
         if found:
             with contextlib.suppress(ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Whether a running tritonserver is ready, by its HTTP port."""
+"""Asks a running tritonserver's HTTP port whether it is ready."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Readiness:
-    """What the server's HTTP port says.
+    """The state of a server.
 
     Attributes:
-        ready: it is ready and so is every model that was asked to load.
-        models: the models that are ready.
-        failed: model -> reason, of those that will not become ready.
+        ready: the server and every model that it must load are ready.
+        models: the ready models.
+        failed: (model, reason) of the models that failed to load.
     """
 
     ready: bool = False
@@ -25,17 +25,17 @@ class Readiness:
 
 
 def read_readiness(http_url: str, timeout: float = 2.0) -> Readiness:
-    """Ask once. A server that does not answer within *timeout* seconds is not ready."""
+    """Ask once. A server without an answer within *timeout* seconds is not ready."""
     address = urllib.parse.urlsplit(http_url).netloc
     try:
-        healthy = _ask(address, "GET", "/v2/health/ready", timeout)[0] == 200
-        status, body = _ask(address, "POST", "/v2/repository/index", timeout)
+        healthy = _request(address, "GET", "/v2/health/ready", timeout)[0] == 200
+        status, body = _request(address, "POST", "/v2/repository/index", timeout)
         return judge(healthy, json.loads(body)) if status == 200 else Readiness()
     except (OSError, http.client.HTTPException, ValueError):
         return Readiness()
 
 
-def _ask(address: str, method: str, path: str, timeout: float) -> tuple[int, bytes]:
+def _request(address: str, method: str, path: str, timeout: float) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(address, timeout=timeout)
     with contextlib.closing(connection):
         connection.request(method, path)
@@ -44,8 +44,11 @@ def _ask(address: str, method: str, path: str, timeout: float) -> tuple[int, byt
 
 
 def judge(healthy: bool, index: list[dict[str, str]]) -> Readiness:
-    """A repository index -> readiness. A model counts by its best version; one without a state
-    was never asked to load (``--model-control-mode=explicit``)."""
+    """A repository index -> readiness.
+
+    The best version of a model counts. A model without a state need not load
+    (``--model-control-mode=explicit``).
+    """
     states: dict[str, set[str]] = {}
     reasons: dict[str, str] = {}
     for entry in index:

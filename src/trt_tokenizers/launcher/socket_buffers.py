@@ -1,9 +1,9 @@
-"""Keeps Triton's HTTP streams whole where its threads cannot keep up.
+"""Enlarges socket buffers of Triton, so that HTTP streams lose no responses on a busy machine.
 
-Each HTTP thread of tritonserver is woken by commands through a socket pair, one per response of a
-stream. The pair holds 278 of them with Linux' default buffer; what does not fit is dropped without
-a word, so on a busy machine a stream loses responses or never ends. Seen on 24.10; gRPC is not
-concerned. The buffers are the kernel's, so they can be widened from outside, and are.
+tritonserver wakes each HTTP thread through a socket pair, with one command per streamed response.
+With Linux's default buffer the pair holds 278 commands. Triton 24.10 silently drops those that do
+not fit, so a stream loses responses or never ends. gRPC is not affected. The buffers belong to the
+kernel, so another process can enlarge them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 
 #: Bytes; room for some 20,000 commands, which take 768 bytes each.
 _WANTED = 16 << 20
-#: Below this the user should know. Twice Linux' default, which is what SO_SNDBUF can give.
+#: Bytes below which the user gets a warning.
 _ENOUGH = 4 << 20
 _SYS_PIDFD_GETFD = 438  # the same on every architecture
 _SO_SNDBUFFORCE = 32
 
 
 def widen(server_pid: int) -> str | None:
-    """Widen the buffers of all socket pairs of the process *server_pid*, a child of this user.
+    """Enlarge the buffers of all socket pairs of the process *server_pid*, which has our user.
 
     Returns:
-        What the user should do where that was not possible, or None.
+        What the user should do if that was not possible, or None.
     """
     smallest = None
     with contextlib.suppress(OSError, AttributeError):  # an old kernel, Python or a sandbox
@@ -35,7 +35,7 @@ def widen(server_pid: int) -> str | None:
     if smallest is not None and smallest >= _ENOUGH:
         return None
     return (
-        "streams over HTTP may lose responses when this machine is very busy (gRPC does not); "
+        "HTTP streams may lose responses when this machine is very busy (gRPC streams do not); "
         "run `sysctl -w net.core.wmem_default=16777216` on the host before the start, or give "
         "the launcher CAP_NET_ADMIN and CAP_SYS_PTRACE"
     )
@@ -51,7 +51,7 @@ def _pairs(pid: int) -> list[socket.socket]:
             try:
                 if not str(entry.readlink()).startswith("socket:"):
                     continue
-            except FileNotFoundError:  # closed meanwhile
+            except FileNotFoundError:  # it has been closed
                 continue
             copy = get(_SYS_PIDFD_GETFD, process, int(entry.name), 0)
             if copy < 0:
@@ -69,7 +69,7 @@ def _pairs(pid: int) -> list[socket.socket]:
 
 
 def _widen(one: socket.socket) -> int:
-    """The buffer's size afterwards, bytes."""
+    """Enlarge the send buffer; return its new size in bytes."""
     with one:
         try:
             one.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _WANTED)

@@ -1,9 +1,9 @@
-"""Where tritonserver is, and what it needs around it to run.
+"""Finds a tritonserver and prepares what it needs to run.
 
-Looked for in this order: the path that was given, NVIDIA's containers (/opt/tritonserver), PATH,
-and the wheel ``nvidia-pytriton``. The wheel holds a whole Triton, but not laid out to be run: its
-Python backend lies apart from the stub of each Python version, and its libraries where only
-pytriton looks for them. `find_server` puts the few files together in a cache folder.
+The order is: an explicit path, NVIDIA's containers (/opt/tritonserver), PATH, the wheel
+``nvidia-pytriton``. The wheel contains a complete Triton that cannot run in place: the Python
+backend is not in one folder with the stub for this Python version, and only pytriton knows the
+folder of the libraries. `find_server` assembles the few files in a cache folder.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class TritonInstallation:
 
     Attributes:
         executable: absolute path.
-        backend_directory: for ``--backend-directory``; None where the server's own default serves.
-        env: variables to set for the server, whole values.
-        source: where it was found, for people.
-        version: what its installation says, e.g. ``2.51.0``; None if it does not say.
+        backend_directory: for ``--backend-directory``; None if the server's default works.
+        env: environment variables to set for the server.
+        source: where it was found, for messages.
+        version: e.g. ``2.51.0``; None if the installation does not contain it.
     """
 
     executable: Path
@@ -50,14 +50,14 @@ class TritonInstallation:
 
 
 def find_server(explicit: str | None = None, container: Path = _CONTAINER) -> TritonInstallation:
-    """The tritonserver to start, ready to run Python models with this interpreter's packages.
+    """Find a tritonserver, ready to run Python models with this interpreter's packages.
 
     Args:
-        explicit: path of a tritonserver, or of the folder that holds ``bin/tritonserver``.
+        explicit: path of a tritonserver, or of the folder that contains ``bin/tritonserver``.
         container: the folder of a Triton container.
 
     Raises:
-        ServerNotFoundError: there is none, or the one there is cannot run; says what mends it.
+        ServerNotFoundError: there is none, or it cannot run; the message contains the fix.
     """
     wheel = _wheel_root()
     if explicit:
@@ -80,7 +80,7 @@ def find_server(explicit: str | None = None, container: Path = _CONTAINER) -> Tr
     raise ServerNotFoundError(
         f"no tritonserver: not in {container}, not on PATH, and the wheel nvidia-pytriton is not "
         f"installed in {sys.prefix}; pip install 'trt-tokenizers[embedded]', "
-        "or name one with --triton-server"
+        "or give its path with --triton-server"
     )
 
 
@@ -97,7 +97,7 @@ def _server_at(path: Path, wheel: Path | None, source: str) -> TritonInstallatio
     version_file = root / "TRITON_VERSION"
     return TritonInstallation(
         executable=path,
-        # The default is /opt/tritonserver/backends wherever the program itself lies.
+        # Triton's default is /opt/tritonserver/backends, wherever the program is.
         backend_directory=backends if root != _CONTAINER and backends.is_dir() else None,
         env=_python_env(),
         source=source,
@@ -106,7 +106,7 @@ def _server_at(path: Path, wheel: Path | None, source: str) -> TritonInstallatio
 
 
 def _wheel_root() -> Path | None:
-    """The wheel's ``tritonserver`` folder. Found without importing pytriton, which is heavy."""
+    """The wheel's ``tritonserver`` folder, found without the slow import of pytriton."""
     with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec("pytriton")
         for place in (spec and spec.submodule_search_locations) or ():
@@ -129,7 +129,7 @@ def _wheel_server(root: Path) -> TritonInstallation:
     return TritonInstallation(
         executable=root / "bin" / "tritonserver",
         backend_directory=_assemble(root / "backends" / "python", stub, version),
-        # The wheel's libraries first: the stub finds them by this path alone once it is copied.
+        # The wheel's libraries come first: the copied stub finds them only by this path.
         env={
             "LD_LIBRARY_PATH": ":".join([*map(str, libraries), *([given] if given else [])]),
             **_python_env(),
@@ -140,12 +140,11 @@ def _wheel_server(root: Path) -> TritonInstallation:
 
 
 def _python_env() -> dict[str, str]:
-    """Variables by which an embedded Python finds this interpreter's packages.
+    """Variables with which the stub's embedded Python finds this interpreter's packages.
 
-    It looks for the first ``python3`` on PATH and takes that one's environment, so a launcher
-    that runs as /venv/bin/launch_server has to activate its environment for the server. PYTHONPATH
-    helps newer stubs only: up to 24.10 they run isolated (as ``python -I``), and see neither it
-    nor the user's site-packages.
+    It uses the environment of the first ``python3`` on PATH, so the launcher must activate its own
+    virtual environment for the server. Only newer stubs use PYTHONPATH: up to 24.10 they run
+    isolated (as ``python -I``), and ignore it and the user's site-packages.
     """
     env = {"PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
     if sys.prefix != sys.base_prefix:
@@ -165,7 +164,7 @@ def _check_numpy() -> None:
         version = importlib.metadata.version("numpy")
     except importlib.metadata.PackageNotFoundError:
         raise ServerNotFoundError(
-            "numpy is not installed, which the Python backend needs; pip install 'numpy<2'"
+            "the Python backend needs numpy, which is not installed; pip install 'numpy<2'"
         ) from None
     if int(version.partition(".")[0]) >= 2:
         raise ServerNotFoundError(
@@ -177,41 +176,41 @@ def _check_numpy() -> None:
 def _libpython_folder() -> Path:
     """The folder of this interpreter's own shared library, which the stub loads.
 
-    Another patch release's library starts as well, and then fails on the first extension module
-    that wants a newer symbol (ssl, seen), so the system's is no substitute.
+    The system's library does not replace it: that of another patch release starts, but then fails
+    on an extension module that needs a newer symbol (for example ssl).
     """
     library = f"libpython{_PYTHON}.so.1.0"
     base = Path(sys.base_prefix)
     folders = [
         Path(sysconfig.get_config_var("LIBDIR") or base / "lib"),
-        base / "lib",  # relocated interpreters (uv, conda) keep the LIBDIR of their build machine
+        base / "lib",  # relocated interpreters (uv, conda) have the LIBDIR of their build machine
         Path(sys.executable).resolve().parent.parent / "lib",
     ]
     for folder in folders:
         if (folder / library).is_file():
             return folder
     if (base / "bin" / f"python{_PYTHON}").resolve().parent == Path("/usr/bin"):
-        mend = f"apt-get install libpython{_PYTHON}"
+        fix = f"apt-get install libpython{_PYTHON}"
     else:
-        mend = (
-            "make the environment with a Python that has one: built with --enable-shared "
+        fix = (
+            "create the environment with a Python that has one: built with --enable-shared "
             "(PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install …), uv's, conda's or the system's"
         )
     raise ServerNotFoundError(
         f"the Python backend of the wheel nvidia-pytriton loads {library}, and this interpreter "
-        f"({base}) has none in {folders[0]}; {mend}"
+        f"({base}) has none in {folders[0]}; {fix}"
     )
 
 
 def _assemble(backend: Path, stub: Path, version: str) -> Path:
-    """A backend directory with the wheel's Python backend and the stub beside it.
+    """Create a backend directory with the wheel's Python backend and the stub.
 
-    Copies, 3 MB, so that removing one environment does not break another's. Made under another
-    name and renamed, so two launches at once see nothing or everything.
+    The files are copies (3 MB), so removing one environment does not break another. The directory
+    is created under another name and renamed, so concurrent launches see it complete or not at all.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-tokenizers"
     target = cache / f"triton-backends-{version}-py{_PYTHON}"
-    if _run_from_source():  # models import this package, and the backend's folder is on their path
+    if _run_from_source():  # models import this package from the backend's folder
         target = target.with_name(f"{target.name}-{zlib.crc32(os.fsencode(_PACKAGE)):08x}")
     sources = [*(p for p in backend.iterdir() if p.is_file()), stub]
     if _complete(target, sources):
@@ -219,25 +218,25 @@ def _assemble(backend: Path, stub: Path, version: str) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as scratch:
-            made = Path(scratch) / "new"
-            (made / "python").mkdir(parents=True)
+            new = Path(scratch) / "new"
+            (new / "python").mkdir(parents=True)
             for source in sources:
-                shutil.copy2(source, made / "python")
+                shutil.copy2(source, new / "python")
             if _run_from_source():
-                (made / "python" / _PACKAGE.name).symlink_to(_PACKAGE)
-            # Incomplete: a full disk, or a hand that tidied up.
+                (new / "python" / _PACKAGE.name).symlink_to(_PACKAGE)
+            # It can be incomplete after a full disk or a manual removal.
             if target.exists() and not _complete(target, sources):
                 with contextlib.suppress(FileNotFoundError):
                     target.rename(Path(scratch) / "old")
             try:
-                made.rename(target)
+                new.rename(target)
             except OSError:
-                if not _complete(target, sources):  # else another launch was faster
+                if not _complete(target, sources):  # otherwise another launch was faster
                     raise
     except OSError as error:
         raise ServerNotFoundError(
-            f"cannot lay out the Python backend in {cache}: {error.strerror}; "
-            "set XDG_CACHE_HOME to a folder that can be written"
+            f"cannot assemble the Python backend in {cache}: {error.strerror}; "
+            "set XDG_CACHE_HOME to a writable folder"
         ) from None
     return target
 

@@ -1,1 +1,1 @@
-"""What a model folder, an engine and a GPU hold, and the plan made of it."""
+"""Sizes of models, engines and GPUs, and the estimate of the memory of each GPU."""

@@ -1,4 +1,4 @@
-"""An engine folder of TensorRT-LLM, as its config.json tells: in the form of 0.5 and in today's."""
+"""Reads config.json of a TensorRT-LLM engine, in the format of 0.5 to 0.7 or the current one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trt_tokenizers.errors import RepositoryError
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What an engine folder's config.json says.
+    """Values of an engine's config.json.
 
     Attributes:
-        parallel: name -> size of tensor, pipeline and context parallelism.
-        max_batch_size: that it was built for; None: it does not say.
-        version: of TensorRT-LLM that built it; empty before 0.6.
-        files: engine files, by rank.
+        parallel: size of ``tensor``, ``pipeline`` and ``context`` parallelism.
+        max_batch_size: the limit of the build; None if not given.
+        version: of the TensorRT-LLM that built the engine; empty before 0.6.
+        files: names of the engine files, by rank.
     """
 
     folder: Path
@@ -30,12 +30,12 @@ class BuiltEngine:
 
 
 def read_engine(folder: Path) -> BuiltEngine:
-    """What the engine in *folder* says of itself.
+    """Read the config.json of the engine in *folder*.
 
     Raises:
-        RepositoryError: config.json is missing or is none of TensorRT-LLM's forms.
+        RepositoryError: config.json is missing or has no known format.
     """
-    config = read_config(folder / "config.json", "the folder that the engine's build made")
+    config = read_config(folder / "config.json", "the folder that trtllm-build made")
     built: Mapping[str, Any]
     try:
         if "pretrained_config" in config:
@@ -49,27 +49,27 @@ def read_engine(folder: Path) -> BuiltEngine:
             sizes = [int(built["tensor_parallel"]), int(built.get("pipeline_parallel", 1)), 1]
             version = ""
             pipeline = f"_pp{sizes[1]}" if sizes[1] > 1 else ""
-            begin = f"{built['name']}_{built['precision']}_tp{sizes[0]}{pipeline}_rank"
-            files = [f"{begin}{rank}.engine" for rank in range(sizes[0] * sizes[1])]
-        most = built.get("max_batch_size")
+            prefix = f"{built['name']}_{built['precision']}_tp{sizes[0]}{pipeline}_rank"
+            files = [f"{prefix}{rank}.engine" for rank in range(sizes[0] * sizes[1])]
+        batch = built.get("max_batch_size")
         return BuiltEngine(
             folder=folder,
             parallel=dict(zip(("tensor", "pipeline", "context"), sizes, strict=True)),
-            max_batch_size=None if most is None else int(most),
+            max_batch_size=None if batch is None else int(batch),
             version=version,
             files=tuple(files),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RepositoryError(
-            f"{folder / 'config.json'}: says neither pretrained_config.mapping nor "
-            f"builder_config.tensor_parallel as an engine does ({type(error).__name__}: {error}); "
+            f"{folder / 'config.json'} has neither pretrained_config.mapping nor "
+            f"builder_config.tensor_parallel of an engine ({type(error).__name__}: {error}); "
             "give the folder that trtllm-build made, not the checkpoint's"
         ) from None
 
 
 def read_sizes(folder: Path) -> dict[str, int]:
-    """``max_seq_len`` and ``vocab_size`` that the engine in *folder* was built for, where it says
-    so; nothing where it cannot be read."""
+    """``max_seq_len`` and ``vocab_size`` of the engine in *folder*, if its config.json can be read
+    and has them."""
     try:
         config = read_config(folder / "config.json", "")
     except RepositoryError:
@@ -84,13 +84,13 @@ def read_sizes(folder: Path) -> dict[str, int]:
 
 
 def read_config(file: Path, wanted: str) -> dict[str, Any]:
-    """The JSON object in *file*.
+    """Read the JSON object in *file*.
 
     Args:
-        wanted: what the user should give instead, for the error's mend.
+        wanted: what the user should give instead, for the error message.
 
     Raises:
-        RepositoryError: there is no such file, or no JSON object in it.
+        RepositoryError: the file cannot be read or has no JSON object.
     """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The GPUs that a process of this host would see, asked of the driver's own tools."""
+"""The GPUs of this host, by nvidia-smi or the driver, and those that CUDA shows to a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _QUERY = ("nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
-_TIMEOUT = 20.0  # seconds; without the persistence daemon each query starts the driver
+_TIMEOUT = 20.0  # seconds; without the persistence daemon each query initializes the driver
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
@@ -18,7 +18,7 @@ class Gpu:
 
     Attributes:
         name: its UUID, or the driver's name for it.
-        memory: bytes in total; None where nobody tells.
+        memory: total bytes; None if unknown.
     """
 
     name: str
@@ -26,11 +26,11 @@ class Gpu:
 
 
 def host_gpus(environ: Mapping[str, str], driver: Path = _DRIVER) -> list[Gpu]:
-    """All GPUs of this host, in the driver's order: by nvidia-smi, else by /proc.
+    """All GPUs of this host in the driver's order, by nvidia-smi or else by /proc.
 
     Args:
-        environ: its PATH is searched for nvidia-smi.
-        driver: the driver's folder with one entry for each GPU.
+        environ: nvidia-smi is searched in its PATH.
+        driver: the driver's folder with one entry per GPU.
     """
     try:
         done = subprocess.run(
@@ -48,7 +48,7 @@ def host_gpus(environ: Mapping[str, str], driver: Path = _DRIVER) -> list[Gpu]:
     for line in done.stdout.splitlines():
         name, _, mebibytes = (part.strip() for part in line.partition(","))
         if name:
-            # «[N/A]» where memory is the host's own.
+            # "[N/A]" if the GPU shares the memory of the host.
             memory = int(mebibytes) * 2**20 if mebibytes.isdecimal() else None
             gpus.append(Gpu(name, memory))
     return gpus
@@ -57,8 +57,8 @@ def host_gpus(environ: Mapping[str, str], driver: Path = _DRIVER) -> list[Gpu]:
 def visible_gpus(gpus: list[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
     """Those of *gpus* that CUDA shows to a process with *environ*.
 
-    CUDA_VISIBLE_DEVICES holds numbers or (beginnings of) UUIDs; as CUDA does, the first one that
-    names no GPU ends the list.
+    CUDA_VISIBLE_DEVICES contains numbers or UUID prefixes. Like in CUDA, the first entry that
+    matches no GPU ends the list.
     """
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -67,7 +67,7 @@ def visible_gpus(gpus: list[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
     for word in (part.strip() for part in chosen.split(",")):
         if word.isdecimal():
             found = gpus[int(word) : int(word) + 1]
-        elif word.startswith("MIG-"):  # a part of a GPU, which the query does not list
+        elif word.startswith("MIG-"):  # a partition of a GPU, not listed by the query
             found = [Gpu(word)] if gpus else []
         else:
             found = [gpu for gpu in gpus if word and gpu.name.startswith(word)]

@@ -1,4 +1,4 @@
-"""What of a model counts for memory, from the files of its folder. Nothing is loaded."""
+"""Sizes of a model for the memory estimate, from the files of its folder. Loads nothing."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What counts of a model.
+    """Sizes of a model.
 
     Attributes:
-        weights: bytes of all ranks together; of an engine: of its largest rank times the ranks.
-        kv_bytes: of one number in the KV cache.
-        max_num_tokens: of one iteration, which activations are made for.
+        weights: bytes of all ranks together; for an engine: its largest rank × number of ranks.
+        kv_bytes: bytes of one number in the KV cache.
+        max_num_tokens: tokens of one iteration; the size of activations depends on it.
         max_seq_len: tokens of the longest sequence.
-        tensor_parallel, pipeline_parallel: that it is built for; 1 for a checkpoint.
-        config: config.json, for a checkpoint.
+        tensor_parallel, pipeline_parallel: sizes that the engine was built for; 1 for a checkpoint.
+        config: config.json of a checkpoint; None for an engine.
     """
 
     folder: Path
@@ -52,23 +52,24 @@ class ModelSizes:
 
 
 def read_model(folder: Path, dtype: str = "") -> ModelSizes:
-    """A model in Hugging Face's layout, or an engine's folder.
+    """Read the sizes of a model in Hugging Face's layout or of a TensorRT-LLM engine.
 
     Args:
-        dtype: of a checkpoint's weights once loaded; empty: the checkpoint's own.
+        dtype: type of a checkpoint's weights once loaded; empty: the checkpoint's own.
 
     Raises:
-        RepositoryError: it is neither, or says too little.
+        RepositoryError: *folder* is neither, or values are missing.
     """
-    config = read_config(folder / "config.json", "a model's folder or an engine's")
+    config = read_config(folder / "config.json", "the folder of a model or of an engine")
     try:
         if "pretrained_config" in config or "builder_config" in config:
             return _engine(folder, config)
         return _checkpoint(folder, config, dtype)
     except (KeyError, TypeError, ValueError, struct.error) as error:
         raise RepositoryError(
-            f"{folder / 'config.json'}: says too little to plan with ({type(error).__name__}: "
-            f"{error}); give the folder of a decoder-only model or its engine"
+            f"{folder / 'config.json'}: values for the estimate are missing "
+            f"({type(error).__name__}: {error}); give the folder of a decoder-only model or its "
+            "engine"
         ) from None
 
 
@@ -102,10 +103,10 @@ def _hidden_heads_layers(config: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:
-    """The number under the first of these names.
+    """The value of the first of *names* in *config*.
 
     Raises:
-        KeyError: none is there.
+        KeyError: none of them is there.
     """
     for name in names:
         if name in config:
@@ -121,13 +122,13 @@ def _weights(folder: Path, dtype: str) -> int:
             total += count * size
     if not total:
         raise RepositoryError(
-            f"{folder} holds no *.safetensors, whose sizes count; give the folder with the weights"
+            f"{folder} has no *.safetensors files; give the folder with the weights"
         )
     return total
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, int]]:
-    """dtype and number of elements of each tensor, from the file's header."""
+    """The dtype and number of elements of each tensor, from the header of *file*."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         header = json.loads(opened.read(length))
@@ -141,9 +142,10 @@ def _engine(folder: Path, config: Mapping[str, Any]) -> ModelSizes:
     sizes = [(folder / file).stat().st_size for file in engine.files if (folder / file).is_file()]
     if not sizes:
         raise RepositoryError(
-            f"{folder} holds none of {', '.join(engine.files)}; give the whole folder of the build"
+            f"{folder} has none of {', '.join(engine.files)}; give the whole folder that "
+            "trtllm-build made"
         )
-    # Before 0.8 everything is in builder_config.
+    # Before 0.8 all values are in builder_config.
     built = config.get("build_config") or config["builder_config"]
     model = config.get("pretrained_config") or built
     hidden, heads, layers = _hidden_heads_layers(model)

@@ -1,7 +1,7 @@
-"""Memory of one GPU: weights, activations, KV cache, what is free. Nothing is loaded.
+"""Estimates the memory of one GPU: weights, activations, KV cache and free memory. Loads nothing.
 
-Exact: the weights (of the files' headers) and the KV cache's bytes per token. Estimated: the
-activations, which each engine makes its own way (`Workspace`), and 0.5 GiB for CUDA itself.
+Weights (from file headers) and the KV cache's bytes per token are exact. Activations are an
+estimate for each engine (`Workspace`), and CUDA itself is estimated at 0.5 GiB.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _CUDA = GIB // 2
 
 @dataclass(frozen=True)
 class Workspace:
-    """What an engine keeps for its iterations, beside weights and KV cache, in bytes.
+    """Memory of an engine for its iterations beside weights and KV cache, in bytes.
 
     Attributes:
-        fixed: whatever the size of the KV cache.
-        per_cached_token: more for each token of the KV cache.
-        within_fraction: kv_cache_free_gpu_mem_fraction is the share for KV cache and workspace;
-            otherwise for the KV cache, of what the workspace leaves.
-        page_size: tokens; the KV cache holds whole pages.
+        fixed: part that does not depend on the size of the KV cache.
+        per_cached_token: additional bytes for each token of the KV cache.
+        within_fraction: whether kv_cache_free_gpu_mem_fraction is the share of KV cache and
+            workspace together; otherwise it is the KV cache's share of what the workspace leaves.
+        page_size: tokens per page; the KV cache holds whole pages.
     """
 
     fixed: int
@@ -37,20 +37,27 @@ class Workspace:
     page_size: int = 1
 
 
-#: A model and its tensor parallel size -> what an engine needs for it.
+#: (model, tensor parallel size) -> the workspace of an engine.
 EngineWorkspace = Callable[[ModelSizes, int], Workspace]
 
 
 def tensorrt_llm(model: ModelSizes, tensor: int) -> Workspace:
-    """TensorRT-LLM's: tokens of one iteration × (4 × hidden_size + 2 × intermediate_size / tensor
-    parallel) × 2 bytes."""
+    """TensorRT-LLM's workspace: tokens of one iteration × (4 × hidden_size + 2 × intermediate_size
+    / tensor parallel size) × 2 bytes."""
     per_token = 4 * model.hidden_size + 2 * model.intermediate_size // tensor
     return Workspace(2 * model.max_num_tokens * per_token)
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """One GPU's memory, in bytes; `tokens` and `sequences` are those of the KV cache."""
+    """The memory of one GPU, in bytes.
+
+    Attributes:
+        model: with the tensor and pipeline parallel sizes of the estimate.
+        engine: computes the workspace.
+        gpu: total memory.
+        fraction: kv_cache_free_gpu_mem_fraction.
+    """
 
     model: ModelSizes
     engine: EngineWorkspace
@@ -64,24 +71,27 @@ class MemoryEstimate:
 
     @property
     def free(self) -> int:
-        """What nothing takes; negative if it does not fit."""
+        """Unused memory; negative if the model does not fit."""
         return self.gpu - self.weights - self.activations - self.cuda - self.kv_cache
 
     @property
     def used(self) -> int:
+        """Memory of weights, activations, CUDA and KV cache."""
         return self.gpu - self.free
 
     @property
     def tokens(self) -> int:
+        """Tokens that the KV cache holds."""
         return self.kv_cache // self.kv_bytes_per_token
 
     @property
     def sequences(self) -> int:
-        """Of max_seq_len tokens each."""
+        """Sequences of max_seq_len tokens that the KV cache holds."""
         return self.tokens // max(1, self.model.max_seq_len)
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
+        """Name and size of each part of the GPU's memory, in the order of the picture."""
         return (
             ("weights", self.weights),
             ("activations", self.activations),
@@ -100,83 +110,79 @@ def estimate(
     *,
     engine: EngineWorkspace = tensorrt_llm,
 ) -> MemoryEstimate:
-    """One GPU of tensor × pipeline.
+    """Estimate the memory of one of tensor × pipeline GPUs.
 
     Args:
-        gpu: its memory, bytes.
-        fraction: kv_cache_free_gpu_mem_fraction: of what is free after loading.
-        tensor, pipeline: parallel sizes; 0: those of the engine.
-        engine: how it uses memory.
+        gpu: memory of the GPU in bytes.
+        fraction: kv_cache_free_gpu_mem_fraction, of the memory that is free after loading.
+        tensor, pipeline: parallel sizes; 0: those of *model*.
+        engine: computes the workspace.
 
     Raises:
-        RepositoryError: the model cannot be split so.
+        RepositoryError: the model cannot be split in this way.
     """
     tensor = tensor or model.tensor_parallel
     pipeline = pipeline or model.pipeline_parallel
-    if model.config is None and (tensor, pipeline) != (
-        model.tensor_parallel,
-        model.pipeline_parallel,
-    ):
+    built = model.tensor_parallel, model.pipeline_parallel
+    if model.config is None and (tensor, pipeline) != built:
         raise RepositoryError(
             f"{model.folder}: the engine was built for tensor parallel {model.tensor_parallel} and "
-            f"pipeline parallel {model.pipeline_parallel}; leave --tp and --pp out, or plan with "
-            "the model's folder"
+            f"pipeline parallel {model.pipeline_parallel}; leave --tp and --pp out, or give the "
+            "folder of the model"
         )
     if model.config is not None and (why := splittable(model.config, tensor)):
         raise RepositoryError(f"{model.folder / 'config.json'}: {why}")
     weights = model.weights // (tensor * pipeline)
     heads = math.ceil(model.kv_heads / tensor)
     layers = math.ceil(model.layers / pipeline)
-    each = 2 * layers * heads * model.head_size * model.kv_bytes
-    space, left = engine(model, tensor), gpu - weights - _CUDA
-    if space.within_fraction:
-        share = int(left * fraction) - space.fixed
+    token_bytes = 2 * layers * heads * model.head_size * model.kv_bytes
+    workspace, free = engine(model, tensor), gpu - weights - _CUDA
+    if workspace.within_fraction:
+        share = int(free * fraction) - workspace.fixed
     else:
-        share = int((left - space.fixed) * fraction)
-    pages = max(0, share) // ((each + space.per_cached_token) * space.page_size)
-    tokens = pages * space.page_size
+        share = int((free - workspace.fixed) * fraction)
+    page_bytes = (token_bytes + workspace.per_cached_token) * workspace.page_size
+    tokens = max(0, share) // page_bytes * workspace.page_size
     return MemoryEstimate(
         model=replace(model, tensor_parallel=tensor, pipeline_parallel=pipeline),
         engine=engine,
         gpu=gpu,
         fraction=fraction,
         weights=weights,
-        activations=space.fixed + tokens * space.per_cached_token,
+        activations=workspace.fixed + tokens * workspace.per_cached_token,
         cuda=_CUDA,
-        kv_cache=tokens * each,
-        kv_bytes_per_token=each,
+        kv_cache=tokens * token_bytes,
+        kv_bytes_per_token=token_bytes,
     )
 
 
-def fits(made: MemoryEstimate) -> bool:
-    """Whether it loads, and the KV cache holds one sequence of the greatest length."""
-    return made.free >= 0 and made.sequences >= 1
+def fits(plan: MemoryEstimate) -> bool:
+    """Whether the model loads and the KV cache holds a sequence of max_seq_len tokens."""
+    return plan.free >= 0 and plan.sequences >= 1
 
 
-def advice(made: MemoryEstimate) -> Iterator[str]:
-    """What to change if it does not fit, one line each, with what that would give."""
-    model = made.model
-    if fits(made):
+def advice(plan: MemoryEstimate) -> Iterator[str]:
+    """Single changes that make the model fit, one line each, with the resulting KV cache."""
+    if fits(plan):
         return
-    again = partial(estimate, gpu=made.gpu, fraction=made.fraction, engine=made.engine)
-    if made.fraction < 0.9:
-        yield from _would("kv_cache_free_gpu_mem_fraction 0.9", again(model, fraction=0.9))
+    for change, changed in _changes(plan):
+        if fits(changed):
+            yield f"{change}: {changed.tokens} tokens of KV cache, {changed.sequences} sequences"
+
+
+def _changes(plan: MemoryEstimate) -> Iterator[tuple[str, MemoryEstimate]]:
+    model = plan.model
+    again = partial(estimate, gpu=plan.gpu, fraction=plan.fraction, engine=plan.engine)
+    if plan.fraction < 0.9:
+        yield "kv_cache_free_gpu_mem_fraction 0.9", again(model, fraction=0.9)
     if model.max_num_tokens > 2048:
-        smaller = replace(model, max_num_tokens=2048)
-        yield from _would("max_num_tokens 2048", again(smaller))
+        yield "max_num_tokens 2048", again(replace(model, max_num_tokens=2048))
     if model.max_seq_len > 4096:
-        shorter = replace(model, max_seq_len=4096)
-        yield from _would("max_seq_len 4096", again(shorter))
+        yield "max_seq_len 4096", again(replace(model, max_seq_len=4096))
     if model.config is not None:
-        for size in (2, 4, 8):
-            tensor = model.tensor_parallel * size
+        for factor in (2, 4, 8):
+            tensor = model.tensor_parallel * factor
             if splittable(model.config, tensor) is None:
                 split = again(model, tensor=tensor, pipeline=model.pipeline_parallel)
-                yield from _would(f"tensor parallel {tensor}", split)
-    lighter = replace(model, weights=model.weights // 2)
-    yield from _would("weights of half the size (quantized)", again(lighter))
-
-
-def _would(change: str, made: MemoryEstimate) -> Iterator[str]:
-    if fits(made):
-        yield f"{change}: {made.tokens} tokens of KV cache, {made.sequences} whole sequences"
+                yield f"tensor parallel {tensor}", split
+    yield "weights of half the size (quantized)", again(replace(model, weights=model.weights // 2))

@@ -1,143 +1,97 @@
-"""A plan of memory, drawn: a bar of text, a table, a bar in SVG or PNG."""
+"""A memory estimate as text, as an SVG picture and as values for JSON."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.memory.planner import GIB, MemoryEstimate, advice, fits
 
-_LETTERS = {"weights": "W", "activations": "A", "CUDA": "C", "KV cache": "K", "free": "."}
-_COLOURS = {
-    "weights": "#4269d0", "activations": "#efb118", "CUDA": "#9c6b4e", "KV cache": "#3ca951",
-    "free": "#d9d9d9",
-}  # fmt: skip
-_WIDTH = 64
+#: Part -> its letter in the text bar and its colour in the picture.
+_STYLES = {
+    "weights": ("W", "#4269d0"),
+    "activations": ("A", "#efb118"),
+    "CUDA": ("C", "#9c6b4e"),
+    "KV cache": ("K", "#3ca951"),
+    "free": (".", "#d9d9d9"),
+}
+_WIDTH = 64  # characters of the text bar
 
 
-def text(made: MemoryEstimate) -> str:
-    """Bar and table, for a terminal; with what to change if it does not fit."""
-    model = made.model
-    whole = max(made.gpu, made.used)
-    bar, at = "", 0
-    for name, size in made.parts:
-        at += size
-        bar += _LETTERS[name] * (round(at / whole * _WIDTH) - len(bar))
+def text(plan: MemoryEstimate) -> str:
+    """A bar and a table for a terminal, with changes that help if the model does not fit."""
+    model = plan.model
+    whole = max(plan.gpu, plan.used)
+    bar, end = "", 0
+    for name, size in plan.parts:
+        end += size
+        bar += _STYLES[name][0] * (round(end / whole * _WIDTH) - len(bar))
     lines = [
         f"{model.folder}: tensor parallel {model.tensor_parallel} x pipeline parallel "
-        f"{model.pipeline_parallel}, each GPU of {_gib(made.gpu)}:",
+        f"{model.pipeline_parallel}, each GPU of {_gib(plan.gpu)}:",
         f"[{bar}]",
     ]
-    lines += [f"  {_LETTERS[name]}  {name:<12}{_gib(size):>11}" for name, size in made.parts]
+    lines += [f"  {_STYLES[name][0]}  {name:<12}{_gib(size):>11}" for name, size in plan.parts]
     lines += [
-        f"  used {_gib(made.used)}; activations and CUDA are estimates, for "
-        f"{model.max_num_tokens} tokens an iteration",
-        f"  KV cache: {made.kv_bytes_per_token} bytes a token, {made.tokens} tokens, "
-        f"{made.sequences} sequences of {model.max_seq_len}",
+        f"  used {_gib(plan.used)}; activations and CUDA are estimates, for "
+        f"{model.max_num_tokens} tokens per iteration",
+        f"  KV cache: {plan.kv_bytes_per_token} bytes per token, {plan.tokens} tokens, "
+        f"{plan.sequences} sequences of {model.max_seq_len}",
     ]
-    if not fits(made):
+    if not fits(plan):
         lines.append(
-            f"does not fit: {_gib(-made.free)} too much"
-            if made.free < 0
-            else f"does not fit: not one sequence of {model.max_seq_len} tokens"
+            f"does not fit: {_gib(-plan.free)} too much"
+            if plan.free < 0
+            else f"does not fit: the KV cache is too small for a sequence of {model.max_seq_len} "
+            "tokens"
         )
-        lines += [f"  would fit: {line}" for line in advice(made)]
+        lines += [f"  would fit: {line}" for line in advice(plan)]
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """A rectangle, or a line of text whose baseline begins at (x, y) and whose height is `height`;
-    in units of a picture of `_SIZE`."""
+def draw(plan: MemoryEstimate, file: Path) -> None:
+    """Draw *plan* into an SVG file.
 
-    x: float
-    y: float
-    height: float
-    width: float = 0
-    colour: str = "#000000"
-    text: str = ""
-
-
-_SIZE = 640, 96
-
-
-def _shapes(made: MemoryEstimate) -> Iterator[_Shape]:
-    yield _Shape(10, 20, 13, text=f"{made.model.folder.name}: one GPU of {_gib(made.gpu)}")
-    whole, at = max(made.gpu, made.used), 10.0
-    for number, (name, size) in enumerate(made.parts):
-        width, x = size / whole * 620, 10 + number * 124
-        yield _Shape(at, 30, 28, width, _COLOURS[name])
-        yield _Shape(x, 72, 10, 10, _COLOURS[name])
-        yield _Shape(x + 14, 81, 11, text=f"{name} {_gib(size)}")
-        at += width
-
-
-def draw(made: MemoryEstimate, file: Path) -> None:
-    """
     Raises:
-        SettingsError: it ends in neither .svg nor .png, or Pillow is missing.
+        SettingsError: the name of *file* does not end in .svg.
     """
-    if file.suffix not in (".svg", ".png"):
-        raise SettingsError(f"picture {file}: the name must end in .svg or .png")
-    file.write_bytes(_svg(made).encode() if file.suffix == ".svg" else _png(made))
+    if file.suffix != ".svg":
+        raise SettingsError(f"--picture {file}: only SVG is supported; give a name ending in .svg")
+    file.write_text(_svg(plan), encoding="utf-8")
 
 
-def _svg(made: MemoryEstimate) -> str:
-    """640 × 96."""
-    drawn = "".join(
-        f'<text x="{s.x}" y="{s.y}" font-size="{s.height}">{escape(s.text)}</text>'
-        if s.text
-        else f'<rect x="{s.x:.1f}" y="{s.y}" width="{s.width:.1f}" height="{s.height}" '
-        f'fill="{s.colour}"/>'
-        for s in _shapes(made)
-    )
+def _svg(plan: MemoryEstimate) -> str:
+    """A title, a bar and a legend, 640 × 96 units."""
+    title = f"{plan.model.folder.name}: one GPU of {_gib(plan.gpu)}"
+    shapes = [f'<text x="10" y="20" font-size="13">{escape(title)}</text>']
+    whole, start = max(plan.gpu, plan.used), 10.0
+    for number, (name, size) in enumerate(plan.parts):
+        width, x, colour = size / whole * 620, 10 + number * 124, _STYLES[name][1]
+        shapes += [
+            f'<rect x="{start:.1f}" y="30" width="{width:.1f}" height="28" fill="{colour}"/>',
+            f'<rect x="{x}" y="72" width="10" height="10" fill="{colour}"/>',
+            f'<text x="{x + 14}" y="81" font-size="11">{name} {_gib(size)}</text>',
+        ]
+        start += width
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" '
-        f'font-family="sans-serif">{drawn}</svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 96" '
+        f'font-family="sans-serif">{"".join(shapes)}</svg>\n'
     )
 
 
-def _png(made: MemoryEstimate) -> bytes:
-    """1280 × 192 pixels."""
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError:
-        raise SettingsError(
-            "a PNG is drawn with Pillow; pip install 'trt-tokenizers[png]', or name an .svg"
-        ) from None
-    scale = 2
-    image = Image.new("RGB", (_SIZE[0] * scale, _SIZE[1] * scale), "white")
-    draw = ImageDraw.Draw(image)
-    for s in _shapes(made):
-        x, y = s.x * scale, s.y * scale
-        if s.text:
-            font = ImageFont.load_default(s.height * scale)
-            draw.text((x, y), s.text, "black", font, anchor="ls")
-        elif s.width * scale >= 1:
-            # Pillow's rectangles have their last pixel in them.
-            corner = x + s.width * scale - 1, y + s.height * scale - 1
-            draw.rectangle((x, y, *corner), s.colour)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def as_dict(made: MemoryEstimate) -> dict[str, float | int | bool]:
-    """For JSON; sizes in bytes."""
+def as_dict(plan: MemoryEstimate) -> dict[str, float | int | bool]:
+    """The estimate for JSON; sizes in bytes."""
     return {
-        **{name.replace(" ", "_").lower(): size for name, size in made.parts},
-        "gpu": made.gpu,
-        "used": made.used,
-        "fits": fits(made),
-        "kv_bytes_per_token": made.kv_bytes_per_token,
-        "tokens": made.tokens,
-        "sequences": made.sequences,
-        "tensor_parallel": made.model.tensor_parallel,
-        "pipeline_parallel": made.model.pipeline_parallel,
+        **{name.replace(" ", "_").lower(): size for name, size in plan.parts},
+        "gpu": plan.gpu,
+        "used": plan.used,
+        "fits": fits(plan),
+        "kv_bytes_per_token": plan.kv_bytes_per_token,
+        "tokens": plan.tokens,
+        "sequences": plan.sequences,
+        "tensor_parallel": plan.model.tensor_parallel,
+        "pipeline_parallel": plan.model.pipeline_parallel,
     }
 
 

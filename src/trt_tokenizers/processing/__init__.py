@@ -1,1 +1,1 @@
-"""Request text -> engine request, and engine step -> text."""
+"""Preprocessing and postprocessing: request text -> engine request, engine step -> text."""

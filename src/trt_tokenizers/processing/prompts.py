@@ -1,4 +1,4 @@
-"""Text or messages -> prompt -> token ids, for all requests of one execute() at once."""
+"""Text or messages -> prompt -> token ids, for all requests of one execute() together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
-from trt_tokenizers.processing.request import TextRequest, check_parameters, text_at
+from trt_tokenizers.processing.request import TextRequest, check_parameters
 from trt_tokenizers.settings import setting
 from trt_tokenizers.templates.messages import (
     parse_messages,
@@ -21,17 +21,19 @@ from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
 @dataclass(frozen=True)
 class PromptSettings(TokenizerSettings):
-    """What config.pbtxt says about prompts."""
+    """The parameters in config.pbtxt that concern prompts."""
 
     template: str = setting(
-        "auto", "messages -> prompt: auto, none, a template's name, a Jinja file or Jinja itself"
+        "auto", "chat template: auto, none, a template's name, a Jinja file or Jinja itself"
     )
     allow_request_templates: bool = setting(
-        False, "let requests bring a template: chat_template in their chat_template_kwargs"
+        False, "accept templates from requests: chat_template in chat_template_kwargs"
     )
     add_special_tokens: bool = setting(True, "let the tokenizer add BOS (and EOS) to text_input")
-    truncate_prompt_tokens: int = setting(0, "cut longer prompts to so many tokens; 0: refuse")
-    truncation_side: str = setting("", "left or right, where they are cut; empty: as files say")
+    truncate_prompt_tokens: int = setting(
+        0, "truncate longer prompts to this many tokens; 0: refuse"
+    )
+    truncation_side: str = setting("", "side that is cut: left or right; empty: from the files")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,12 +48,12 @@ class PromptSettings(TokenizerSettings):
 
 
 class Prompt(NamedTuple):
-    """A row's prompt before it is encoded.
+    """The prompt of one row, before encoding.
 
     Attributes:
-        text: what the model is to go on with.
-        rendered: by a template, which has written its special tokens out.
-        continues: the answer goes on with *text*, so that its first space counts.
+        text: the prompt.
+        rendered: whether a template rendered it; its special tokens are in the text then.
+        continues: whether the answer continues *text*, so that its first space is kept.
     """
 
     text: str
@@ -60,14 +62,15 @@ class Prompt(NamedTuple):
 
 
 class PromptMaker:
-    """Made once per model instance.
+    """Makes and encodes prompts; one per model instance.
 
     Attributes:
-        template_name: the chat template's, or "none".
+        template_name: name of the chat template, or "none".
     """
 
     def __init__(self, settings: PromptSettings, tokenizer: Tokenizer) -> None:
-        """
+        """Load the chat template.
+
         Raises:
             TemplateError: the template is unknown or does not compile.
         """
@@ -84,20 +87,20 @@ class PromptMaker:
         """The prompt of each row.
 
         Raises:
-            RequestError: the first thing that is wrong with the request.
+            RequestError: names the first error of the request.
         """
         check_parameters(request.parameters)
-        return [self._one(request, at) for at in range(request.rows)]
+        return [self._prompt(request, row) for row in range(request.rows)]
 
-    def _one(self, request: TextRequest, at: int) -> Prompt:
-        text = text_at(request.text_input, at, "text_input")
-        messages = text_at(request.messages, at, "messages")
-        tools = text_at(request.tools, at, "tools")
-        arguments = text_at(request.chat_template_kwargs, at, "chat_template_kwargs")
+    def _prompt(self, request: TextRequest, row: int) -> Prompt:
+        text, messages, tools, arguments = (
+            request.text(name, row)
+            for name in ("text_input", "messages", "tools", "chat_template_kwargs")
+        )
         if text and messages:
             raise RequestError("text_input and messages are both given; send one of them")
         if messages:
-            return self._rendered(messages, tools, arguments)
+            return self._render(messages, tools, arguments)
         if tools or arguments:
             name = "tools" if tools else "chat_template_kwargs"
             raise RequestError(f"{name} is given without messages; send messages, or leave it out")
@@ -105,21 +108,20 @@ class PromptMaker:
             raise RequestError("the prompt is empty; send text_input or messages with some text")
         return Prompt(text, rendered=False, continues=True)
 
-    def _rendered(self, messages: str, tools: str, arguments: str) -> Prompt:
-        chosen = parse_template_arguments(arguments) if arguments else {}
-        asked = chosen.pop("chat_template", None)
-        text = self._renderer(asked)(
+    def _render(self, messages: str, tools: str, arguments: str) -> Prompt:
+        variables = parse_template_arguments(arguments) if arguments else {}
+        render = self._renderer(variables.pop("chat_template", None))
+        text = render(
             parse_messages(messages),
             self._tokenizer.special_tokens,
             tools=parse_tools(tools) if tools else None,
-            arguments=chosen,
+            arguments=variables,
         )
-        return Prompt(text, rendered=True, continues=bool(chosen.get("continue_final_message")))
+        return Prompt(text, rendered=True, continues=bool(variables.get("continue_final_message")))
 
-    def _renderer(self, asked: object) -> Callable[..., str]:
-        """Of the server's template, or of what a request *asked* for: one of the model's own by
-        name, or Jinja."""
-        if asked is None:
+    def _renderer(self, template: object) -> Callable[..., str]:
+        """The renderer of the request's *template*, a name or Jinja; None is the server's own."""
+        if template is None:
             if self._template is None:
                 raise RequestError(
                     "this server has no chat template; send text_input instead of messages, or "
@@ -127,23 +129,23 @@ class PromptMaker:
                 )
             return self._template.render
         names = sorted(self._own.sources) if self._own else []
-        if self._own and asked in names:
-            return self._own.named(str(asked)).render
-        if not isinstance(asked, str):
+        if self._own and template in names:
+            return self._own.named(str(template)).render
+        if not isinstance(template, str):
             raise RequestError("chat_template of chat_template_kwargs must be a string")
         if not self._settings.allow_request_templates:
             raise RequestError(
-                "this server takes no templates from requests; leave chat_template out"
+                "this server accepts no templates from requests; leave chat_template out"
                 f"{', name one of ' + ', '.join(names) if names else ''}"
                 ", or set allow_request_templates of the model preprocessing"
             )
         try:
-            return self._request_template(asked).render
+            return self._request_template(template).render
         except TemplateError as error:
             raise RequestError(str(error)) from None
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Ids of each prompt; those of one kind at once."""
+        """Ids of each prompt. Prompts with and without a template are encoded in one batch each."""
         ids: dict[int, list[int]] = {}
         for rendered in (False, True):
             places = [at for at, prompt in enumerate(prompts) if prompt.rendered is rendered]
@@ -151,21 +153,20 @@ class PromptMaker:
                 special = self._settings.add_special_tokens
                 batch = self._tokenizer.encode_prompts(
                     [prompts[at].text for at in places],
-                    # Of a rendered one only a missing BOS may have to be added.
+                    # A template writes its special tokens; only a missing BOS is added.
                     add_special_tokens=special and not rendered,
                     ensure_bos=special or rendered,
                 )
                 ids.update(zip(places, batch, strict=True))
-        return [self._cut(ids[at], prompt.rendered) for at, prompt in enumerate(prompts)]
+        return [self._truncate(ids[at], prompt.rendered) for at, prompt in enumerate(prompts)]
 
-    def _cut(self, ids: list[int], rendered: bool) -> list[int]:
-        """*ids*, cut to ``truncate_prompt_tokens``; BOS stays in front, and an EOS that was added
-        at the end."""
+    def _truncate(self, ids: list[int], rendered: bool) -> list[int]:
+        """Truncate *ids*, but keep BOS and an EOS that the tokenizer added."""
         limit = self._settings.truncate_prompt_tokens
         if not limit or len(ids) <= limit:
             return ids
         tokenizer = self._tokenizer
-        # A template's own EOS is one of many, and the prompt goes on after it.
+        # An EOS from a template ends a message, not the prompt.
         added = tokenizer.adds_eos and self._settings.add_special_tokens and not rendered
         tail = ids[-1:] if added and ids[-1] == tokenizer.eos_ids[0] else []
         head = ids[:1] if ids[0] == tokenizer.bos_id else []

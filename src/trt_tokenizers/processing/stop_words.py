@@ -11,16 +11,17 @@ from trt_tokenizers.errors import RequestError
 from trt_tokenizers.streams.word_arrays import TokenIds
 from trt_tokenizers.tokenizers.base import Tokenizer
 
-#: What a word may follow without a space. T5 and its kin drop line ends.
+#: Characters that a word may follow without a space. T5-like tokenizers drop line ends.
 _ANCHORS = ("\n", "(", "-", "x")
 
 
 def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list[TokenIds]:
-    """Every way in which *words* may begin a run of tokens: as at the beginning of a text, after
-    a space, and in the middle of a line. Empty words are passed over: clients send ``[""]``.
+    """Token ids of each word at the start of a text, after a space, and inside a line.
+
+    Empty words are skipped: clients send ``[""]`` for none.
 
     Raises:
-        RequestError: a word has no tokens of its own; *name* is the parameter to blame.
+        RequestError: a word has no tokens, or unknown characters only; *name* is its parameter.
     """
     found: dict[TokenIds, None] = {}
     anchors: dict[str, list[int]] = {}
@@ -38,22 +39,16 @@ def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list
 def _inner(
     tokenizer: Tokenizer, word: str, alone: Sequence[int], anchors: dict[str, list[int]]
 ) -> TokenIds:
-    """Ids of *word* where neither a text nor a space is before it: what follows the first of
-    `_ANCHORS` whose own ids stay as they are; none if there is none.
-
-    Args:
-        tokenizer: whose ids.
-        word: not empty.
-        alone: its ids at the beginning of a text.
-        anchors: ids of those that were asked for, to be kept for the next word.
-    """
+    """Ids of *word* inside a line: those after the first of `_ANCHORS` whose own ids it does not
+    change; empty if there is none. *alone* are its ids at the start of a text, and *anchors* is a
+    cache of the anchors' ids."""
     for anchor in _ANCHORS:
         before = anchors.get(anchor)
         if before is None:
             before = anchors[anchor] = tokenizer.encode(anchor, add_special_tokens=False)
-        if not before:  # dropped, and the word would stand at the beginning
+        if not before:  # the tokenizer drops this anchor
             continue
-        # What is unknown is one with what is unknown next to it.
+        # Adjacent unknown characters merge into one unknown token.
         if tokenizer.unk_id in before and tokenizer.unk_id in alone:
             continue
         ids = tokenizer.encode(anchor + word, add_special_tokens=False)
@@ -65,40 +60,42 @@ def _inner(
 def embedding_bias(
     tokenizer: Tokenizer, words: Sequence[str], weights: Sequence[float], vocab_size: int
 ) -> npt.NDArray[np.float32] | None:
-    """What to add to each logit: float32 [vocab_size], or None where there is nothing to add.
+    """The bias of each logit, float32 [vocab_size]; None if all words are empty.
 
-    Every token of a word gets the word's weight, as often as it stands in it: of the word as at
-    the beginning of a text only, as TensorRT-LLM's own preprocessing has it. Special tokens that
-    the tokenizer would put around a text get none.
+    Each token of a word gets the word's weight, once per occurrence. As in TensorRT-LLM's own
+    preprocessing, these are the tokens of the word at the start of a text. Special tokens that the
+    tokenizer adds get no bias.
 
     Raises:
-        RequestError: as many words as weights are wanted; a word without tokens of its own; a
-            token beyond *vocab_size*, which is 0 where the server does not know it.
+        RequestError: the numbers of words and weights differ, a weight is not finite, a word has
+            no tokens, or a token is not below *vocab_size*, which is 0 if unknown.
     """
-    pairs = [(word, weight) for word, weight in zip(words, weights, strict=False) if word]
     if len(words) != len(weights):
         raise RequestError(
             f"embedding_bias_words has {len(words)} words and embedding_bias_weights has "
             f"{len(weights)} weights; send one weight for each word"
         )
-    if not pairs:
+    if not any(words):
         return None
     bias = np.zeros(vocab_size, dtype=np.float32)
-    for word, weight in pairs:
+    for word, weight in zip(words, weights, strict=True):
+        if not word:
+            continue
         if not np.isfinite(weight):
             raise RequestError(f"embedding_bias_weights has {weight}; send finite numbers")
         ids = _ids(tokenizer, word, "embedding_bias_words")
         if max(ids) >= vocab_size:
             raise RequestError(
-                f"embedding_bias_words: {word!r} has the token {max(ids)} and the server knows of "
-                f"{vocab_size}; leave it out, or set vocab_size of the model preprocessing"
+                f"embedding_bias_words: {word!r} has the token {max(ids)}, but vocab_size is "
+                f"{vocab_size}; leave the word out, or set vocab_size of the model preprocessing"
             )
         np.add.at(bias, ids, weight)
     return bias
 
 
 def _ids(tokenizer: Tokenizer, word: str, name: str) -> list[int]:
-    """Ids of *word*; one of unknown characters alone would stand for every other unknown one."""
+    """Ids of *word*. A word of unknown characters only is refused: its id stands for every other
+    unknown character too."""
     ids = tokenizer.encode(word, add_special_tokens=False)
     if not ids:
         raise RequestError(f"{name}: {word!r} has no tokens; leave it out")

@@ -1,4 +1,4 @@
-"""Put a folder in the place of another one: the old one or the new one is there, at any moment."""
+"""Replace a folder atomically: at any moment either the old or the new one is in place."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trt_tokenizers.errors import RepositoryError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
-_LARGE = 1 << 20  # bytes; such files are linked, not copied
+_LARGE = 1 << 20  # bytes; larger files are hard-linked, not copied
 
 
 @contextlib.contextmanager
 def staging(place: Path) -> Iterator[Path]:
-    """An empty folder beside *place*, which is gone afterwards unless it was moved."""
+    """An empty folder beside *place*. It is removed at the end, unless it was moved."""
     place.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     folder.chmod(0o755)
@@ -31,10 +31,10 @@ def staging(place: Path) -> Iterator[Path]:
 
 
 def put_in_place(new: Path, place: Path) -> None:
-    """Move the folder *new* to *place*; what was there is then at *new*, if there was anything.
+    """Move the folder *new* to *place*. An old folder at *place* moves to *new*.
 
     Raises:
-        RepositoryError: *place* cannot be replaced, as a mount point cannot.
+        RepositoryError: *place* cannot be replaced, for example a mount point.
     """
     try:
         if place.exists():
@@ -44,37 +44,36 @@ def put_in_place(new: Path, place: Path) -> None:
     except OSError as error:
         what = str(error.strerror)
         if error.errno in (errno.EBUSY, errno.EXDEV):
-            what += ": it is a mount point, or of another layer"
+            what += ": it is a mount point, or in another layer"
         raise RepositoryError(
-            f"{place} cannot be replaced ({what}); work on a copy of it, or where its parent folder"
-            " can be written"
+            f"{place} cannot be replaced ({what}); work on a copy in a folder that you can write"
         ) from None
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """renameat2(2), where kernel and file system have it; else two renames."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is not None:
-        paths = os.fsencode(one), os.fsencode(other)
-        if call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+def _exchange(new: Path, place: Path) -> None:
+    """Exchange two folders by renameat2(2), or by renames if kernel or file system lack it."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        paths = os.fsencode(new), os.fsencode(place)
+        if renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
             return
         number = ctypes.get_errno()
         if number not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(number, os.strerror(number))
-    aside = Path(tempfile.mkdtemp(prefix=f".{other.name}.old.", dir=other.parent))
-    other.rename(aside)  # over an empty folder
-    one.rename(other)
-    aside.rename(one)
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+    place.rename(aside)  # replaces the empty folder
+    new.rename(place)
+    aside.rename(new)
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """A copy of a folder: links stay links, and large files are shared by hard links."""
+    """Copy a folder. Symbolic links stay links; large files are shared as hard links."""
 
-    def copy(one: str, other: str) -> str:
-        if Path(one).stat().st_size > _LARGE:
+    def copy(from_path: str, to_path: str) -> str:
+        if Path(from_path).stat().st_size > _LARGE:
             with contextlib.suppress(OSError):
-                os.link(one, other)
-                return other
-        return shutil.copy2(one, other)
+                os.link(from_path, to_path)
+                return to_path
+        return shutil.copy2(from_path, to_path)
 
     shutil.copytree(source, target, symlinks=True, copy_function=copy, dirs_exist_ok=True)

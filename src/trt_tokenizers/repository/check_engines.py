@@ -1,7 +1,7 @@
-"""What a repository's engines need, against the world size and the GPUs: read before the start.
+"""Check a repository's engines against the number of ranks and the GPUs before the start.
 
-Files are read and nvidia-smi is asked; no engine is loaded and neither torch nor TensorRT-LLM is
-imported. What is found here would otherwise show minutes later as a rank that waits for ever.
+The check reads files and runs nvidia-smi. It loads no engine and imports neither torch nor
+TensorRT-LLM. Without it these errors appear minutes later, as a rank that waits without end.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _ENGINE_PATHS = ("gpt_model_path", "encoder_model_path")
 def engine_problems(
     repository: Path, world_size: int, *, multi_model: bool = False
 ) -> Iterator[str]:
-    """What in the engines of *repository* does not fit: one line each, with the mend.
+    """What is wrong with the engines of *repository*: one line each, with the fix.
 
     Args:
-        repository: the model repository; configurations that hold ``${…}`` are left to
-            `trt_tokenizers.launcher.preflight.problems`.
-        world_size: MPI ranks over which each engine runs.
-        multi_model: the server itself starts the ranks of each engine, which may then differ.
+        repository: the model repository. `trt_tokenizers.launcher.preflight.problems` reports
+            configurations that hold ``${…}``.
+        world_size: MPI ranks of each engine.
+        multi_model: the server starts the ranks of each engine, so their numbers may differ.
     """
     models, problems = _read_models(repository)
     yield from problems
@@ -50,58 +50,58 @@ def gpu_problems(
     *,
     multi_model: bool = False,
 ) -> Iterator[str]:
-    """What this host's GPUs lack for the engines of *repository*: one line each, with the mend.
+    """What this host's GPUs lack for the engines of *repository*: one line each, with the fix.
 
-    Of memory only the weights are known before the start: the size of a rank's engine file, or of
-    the checkpoint divided by the ranks (if it is loaded in its own dtype). The KV cache,
-    activations and CUDA's own 0.5 GB or so come on top, so silence here does not mean that it fits.
+    Before the start only the memory of the weights is known: the size of a rank's engine file, or
+    the checkpoint divided by the ranks (if it is loaded in its own dtype). KV cache, activations
+    and CUDA (about 0.5 GB) need more, so an empty result does not mean that everything fits.
 
     Args:
-        world_size: MPI ranks over all hosts.
-        ranks_on_this_host: how many of them run here, one GPU each.
-        environ: of the ranks: CUDA_VISIBLE_DEVICES, and PATH for nvidia-smi.
+        world_size: MPI ranks on all hosts.
+        ranks_on_this_host: ranks on this host, one GPU each.
+        environ: the ranks' environment: CUDA_VISIBLE_DEVICES, and PATH for nvidia-smi.
         multi_model: as in `engine_problems`.
     """
     models, _ = _read_models(repository)
     needs = [need for model in models for need in _gpu_needs(model, world_size)]
-    if needs:
-        yield from dict.fromkeys(_lacking(needs, ranks_on_this_host, environ, multi_model))
+    if needs:  # two engines of one model may lack the same GPUs
+        yield from dict.fromkeys(_unmet(needs, ranks_on_this_host, environ, multi_model))
 
 
-def _lacking(
+def _unmet(
     needs: list[_GpuNeed], ranks_on_this_host: int, environ: Mapping[str, str], multi_model: bool
 ) -> Iterator[str]:
-    there = host_gpus(environ)
-    seen = visible_gpus(there, environ)
+    gpus = host_gpus(environ)
+    visible = visible_gpus(gpus, environ)
     hidden = ""
-    if len(seen) < len(there):
-        chosen = environ["CUDA_VISIBLE_DEVICES"]
-        hidden = f", CUDA_VISIBLE_DEVICES={chosen} shows {len(seen)} of {len(there)}"
+    if len(visible) < len(gpus):
+        value = environ["CUDA_VISIBLE_DEVICES"]
+        hidden = f", CUDA_VISIBLE_DEVICES={value} shows {len(visible)} of {len(gpus)}"
     for need in needs:
         ranks = need.ranks if multi_model and need.ranks else ranks_on_this_host
-        if not seen and not need.always:
+        if not visible and not need.required:
             continue
-        if len(seen) < ranks:
+        if len(visible) < ranks:
             yield (
-                f"{need.who} needs {ranks} GPUs on this host, one a rank, and {len(seen)} can be "
-                f"seen{hidden}; {need.mend}"
+                f"{need.engine} needs {ranks} GPUs on this host, one per rank, and {len(visible)} "
+                f"are visible{hidden}; {need.fix}"
             )
-        least = min((gpu.memory for gpu in seen[:ranks] if gpu.memory is not None), default=None)
-        if least is not None and need.weights > least:
+        sizes = [gpu.memory for gpu in visible[:ranks] if gpu.memory is not None]
+        if sizes and need.weights > min(sizes):
             yield (
                 f"{need.weights_from}: a rank's weights are {_gigabytes(need.weights)} and the "
-                f"smallest GPU has {_gigabytes(least)}; split the model over more ranks, quantize "
-                "it, or take larger GPUs"
+                f"smallest GPU has {_gigabytes(min(sizes))}; split the model over more ranks, "
+                "quantize it, or use larger GPUs"
             )
 
 
 @dataclass(frozen=True)
 class _Model:
-    """One model of the repository, as its config.pbtxt says.
+    """What one config.pbtxt says.
 
     Attributes:
-        parameters: with a value only.
         max_batch_size: Triton's; 0: no batches.
+        parameters: those that have a value.
     """
 
     file: Path
@@ -111,8 +111,10 @@ class _Model:
 
     @property
     def is_tensorrt_llm(self) -> bool:
-        """An engine of TensorRT-LLM: by its C++ backend, or by NVIDIA's Python model, whose
-        preprocessing also has a gpt_model_path but no gpt_model_type."""
+        """Whether it runs a TensorRT-LLM engine, in the C++ backend or NVIDIA's Python model.
+
+        NVIDIA's preprocessing also has a gpt_model_path, but no gpt_model_type.
+        """
         return self.backend == "tensorrtllm" or "gpt_model_type" in self.parameters
 
     @property
@@ -122,25 +124,27 @@ class _Model:
 
 @dataclass(frozen=True)
 class _GpuNeed:
-    """What one engine asks of a GPU.
+    """The GPUs that one engine needs.
 
     Attributes:
-        always: it cannot run without one.
-        ranks: that the engine was built for; 0: any.
-        weights: bytes of the largest rank; 0: not known.
-        weights_from: the file or folder which says so.
+        engine: file and kind of the engine, for messages.
+        required: the engine cannot run without a GPU.
+        fix: what to do if there are too few.
+        ranks: the ranks that the engine was built for; 0: any number.
+        weights: bytes of the largest rank; 0: unknown.
+        weights_from: the file or folder with these weights.
     """
 
-    who: str
-    always: bool
-    mend: str
+    engine: str
+    required: bool
+    fix: str
     ranks: int = 0
     weights: int = 0
     weights_from: Path | None = None
 
 
 def _read_models(repository: Path) -> tuple[list[_Model], list[str]]:
-    """The models whose configurations parse, and a line for each that does not."""
+    """The models whose configurations parse, and one line for each other one."""
     models, problems = [], []
     for file in sorted(repository.glob("*/config.pbtxt")):
         text = file.read_text(encoding="utf-8", errors="replace")
@@ -163,17 +167,17 @@ def _tensorrt_llm_problems(model: _Model, world_size: int | None) -> Iterator[st
     paths = [(name, model.parameters[name]) for name in _ENGINE_PATHS if name in model.parameters]
     if not paths:
         yield (
-            f"{model.file}: gpt_model_path has no value; give the absolute path of the engine's "
-            "folder"
+            f"{model.file}: gpt_model_path has no value; set it to the absolute path of the "
+            "engine's folder"
         )
     for name, path in paths:
-        # As upstream does: from the working folder of the server, which is this process's.
+        # A relative path starts at the server's working folder, which is this process's.
         folder = Path(path)
         if not folder.is_dir():
-            start = "" if folder.is_absolute() else f" below the working folder {Path.cwd()}"
+            start = "" if folder.is_absolute() else f" in the working folder {Path.cwd()}"
             yield (
-                f"{model.file}: {name} is {path!r} and there is no such folder{start}; give the "
-                "absolute path of the engine's folder, as the server sees it"
+                f"{model.file}: {name} is {path!r} and there is no such folder{start}; set it to "
+                "the absolute path of the engine's folder in the server"
             )
             continue
         try:
@@ -183,11 +187,11 @@ def _tensorrt_llm_problems(model: _Model, world_size: int | None) -> Iterator[st
             continue
         yield from _rank_problems(engine, world_size)
         yield from _version_problems(engine)
-        most = engine.max_batch_size
-        if most is not None and model.max_batch_size > most:
+        limit = engine.max_batch_size
+        if limit is not None and model.max_batch_size > limit:
             yield (
                 f"{model.file}: max_batch_size is {model.max_batch_size} and the engine in "
-                f"{folder} was built for at most {most}; set it to {most} here, or build the "
+                f"{folder} was built for at most {limit}; set it to {limit} here, or build the "
                 f"engine with --max_batch_size {model.max_batch_size}"
             )
 
@@ -203,11 +207,11 @@ def _rank_problems(engine: BuiltEngine, world_size: int | None) -> Iterator[str]
         )
     missing = [file for file in engine.files if not (engine.folder / file).is_file()]
     if missing:
-        there = ", ".join(sorted(p.name for p in engine.folder.glob("*.engine"))) or "none"
+        present = ", ".join(sorted(p.name for p in engine.folder.glob("*.engine"))) or "none"
         yield (
             f"{engine.folder}: {', '.join(missing)} of the engine's {ranks} ranks "
-            f"{'is' if len(missing) == 1 else 'are'} missing (engine files there: {there}); copy "
-            "the whole folder that the build made, or build it again"
+            f"{'is' if len(missing) == 1 else 'are'} missing (engine files there: {present}); "
+            "copy the whole folder that the build made, or build it again"
         )
 
 
@@ -220,7 +224,7 @@ def _version_problems(engine: BuiltEngine) -> Iterator[str]:
         yield (
             f"{engine.folder / 'config.json'}: the engine was built by TensorRT-LLM "
             f"{engine.version} and {installed} is installed, which cannot load it; build it again "
-            f"with {installed}, or run it in the container that has {engine.version}"
+            f"with {installed}, or use a container with {engine.version}"
         )
 
 
@@ -241,14 +245,14 @@ def _gpu_needs(model: _Model, world_size: int) -> Iterator[_GpuNeed]:
             try:
                 engine = read_engine(Path(model.parameters[name]))
             except (KeyError, RepositoryError):
-                continue  # `engine_problems` says what is wrong with it
+                continue  # `engine_problems` reports it
             files = [engine.folder / file for file in engine.files]
             sizes = {file: file.stat().st_size for file in files if file.is_file()}
             largest = max(sizes, key=sizes.__getitem__, default=None)
             yield _GpuNeed(
-                who=f"{model.file}: a TensorRT-LLM engine",
-                always=True,
-                mend="give the container GPUs (docker run --gpus all), or use fewer ranks here "
+                engine=f"{model.file}: a TensorRT-LLM engine",
+                required=True,
+                fix="give the container GPUs (docker run --gpus all), or use fewer ranks here "
                 "with --hosts",
                 ranks=len(files),
                 weights=sizes[largest] if largest else 0,
@@ -258,16 +262,16 @@ def _gpu_needs(model: _Model, world_size: int) -> Iterator[_GpuNeed]:
         folder = Path(model.parameters.get("model_dir", ""))
         same_dtype = model.parameters.get("dtype", "auto") == "auto"
         yield _GpuNeed(
-            who=f"{model.file}: the engine transformers",
-            always=model.parameters.get("device") == "cuda",
-            mend="show it more, use a smaller --world-size, or set its device to cpu",
+            engine=f"{model.file}: the engine transformers",
+            required=model.parameters.get("device") == "cuda",
+            fix="make more visible, use a smaller --world-size, or set its device to cpu",
             weights=_checkpoint_size(folder) // world_size if same_dtype else 0,
             weights_from=folder,
         )
 
 
 def _checkpoint_size(folder: Path) -> int:
-    """Bytes of a Hugging Face model's weights; 0 where they are in no safetensors."""
+    """Bytes of a Hugging Face model's weights; 0 if they are not in safetensors files."""
     with contextlib.suppress(RepositoryError, LookupError, TypeError, ValueError):
         index = read_config(folder / "model.safetensors.index.json", "")
         return int(index["metadata"]["total_size"])

@@ -1,17 +1,19 @@
-"""The ensemble around a TensorRT-LLM engine: from the engine's tensors and the client's names.
+"""Build the ensemble around an engine from the engine's tensors and the clients' names.
 
-Nothing here knows a version: what the engine has is wired, what the client sends and reads stays
-as it is in name, type and shape. Configurations are Triton's protobufs (`pbtxt.parse_config`).
+The code here does not depend on a TensorRT-LLM version. It connects the tensors that the engine
+has. It keeps the name, type and shape of everything that clients send and read. Configurations are
+Triton's protobufs (`pbtxt.parse_config`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
+from trt_tokenizers.settings import as_text, parse_bool
+from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
 #: Output of our preprocessing -> input of the engine.
 TO_ENGINE = {
@@ -28,20 +30,17 @@ TO_ENGINE = {
     "REQUEST_DECODER_INPUT_LEN": "decoder_input_lengths",
     "OUT_PROMPT_TABLE_EXTRA_IDS": "prompt_table_extra_ids",
 }
-#: Input of our preprocessing -> the client's name, for what only some ensembles have.
-_OPTIONAL = {
-    "DECODER_QUERY": "decoder_text_input",
-    "PROMPT_TABLE_EXTRA_ID": "prompt_table_extra_id",
-}
-#: Output of preprocessing that it makes only for a client that sends this input of its.
-_ASKED_BY = {
+#: Input of our preprocessing -> the client's name, for inputs that only some ensembles have.
+_OPTIONAL = {each.to_preprocessing: each.name for each in INPUTS if not each.skeleton}
+#: Output of preprocessing -> the preprocessing input without which it is not made.
+_REQUIRED_INPUT = {
     "EMBEDDING_BIAS": "EMBEDDING_BIAS_WORDS",
     "DECODER_INPUT_ID": "DECODER_QUERY",
     "REQUEST_DECODER_INPUT_LEN": "DECODER_QUERY",
     "OUT_PROMPT_TABLE_EXTRA_IDS": "PROMPT_TABLE_EXTRA_ID",
 }
-#: The client's name -> input of the engine without which it makes no sense.
-_NEEDS = {
+#: The client's name -> the engine input without which it has no effect.
+_REQUIRED_ENGINE_INPUT = {
     "min_tokens": "min_tokens",
     "min_length": "min_length",
     "embedding_bias_words": "embedding_bias",
@@ -63,203 +62,209 @@ _TO_CLIENT = {
 }
 
 
-@dataclass(frozen=True)
-class Wired:
-    """The three models around the engine, as ModelConfig protobufs."""
-
-    ensemble: Any
-    preprocessing: Any
-    postprocessing: Any
-
-
-def wire(ensemble: Any, engine: Any, skeleton: Mapping[str, Any], where: str) -> Wired:
-    """
-    Args:
-        ensemble: what clients know: its inputs, outputs and max_batch_size count, and where it has
-            steps, how the engine's inputs are mapped.
-        engine: the engine's configuration, which stays as it is.
-        skeleton: ensemble, preprocessing, postprocessing of the skeleton, filled; their
-            parameters, instances and max_batch_size are kept.
-        where: the ensemble's file, for errors.
-
-    Raises:
-        RepositoryError: the engine needs what nobody gives, or a client reads what nobody makes.
-    """
-    return EnsembleBuilder(ensemble, engine, skeleton, where).wired()
+#: Model -> the first line of its file.
+_COMMENTS = {
+    "ensemble": "Text or messages in, text out.",
+    "preprocessing": "Text or messages -> token ids.",
+    "postprocessing": "One instance and no dynamic batching keep the chunks of a stream in order.",
+}
 
 
 class EnsembleBuilder:
+    """Connects preprocessing, the engine and postprocessing."""
+
     def __init__(self, old: Any, engine: Any, skeleton: Mapping[str, Any], where: str) -> None:
+        """Prepare the new configurations.
+
+        Args:
+            old: the ensemble that clients know. The new one has its inputs, outputs and
+                max_batch_size, and maps the engine's inputs as its steps do, if it has steps.
+            engine: the engine's configuration, which does not change.
+            skeleton: the filled skeleton's ensemble, preprocessing and postprocessing. Their
+                parameters, instances and max_batch_size are kept.
+            where: the ensemble's file, for errors.
+        """
         self._old = old
         self._engine = engine
         self._where = where
         self._engine_inputs = {tensor.name: tensor for tensor in engine.input}
         self._engine_outputs = {tensor.name: tensor for tensor in engine.output}
         self._skeleton = skeleton["ensemble"]
-        self._before = _copy(skeleton["preprocessing"])
-        self._after = _copy(skeleton["postprocessing"])
+        self._preprocessing = _copy(skeleton["preprocessing"])
+        self._postprocessing = _copy(skeleton["postprocessing"])
         self._new = _copy(skeleton["ensemble"])
         del self._new.input[:], self._new.output[:], self._new.ensemble_scheduling.step[:]
         self._new.max_batch_size = old.max_batch_size
         self._inputs: dict[str, Any] = {}
         for tensor in old.input:
-            kept = self._inputs[tensor.name] = self._new.input.add()
-            kept.CopyFrom(tensor)
+            copy = self._inputs[tensor.name] = self._new.input.add()
+            copy.CopyFrom(tensor)
 
-    def wired(self) -> Wired:
+    def build(self) -> dict[str, str]:
+        """Relative path -> text of the config.pbtxt of ensemble, preprocessing, postprocessing.
+
+        Raises:
+            RepositoryError: nothing provides a required input of the engine, or nothing makes an
+                output that clients read.
+        """
         steps = self._new.ensemble_scheduling.step
-        before = steps.add(model_name="preprocessing", model_version=-1)
+        preprocessing = steps.add(model_name="preprocessing", model_version=-1)
         engine = steps.add(model_name=self._engine.name, model_version=-1)
-        after = steps.add(model_name="postprocessing", model_version=-1)
-        self._wire_preprocessing(before)
-        self._wire_engine(engine)
-        self._wire_postprocessing(engine, after)
-        self._wire_outputs(engine)
-        return Wired(self._new, self._before, self._after)
+        postprocessing = steps.add(model_name="postprocessing", model_version=-1)
+        self._connect_preprocessing(preprocessing)
+        self._connect_engine(engine)
+        self._connect_postprocessing(engine, postprocessing)
+        self._connect_outputs(engine, postprocessing)
+        configs = (self._new, self._preprocessing, self._postprocessing)
+        return {
+            f"{name}/config.pbtxt": format_config(config, comment)
+            for config, (name, comment) in zip(configs, _COMMENTS.items(), strict=True)
+        }
 
-    def _wire_preprocessing(self, step: Any) -> None:
-        """Inputs have the client's types; outputs the engine's."""
-        maps = self._skeleton.ensemble_scheduling.step[0].input_map
-        wanted = {tensor.name: tensor for tensor in self._before.input}
-        for name, client_name in {**maps, **_OPTIONAL}.items():
-            theirs = self._inputs.get(client_name)
-            if theirs is None:
-                needs = _NEEDS.get(client_name)
-                needless = needs is not None and needs not in self._engine_inputs
-                if name not in maps or needless:
-                    if needless:
-                        self._before.input.remove(wanted[name])
+    def _connect_preprocessing(self, step: Any) -> None:
+        """Give its inputs the clients' types and its outputs the engine's types."""
+        usual_map = self._skeleton.ensemble_scheduling.step[0].input_map
+        own_inputs = {tensor.name: tensor for tensor in self._preprocessing.input}
+        for name, client_name in {**usual_map, **_OPTIONAL}.items():
+            client_input = self._inputs.get(client_name)
+            if client_input is None:
+                required = _REQUIRED_ENGINE_INPUT.get(client_name)
+                if required is not None and required not in self._engine_inputs:
+                    self._preprocessing.input.remove(own_inputs[name])
                     continue
-                theirs = self._inputs[client_name] = self._new.input.add()
-                theirs.CopyFrom(wanted[name])
-                theirs.name = client_name
-            if name in wanted:
-                theirs.optional = True  # text_input or messages; the rest has defaults
-            tensor = wanted[name] if name in wanted else self._before.input.add(optional=True)
-            tensor.CopyFrom(theirs)
+                if name not in usual_map:
+                    continue
+                client_input = self._inputs[client_name] = self._new.input.add()
+                client_input.CopyFrom(own_inputs[name])
+                client_input.name = client_name
+            tensor = own_inputs.get(name)
+            if tensor is None:
+                tensor = self._preprocessing.input.add()
+            else:  # optional: text_input or messages is enough, the others have defaults
+                client_input.optional = True
+            tensor.CopyFrom(client_input)
             tensor.name, tensor.optional = name, True
             step.input_map[name] = client_name
-        del self._before.output[:]
+        del self._preprocessing.output[:]
         for name, engine_name in TO_ENGINE.items():
             if (tensor := self._engine_inputs.get(engine_name)) is None:
                 continue
-            if _ASKED_BY.get(name, "QUERY") not in step.input_map:
+            if _REQUIRED_INPUT.get(name, "QUERY") not in step.input_map:
                 continue
-            self._before.output.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
+            self._preprocessing.output.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
             step.output_map[name] = f"_{name}"
 
-    def _wire_engine(self, step: Any) -> None:
-        given = {TO_ENGINE[output.name]: f"_{output.name}" for output in self._before.output}
-        usual = dict(self._skeleton.ensemble_scheduling.step[1].input_map)
-        theirs: dict[str, str] = {}
+    def _connect_engine(self, step: Any) -> None:
+        prepared = {TO_ENGINE[o.name]: f"_{o.name}" for o in self._preprocessing.output}
+        usual_map = dict(self._skeleton.ensemble_scheduling.step[1].input_map)
+        old_map: dict[str, str] = {}
         for old_step in self._old.ensemble_scheduling.step:
             if old_step.model_name == self._engine.name:
-                theirs = dict(old_step.input_map)
+                old_map = dict(old_step.input_map)
+        available = {*self._inputs, *prepared.values()}
         for name, tensor in self._engine_inputs.items():
-            candidates = (given.get(name), theirs.get(name), usual.get(name), name)
-            source = next((s for s in candidates if s in self._inputs or s in given.values()), None)
+            candidates = (prepared.get(name), old_map.get(name), usual_map.get(name), name)
+            source = next((c for c in candidates if c in available), None)
             if source is not None:
                 step.input_map[name] = source
             elif not tensor.optional:
                 raise RepositoryError(
                     f"{self._where}: the engine {self._engine.name!r} needs the input {name!r}, "
-                    "which neither preprocessing nor a client gives; make it optional, or add an "
-                    "input to the ensemble"
+                    "which neither preprocessing nor a client provides; make it optional, or add "
+                    "an input to the ensemble"
                 )
 
-    def _wire_postprocessing(self, engine: Any, step: Any) -> None:
-        inputs = {tensor.name: tensor for tensor in self._after.input}
-        del self._after.input[:]
+    def _connect_postprocessing(self, engine: Any, step: Any) -> None:
+        inputs = {tensor.name: tensor for tensor in self._postprocessing.input}
+        del self._postprocessing.input[:]
         for engine_name, name in _FROM_ENGINE.items():
-            made = self._engine_outputs.get(engine_name)
-            if made is None:
+            output = self._engine_outputs.get(engine_name)
+            if output is None:
                 continue
-            tensor = self._after.input.add()
+            tensor = self._postprocessing.input.add()
             tensor.CopyFrom(inputs[name])
-            tensor.data_type, tensor.dims[:] = made.data_type, made.dims
+            tensor.data_type, tensor.dims[:] = output.data_type, output.dims
             engine.output_map[engine_name] = step.input_map[name] = f"_{engine_name.upper()}"
         if "TOKENS_BATCH" not in step.input_map:
             raise RepositoryError(
                 f"{self._where}: the engine {self._engine.name!r} has no output 'output_ids'; "
-                "only engines with TensorRT-LLM's tensor names can be wired"
+                "use an engine with TensorRT-LLM's tensor names"
             )
-        outputs = {tensor.name: tensor for tensor in self._after.output}
-        del self._after.output[:]
-        theirs = {tensor.name: tensor for tensor in self._old.output}
+        outputs = {tensor.name: tensor for tensor in self._postprocessing.output}
+        del self._postprocessing.output[:]
+        client_outputs = {tensor.name: tensor for tensor in self._old.output}
         for name, client_name in _TO_CLIENT.items():
             if client_name in self._engine_outputs:
-                continue  # as asked for, by the engine itself
-            tensor = self._after.output.add()
-            tensor.CopyFrom(theirs.get(client_name, outputs[name]))
+                continue  # the engine makes it
+            tensor = self._postprocessing.output.add()
+            tensor.CopyFrom(client_outputs.get(client_name, outputs[name]))
             tensor.name = name
             step.output_map[name] = client_name
 
-    def _wire_outputs(self, engine: Any) -> None:
-        """What clients read: as it was, then what is new."""
-        made = {_TO_CLIENT[tensor.name]: tensor for tensor in self._after.output}
+    def _connect_outputs(self, engine: Any, postprocessing: Any) -> None:
+        """Add the ensemble's outputs: those that clients know, then the new ones."""
+        text_outputs = {_TO_CLIENT[tensor.name]: tensor for tensor in self._postprocessing.output}
+        added = set()
         for tensor in self._old.output:
-            if any(tensor.name == there.name for there in self._new.output):
+            name = tensor.name
+            if name in added:
                 continue  # declared twice, as in the templates of 1.2
+            added.add(name)
             self._new.output.add().CopyFrom(tensor)
-            if tensor.name in made:
+            if name in text_outputs:
                 continue
-            if tensor.name not in self._engine_outputs:
+            if name not in self._engine_outputs:
                 raise RepositoryError(
-                    f"{self._where}: the output {tensor.name!r} is made by neither the engine "
+                    f"{self._where}: the output {name!r} is made by neither the engine "
                     f"{self._engine.name!r} nor postprocessing; remove it"
                 )
-            if tensor.name in engine.output_map:
-                self._share(engine, tensor.name)
-            engine.output_map[tensor.name] = tensor.name
-        for name, tensor in made.items():
-            if not any(name == there.name for there in self._new.output):
+            # An output has one name in the ensemble, also if postprocessing reads it.
+            internal = engine.output_map.get(name)
+            for key, source in list(postprocessing.input_map.items()):
+                if source == internal:
+                    postprocessing.input_map[key] = name
+            engine.output_map[name] = name
+        for name, tensor in text_outputs.items():
+            if name not in added:
                 self._new.output.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
-
-    def _share(self, engine: Any, name: str) -> None:
-        """An engine's output that postprocessing reads too: under the client's name."""
-        internal = engine.output_map[name]
-        after = self._new.ensemble_scheduling.step[2]
-        for key in [key for key, value in after.input_map.items() if value == internal]:
-            after.input_map[key] = name
 
 
 def _copy(config: Any) -> Any:
-    made = parse_config("")
-    made.CopyFrom(config)
-    return made
+    copy = parse_config("")
+    copy.CopyFrom(config)
+    return copy
 
 
 def derived_parameters(engine: Any) -> dict[str, str]:
-    """Parameters of pre- and postprocessing that follow from the engine's configuration."""
-    told = parameters(engine).get("exclude_input_in_output", "").lower() in ("true", "1")
+    """Parameters of the text models that follow from the engine's configuration."""
+    excludes = parse_bool(parameters(engine).get("exclude_input_in_output", "")) is True
     types = {tensor.name: tensor.data_type for tensor in engine.input}
-    stops = (
+    can_stop = (
         "stop" in types
         and engine.model_transaction_policy.decoupled
-        # postprocessing's own request has signed numbers, unlike that of 0.5.
+        # Postprocessing's stop request has signed integers; the engine of 0.5 has unsigned ones.
         and types.get("request_output_len") == types.get("input_lengths")
     )
     return {
         "tokenizer_type": "auto",
         "template": "auto",
         "stream_key": "auto",
-        "exclude_input_in_output": str(told).lower(),
-        "prompt_in_output": str(not told and "exclude_input_in_output" not in types).lower(),
-        "stop_model": engine.name if stops else "",
+        "exclude_input_in_output": as_text(excludes),
+        "prompt_in_output": as_text(not excludes and "exclude_input_in_output" not in types),
+        "stop_model": engine.name if can_stop else "",
     }
 
 
 def set_parameters(config: Any, values: Mapping[str, str]) -> None:
-    """Give *config* these parameters and no others, in their order."""
+    """Replace the parameters of *config* with *values*, in their order."""
     config.ClearField("parameters")
     for name, value in values.items():
         config.parameters[name].string_value = value
 
 
-def parameters(config: Any, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Parameter -> value of a configuration; what still is a placeholder counts as empty."""
-    found = {
+def parameters(config: Any) -> dict[str, str]:
+    """Parameter -> value of a configuration; an unfilled placeholder counts as empty."""
+    return {
         name: "" if value.string_value.startswith("${") else value.string_value
         for name, value in config.parameters.items()
     }
-    return found if names is None else {name: found.get(name, "") for name in names}

@@ -1,6 +1,6 @@
-"""A model repository: render it from the skeleton, then write it.
+"""Generate a model repository: `render` its files from the skeleton, then `write` them.
 
-`render` touches nothing; `write` is the one function that does, all or nothing.
+Only `write` changes the file system. It writes everything or nothing.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from trt_tokenizers.engines.tensors import PERF
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, staging
-from trt_tokenizers.repository.nvidia_settings import UPSTREAM
 from trt_tokenizers.repository.pbtxt import format_config, parse_config, quoted
 from trt_tokenizers.repository.placeholders import PLACEHOLDER, fill
+from trt_tokenizers.repository.settings_reference import engine_settings
 from trt_tokenizers.repository.skeleton import skeleton
-from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND, render_cpp
+from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND, render_tensorrtllm
 from trt_tokenizers.settings import MODEL_DIRECTORY, nearest, parse
+from trt_tokenizers.streams.stream_key import StreamKeyTransport
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.files import SMALL_FILES
 from trt_tokenizers.tokenizers.registry import create
 
-#: The engine whose model may be on the hub, and that takes arguments of its own.
+#: The engine that loads models from the hub and takes ``llm_args``.
 LLM_API = "llmapi"
+#: The engine that loads models from the hub and takes ``engine_args``.
 VLLM = "vllm"
-#: Lists the files that `write` made, and tells its repository from anybody else's.
-_MARK = ".trt-tokenizers"
+#: Lists the files that `write` made. Its presence marks a repository of this command.
+_MARKER = ".trt-tokenizers"
 _COPIED_TOKENIZER = "preprocessing/1/tokenizer"
-#: What a tokenizer may be made of that does not say it.
+#: Copied for tokenizer types that do not declare their files.
 _VOCABULARY_FILES = (
     "tokenizer*", "merges.txt", "vocab.json", "encoder.json", "vocab.bpe", "*.model", "*.tiktoken",
     "tekken*.json", "tokenization_*.py",
@@ -44,20 +46,20 @@ _VOCABULARY_FILES = (
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What `generate` is asked for.
+    """The options of `generate`.
 
     Attributes:
-        engine: name of a Python engine, module:Class, or tensorrtllm: the C++ backend.
-        model_dir: the model's folder, in Hugging Face's layout; the C++ backend needs none.
-        tokenizer_dir: the tokenizer's folder; the model's if empty.
-        engine_dir: for the C++ backend: the folder that the engine's build made.
-        version: of TensorRT-LLM; empty: as the engine says.
-        copy_tokenizer: put the tokenizer's files into the repository.
-        values: placeholder -> value, over the defaults.
-        outputs: of the ensemble, by name; empty: the skeleton's.
-        engine_parameters: what the engine takes beside the skeleton's own parameters.
-        llm_args: for the engine llmapi: arguments of TensorRT-LLM's LLM().
-        engine_args: for the engine vllm: fields of vLLM's AsyncEngineArgs.
+        engine: name of a Python engine, module:Class, or tensorrtllm for the C++ backend.
+        model_dir: the Hugging Face folder of the model; not needed by the C++ backend.
+        tokenizer_dir: the tokenizer's folder; default: model_dir.
+        engine_dir: the engine's folder, for the C++ backend.
+        version: of TensorRT-LLM; default: as the engine's folder says.
+        copy_tokenizer: copy the tokenizer's files into the repository.
+        values: placeholder -> value; replaces the default.
+        outputs: names of the ensemble's outputs; default: the skeleton's.
+        engine_parameters: parameters of the engine's model that the skeleton lacks.
+        llm_args: arguments of TensorRT-LLM's LLM(), for the engine llmapi.
+        engine_args: fields of vLLM's AsyncEngineArgs, for the engine vllm.
     """
 
     engine: str
@@ -75,59 +77,60 @@ class GenerateOptions:
     outputs: tuple[str, ...] = ()
 
 
-def render(deployment: GenerateOptions) -> dict[str, str]:
+def render(options: GenerateOptions) -> dict[str, str]:
     """Relative path -> text of every file of the repository.
 
     Raises:
-        RepositoryError: a value is unknown or breaks a config; the model's folder is no model.
+        RepositoryError: a value is unknown or invalid, or the model's folder is not a model.
+        EngineError: the engine is unknown or does not import.
     """
-    if deployment.engine == CPP_BACKEND:
-        return _render_cpp(deployment)
-    values = _values(deployment)
+    if options.engine == CPP_BACKEND:
+        return _render_tensorrtllm(options)
+    values = _values(options)
     texts = dict(skeleton())
-    used = {name for text in texts.values() for name in PLACEHOLDER.findall(text)}
+    known = {name for text in texts.values() for name in PLACEHOLDER.findall(text)}
     rendered = {
         path: fill(text, values, path) if path.endswith(".pbtxt") else text
         for path, text in texts.items()
     }
-    if deployment.outputs:
+    if options.outputs:
         path = "ensemble/config.pbtxt"
-        rendered[path] = _with_outputs(rendered[path], deployment.outputs)
-    rendered["tensorrt_llm/config.pbtxt"] += "".join(
-        _parameter(*pair) for pair in deployment.engine_parameters.items()
-    )
-    for name in deployment.values:
-        if name not in used:
-            raise RepositoryError(f"unknown value {name!r}{nearest(name, used)}; leave it out")
+        rendered[path] = _with_outputs(rendered[path], options.outputs)
+    # A registered engine declares its parameters; the skeleton need not have them.
+    declared = None if ":" in options.engine else engine_settings(options.engine)
+    path = "tensorrt_llm/config.pbtxt"
+    present = parse_config(rendered[path]).parameters
+    own = [f.name for f in (fields(declared) if declared else ()) if f.name not in present]
+    more = {**{name: values.get(name, "") for name in own}, **options.engine_parameters}
+    rendered[path] += "".join(_parameter(*pair) for pair in more.items())
+    known.update(own)
+    for name in options.values:
+        if name not in known:
+            raise RepositoryError(f"unknown value {name!r}{nearest(name, known)}; remove it")
     return rendered
 
 
-def _render_cpp(deployment: GenerateOptions) -> dict[str, str]:
-    if deployment.engine_dir is None:
+def _render_tensorrtllm(options: GenerateOptions) -> dict[str, str]:
+    if options.engine_dir is None:
         raise RepositoryError(
             f"the engine {CPP_BACKEND} has no folder; set --engine-dir to what its build made"
         )
-    if (
-        deployment.engine_parameters
-        or deployment.llm_args
-        or deployment.engine_args
-        or deployment.outputs
-    ):
+    if options.engine_parameters or options.llm_args or options.engine_args or options.outputs:
         raise RepositoryError(
             "--engine-parameter, --llm-arg, --engine-arg and --outputs are for Python engines; "
-            f"{CPP_BACKEND} has all outputs of its version, and its parameters by --set"
+            f"{CPP_BACKEND} has all outputs of its version, use --set for its parameters"
         )
     values = {
-        "tokenizer_dir": _tokenizer_value(deployment),
-        "tokenizer_type": deployment.tokenizer_type,
-        "template": deployment.template,
-        **deployment.values,
+        "tokenizer_dir": _tokenizer_value(options),
+        "tokenizer_type": options.tokenizer_type,
+        "template": options.template,
+        **options.values,
     }
-    return render_cpp(deployment.engine_dir.absolute(), deployment.version, values)
+    return render_tensorrtllm(options.engine_dir.absolute(), options.version, values)
 
 
-def _tokenizer_dir(deployment: GenerateOptions) -> Path:
-    folder = deployment.tokenizer_dir or deployment.model_dir
+def _tokenizer_dir(options: GenerateOptions) -> Path:
+    folder = options.tokenizer_dir or options.model_dir
     if folder is None:
         raise RepositoryError("the tokenizer has no folder; set --tokenizer-dir")
     if not folder.is_dir():
@@ -137,27 +140,28 @@ def _tokenizer_dir(deployment: GenerateOptions) -> Path:
     return folder.resolve()
 
 
-def _tokenizer_value(deployment: GenerateOptions) -> str:
-    folder = _tokenizer_dir(deployment)
-    if not deployment.copy_tokenizer:
+def _tokenizer_value(options: GenerateOptions) -> str:
+    folder = _tokenizer_dir(options)
+    if not options.copy_tokenizer:
         return str(folder)
     return f"{MODEL_DIRECTORY}/../{_COPIED_TOKENIZER}"
 
 
-def tokenizer_files(deployment: GenerateOptions) -> dict[str, Path]:
-    """Relative path in the repository -> file to copy there; empty if none were asked for. They
-    are those that a tokenizer of this type reads.
+def tokenizer_files(options: GenerateOptions) -> dict[str, Path]:
+    """Relative path in the repository -> tokenizer file to copy; empty without copy_tokenizer.
+
+    Only the files that this tokenizer type reads are copied.
 
     Raises:
-        TokenizerError: it does not load.
-        SettingsError: a value for it is of another type.
+        TokenizerError: the tokenizer does not load.
+        SettingsError: a value of its settings has the wrong type.
     """
-    if not deployment.copy_tokenizer:
+    if not options.copy_tokenizer:
         return {}
-    folder = _tokenizer_dir(deployment)
-    own = {setting.name for setting in fields(TokenizerSettings)}
-    values = {name: value for name, value in deployment.values.items() if name in own and value}
-    values |= {"tokenizer_dir": str(folder), "tokenizer_type": deployment.tokenizer_type}
+    folder = _tokenizer_dir(options)
+    names = {setting.name for setting in fields(TokenizerSettings)}
+    values = {name: value for name, value in options.values.items() if name in names and value}
+    values |= {"tokenizer_dir": str(folder), "tokenizer_type": options.tokenizer_type}
     vocabulary = (
         create(parse(TokenizerSettings, values, "--set")).vocabulary_files or _VOCABULARY_FILES
     )
@@ -170,8 +174,8 @@ def tokenizer_files(deployment: GenerateOptions) -> dict[str, Path]:
 
 
 _TYPES = {np.int32: "TYPE_INT32", np.int64: "TYPE_INT64", np.float32: "TYPE_FP32"}
-#: Outputs that the ensemble may have beside the skeleton's: step, its output, type, dims.
-_MORE_OUTPUTS = {
+#: Outputs that the skeleton's ensemble lacks -> step, its output, type, dims.
+_EXTRA_OUTPUTS = {
     "output_ids": ("postprocessing", "OUT_IDS", "TYPE_INT32", (-1, -1)),
     "batch_index": ("tensorrt_llm", "batch_index", "TYPE_INT32", (1,)),
     "sequence_index": ("tensorrt_llm", "sequence_index", "TYPE_INT32", (1,)),
@@ -180,10 +184,10 @@ _MORE_OUTPUTS = {
 
 
 def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
-    """The ensemble's configuration with just these outputs: each that is mapped costs.
+    """The ensemble's configuration with only these outputs, because each mapped one costs time.
 
     Raises:
-        RepositoryError: one of them does not exist.
+        RepositoryError: an output does not exist.
     """
     config = parse_config(text)
     present = {output.name: output for output in config.output}
@@ -191,13 +195,13 @@ def _with_outputs(text: str, wanted: tuple[str, ...]) -> str:
     for name in wanted:
         if name in present:
             continue
-        if name not in _MORE_OUTPUTS:
-            known = [*present, *_MORE_OUTPUTS]
+        if name not in _EXTRA_OUTPUTS:
+            known = [*present, *_EXTRA_OUTPUTS]
             raise RepositoryError(
-                f"the ensemble has no output {name!r}{nearest(name, known)}; known are: "
+                f"the ensemble has no output {name!r}{nearest(name, known)}; valid are: "
                 + ", ".join(sorted(known))
             )
-        step, tensor, data_type, dims = _MORE_OUTPUTS[name]
+        step, tensor, data_type, dims = _EXTRA_OUTPUTS[name]
         steps[step].output_map[tensor] = name
         config.output.add(name=name, data_type=data_type, dims=dims)
     for name, output in present.items():
@@ -215,45 +219,42 @@ def _parameter(key: str, value: str) -> str:
     )
 
 
-def _values(deployment: GenerateOptions) -> dict[str, str]:
-    if deployment.model_dir is None:
+def _values(options: GenerateOptions) -> dict[str, str]:
+    """Placeholder -> value for a Python engine."""
+    if options.model_dir is None:
         raise RepositoryError("the engine has no model; set --model to its folder")
-    if deployment.llm_args and deployment.engine != LLM_API:
-        raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; leave it out")
-    if deployment.engine_args and deployment.engine != VLLM:
-        raise RepositoryError(f"--engine-arg is for the engine {VLLM}; leave it out")
-    on_hub = deployment.engine in (LLM_API, VLLM) and not deployment.model_dir.exists()
-    model_dir = deployment.model_dir if on_hub else deployment.model_dir.resolve()
+    if options.llm_args and options.engine != LLM_API:
+        raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; remove it")
+    if options.engine_args and options.engine != VLLM:
+        raise RepositoryError(f"--engine-arg is for the engine {VLLM}; remove it")
+    on_hub = options.engine in (LLM_API, VLLM) and not options.model_dir.exists()
+    model_dir = options.model_dir if on_hub else options.model_dir.resolve()
     config = read_json(model_dir / "config.json")
     if not (config or on_hub):
         raise RepositoryError(
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
         )
-    llm_args = dict(deployment.llm_args)
-    engine_args = dict(deployment.engine_args)
+    llm_args = dict(options.llm_args)
+    engine_args = dict(options.engine_args)
     max_seq_len = llm_args.pop("max_seq_len", 0) or engine_args.pop("max_model_len", 0)
     max_seq_len = max_seq_len or config.get("max_position_embeddings", config.get("n_positions", 0))
-    if on_hub and not (max_seq_len or deployment.values.get("max_seq_len")):
+    if on_hub and not (max_seq_len or options.values.get("max_seq_len")):
         raise RepositoryError(
-            f"there is no folder {model_dir} to tell how many tokens a sequence may have; if it "
-            "is a model on the hub, set max_seq_len, and --tokenizer-dir to its tokenizer's folder"
+            f"there is no folder {model_dir}, so the maximum sequence length is unknown; for a "
+            "model on the hub, set max_seq_len, and --tokenizer-dir to its tokenizer's folder"
         )
     return {
-        **{
-            name: UPSTREAM[name].default
-            for name in ("triton_max_batch_size", "preprocessing_instance_count")
-        },
-        "engine": deployment.engine,
-        "stream_key": "tensor",  # which every Python engine hands on
+        "engine": options.engine,
+        "stream_key": StreamKeyTransport.TENSOR.value,  # every Python engine returns it
         "model_dir": str(model_dir),
-        "tokenizer_dir": _tokenizer_value(deployment),
-        "tokenizer_type": deployment.tokenizer_type,
-        "template": deployment.template,
+        "tokenizer_dir": _tokenizer_value(options),
+        "tokenizer_type": options.tokenizer_type,
+        "template": options.template,
         "max_seq_len": str(max_seq_len or ""),
         "llm_args": json.dumps(llm_args) if llm_args else "",
         "engine_args": json.dumps(engine_args) if engine_args else "",
         "engine_instance_count": "1",
-        **deployment.values,
+        **options.values,
     }
 
 
@@ -265,33 +266,33 @@ def write(
     copies: Mapping[str, Path] | None = None,
     verify: Callable[[Path], Iterable[object]] = lambda repository: (),
 ) -> None:
-    """Write a rendered repository: the whole new one appears at once, or nothing changes.
+    """Write a rendered repository: the complete new one appears at once, or nothing changes.
 
     Args:
-        rendered: from `render`.
+        rendered: the result of `render`.
         output: the folder to make.
-        force: replace what an earlier `write` made there; files of others in it stay.
+        force: replace the files of an earlier `write`. Other files in the folder stay.
         copies: relative path -> file to copy there.
-        verify: gives the problems of the repository before it is put in place.
+        verify: returns the problems of the new repository before it is put in place.
 
     Raises:
-        RepositoryError: *output* exists and may not be replaced, or there are problems.
+        RepositoryError: *output* exists and must not be replaced, or there are problems.
     """
     output = output.absolute()
     copies = copies or {}
-    there = output.exists() and (any(output.iterdir()) if output.is_dir() else True)
-    if there:
-        if not (output / _MARK).is_file():
+    occupied = output.exists() and (any(output.iterdir()) if output.is_dir() else True)
+    if occupied:
+        if not (output / _MARKER).is_file():
             raise RepositoryError(
                 f"{output} exists and was not made by this command; choose another folder"
             )
         if not force:
             raise RepositoryError(f"{output} exists; replace it with --force")
     with staging(output) as new:
-        if there:
+        if occupied:
             copy_tree(output, new)
-            _remove_ours(new)
-        for relative, text in {**rendered, _MARK: "\n".join([*rendered, *copies])}.items():
+            _remove_generated(new)
+        for relative, text in {**rendered, _MARKER: "\n".join([*rendered, *copies])}.items():
             path = new / relative
             if path.exists() or path.is_symlink():
                 raise RepositoryError(
@@ -307,12 +308,12 @@ def write(
         put_in_place(new, output)
 
 
-def _remove_ours(repository: Path) -> None:
-    mark = repository / _MARK
-    for relative in mark.read_text(encoding="utf-8").splitlines():
+def _remove_generated(repository: Path) -> None:
+    marker = repository / _MARKER
+    for relative in marker.read_text(encoding="utf-8").splitlines():
         path = repository / relative
         path.unlink(missing_ok=True)
         for folder in list(Path(relative).parents)[:-1]:
-            with contextlib.suppress(OSError):  # somebody else has files there
+            with contextlib.suppress(OSError):  # the folder has other files
                 (repository / folder).rmdir()
-    mark.unlink()
+    marker.unlink()

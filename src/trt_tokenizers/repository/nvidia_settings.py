@@ -1,32 +1,30 @@
 """Every ``${placeholder}`` of NVIDIA's templates for the TensorRT-LLM ensemble, as a table.
 
-Surveyed were the templates of TensorRT-LLM 0.5, 0.11, 0.17 and 1.2: `since` and `until` name the
-first and the last of them that have a placeholder. Meanings are ours, defaults the C++ backend's
-or, where a file would not be valid without a value, ones that serve.
+The names come from the templates of the versions in `schemas.VERSIONS`. We wrote the meanings. The
+defaults are those of the C++ backend. Where a file needs a value, the default is one that works.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-SURVEYED = ("0.5", "0.11", "0.17", "1.2")
-_BOOLS = frozenset({"true", "false", "1", "0", "t", "f"})
+from trt_tokenizers.repository.schemas import VERSIONS, schema
+from trt_tokenizers.settings import as_text, is_number, parse_bool
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that can be set.
+    """One value that a user can set.
 
     Attributes:
-        name: the placeholder's, or our parameter's.
-        type: string, path, int, float, bool, ints (with commas), JSON, data type, or choices
-            with ``|``.
-        default: what an empty value means; empty: not set.
-        models: in whose config.pbtxt.
-        parameter: the key in ``parameters``; empty: a field of the configuration itself.
-        since, until: TensorRT-LLM versions; empty: no bound.
-        engine: whose it is: tensorrtllm, transformers or both (empty).
+        name: the placeholder.
+        type: string, path, int, float, bool, ints (comma-separated), JSON, data type, or the
+            allowed values separated by ``|``.
+        default: the meaning of an empty value; empty: not set.
+        models: the models whose config.pbtxt has it.
+        parameter: its key in ``parameters``; empty: a field of the configuration itself.
+        since, until: the first and last surveyed TensorRT-LLM version that has it; empty: none.
+        engine: the engine that reads it; empty: it is not an engine's.
     """
 
     name: str
@@ -40,177 +38,174 @@ class Setting:
     engine: str = ""
 
     def problem(self, value: str) -> str | None:
-        """What is wrong with *value*, with what it must be; None if nothing. Empty is never
-        wrong: it means the default."""
-        wanted = _wanted(self.type, value) if value else None
+        """What is wrong with *value* and what it must be; None if it is valid.
+
+        An empty value is valid: it means the default.
+        """
+        wanted = _expected(self.type, value) if value else None
         return f"{self.name} is {value!r}; it must be {wanted}" if wanted else None
 
 
-def _wanted(kind: str, value: str) -> str | None:
-    """What a value of this type must be, unless *value* is one."""
-    lower = value.strip().lower()
-    good, wanted = True, kind
+def _expected(kind: str, value: str) -> str | None:
+    """A description of the type *kind* if *value* is not of it, else None."""
+    valid, wanted = True, kind
     if kind == "int":
-        good, wanted = _is_number(int, value), "a whole number"
+        valid, wanted = is_number(int, value), "a whole number"
     elif kind == "float":
-        good, wanted = _is_number(float, value), "a number"
+        valid, wanted = is_number(float, value), "a number"
     elif kind == "bool":
-        good, wanted = lower in _BOOLS, "true or false"
+        valid, wanted = parse_bool(value) is not None, "true or false"
     elif kind == "ints":
-        good = all(_is_number(int, part) for part in value.split(","))
-        wanted = "whole numbers with commas"
+        valid = all(is_number(int, part) for part in value.split(","))
+        wanted = "comma-separated whole numbers"
     elif kind == "data type":
-        good, wanted = value.startswith("TYPE_"), "a data type of Triton's, as TYPE_FP32"
+        valid, wanted = value.startswith("TYPE_"), "a Triton data type such as TYPE_FP32"
     elif "|" in kind:
-        known = kind.split("|")
-        good, wanted = lower in [word.lower() for word in known], f"one of {', '.join(known)}"
-    return None if good else wanted
+        choices = kind.split("|")
+        valid = value.strip().lower() in [choice.lower() for choice in choices]
+        wanted = f"one of {', '.join(choices)}"
+    return None if valid else wanted
 
 
-def _is_number(kind: type[int] | type[float], text: str) -> bool:
-    try:
-        return math.isfinite(kind(text))
-    except (ValueError, OverflowError):
-        return False
+def _parameter(
+    name: str, kind: str, default: str, meaning: str, models: tuple[str, ...]
+) -> Setting:
+    return Setting(name, kind, default, meaning, models, parameter=name)
 
 
-def _engine(  # noqa: PLR0917 - a row of the table below
-    name: str, kind: str, default: str, meaning: str, since: str = "0.11", until: str = "1.2",
-    parameter: str | None = None,
-) -> Setting:  # fmt: skip
+def _engine(
+    name: str, kind: str, default: str, meaning: str, parameter: str | None = None
+) -> Setting:
+    """A setting of the C++ backend. Its parameter has the setting's name by default."""
     key = name if parameter is None else parameter
-    return Setting(
-        name, kind, default, meaning, ("tensorrt_llm",), key, since, until, "tensorrtllm"
-    )
+    return Setting(name, kind, default, meaning, ("tensorrt_llm",), key, engine="tensorrtllm")
 
 
-_ALL = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing")
-_TEXT = ("preprocessing", "postprocessing")
+_PRE, _POST = ("preprocessing",), ("postprocessing",)
 _BLS = ("tensorrt_llm_bls",)
+_ALL = ("ensemble", "preprocessing", "tensorrt_llm", "postprocessing", *_BLS)
 
-#: By placeholder. Meanings say what the C++ backend does with them.
-UPSTREAM: dict[str, Setting] = {s.name: s for s in (
-    Setting("triton_max_batch_size", "int", "64", "requests of one batch at the most",
-            (*_ALL, *_BLS), since="0.11", until="1.2"),
-    Setting("logits_datatype", "data type", "TYPE_FP32", "of the logits that can be asked for",
-            ("ensemble", "tensorrt_llm", *_BLS), since="0.17", until="1.2"),
-    Setting("preprocessing_instance_count", "int", "2", "copies of preprocessing, one process each",
-            ("preprocessing",), since="0.11", until="1.2"),
+_SETTINGS = (
+    Setting("triton_max_batch_size", "int", "64", "maximum requests in one batch", _ALL),
+    Setting("logits_datatype", "data type", "TYPE_FP32", "data type of returned logits",
+            ("ensemble", "tensorrt_llm", *_BLS)),
+    Setting("preprocessing_instance_count", "int", "2", "instances, one process each", _PRE),
     Setting("postprocessing_instance_count", "int", "1",
-            "one: several would mix the chunks of a stream up", ("postprocessing",),
-            since="0.11", until="1.2"),
-    Setting("tokenizer_dir", "path", "", "the tokenizer's folder",
-            (*_TEXT, "tensorrt_llm"), "tokenizer_dir", "0.5", "1.2"),
-    Setting("tokenizer_type", "string", "auto", "how to read that folder: auto, llama, t5, …",
-            _TEXT, "tokenizer_type", "0.5", "0.5"),
-    Setting("add_special_tokens", "bool", "true", "let the tokenizer add BOS (and EOS) to a prompt",
-            ("preprocessing",), "add_special_tokens", "0.11", "1.2"),
-    Setting("skip_special_tokens", "bool", "true", "leave special tokens out of the text",
-            ("postprocessing",), "skip_special_tokens", "0.11", "1.2"),
-    Setting("visual_model_path", "path", "", "engine of the vision encoder", ("preprocessing",),
-            "visual_model_path", "0.17", "0.17"),
-    Setting("multimodal_model_path", "path", "", "engine of the encoder of images or audio",
-            ("preprocessing",), "multimodal_model_path", "1.2", "1.2"),
-    Setting("hf_model_path", "path", "", "a multimodal model's folder in Hugging Face's layout",
-            ("preprocessing",), "hf_model_path", "1.2", "1.2"),
-    Setting("max_num_images", "int", "", "images of a request at the most", ("preprocessing",),
-            "max_num_images", "0.17", "1.2"),
-    Setting("bls_instance_count", "int", "1", "copies of the BLS model", _BLS,
-            since="0.11", until="1.2"),
-    Setting("accumulate_tokens", "bool", "false", "BLS: each chunk repeats the text so far", _BLS,
-            "accumulate_tokens", "0.11", "1.2"),
-    Setting("tensorrt_llm_model_name", "string", "tensorrt_llm", "BLS: the engine's model", _BLS,
-            "tensorrt_llm_model_name", "0.11", "1.2"),
-    Setting("tensorrt_llm_draft_model_name", "string", "", "BLS: the draft model", _BLS,
-            "tensorrt_llm_draft_model_name", "0.11", "1.2"),
-    Setting("multimodal_encoders_name", "string", "", "BLS: the encoders' model", _BLS,
-            "multimodal_encoders_name", "0.17", "1.2"),
-    Setting("decoupled_mode", "bool", "true", "several responses to a request: needed for streams",
-            ("tensorrt_llm", *_BLS), since="0.5", until="1.2"),
+            "must be 1: several instances would mix the chunks of a stream", _POST),
+    _parameter("tokenizer_dir", "path", "", "the tokenizer's folder",
+            (*_PRE, *_POST, "tensorrt_llm")),
+    _parameter("tokenizer_type", "string", "auto", "how to load that folder: auto, llama, t5, …",
+            (*_PRE, *_POST)),
+    _parameter("add_special_tokens", "bool", "true", "let the tokenizer add BOS and EOS to prompts",
+            _PRE),
+    _parameter("skip_special_tokens", "bool", "true", "remove special tokens from the text", _POST),
+    _parameter("visual_model_path", "path", "", "engine of the vision encoder", _PRE),
+    _parameter("multimodal_model_path", "path", "", "engine of the image or audio encoder", _PRE),
+    _parameter("hf_model_path", "path", "", "Hugging Face folder of a multimodal model", _PRE),
+    _parameter("max_num_images", "int", "", "maximum images in one request", _PRE),
+    Setting("bls_instance_count", "int", "1", "number of BLS model instances", _BLS),
+    _parameter("accumulate_tokens", "bool", "false", "BLS: chunks repeat the previous text", _BLS),
+    _parameter("tensorrt_llm_model_name", "string", "tensorrt_llm", "BLS: the engine model", _BLS),
+    _parameter("tensorrt_llm_draft_model_name", "string", "", "BLS: the draft model", _BLS),
+    _parameter("multimodal_encoders_name", "string", "", "BLS: the encoders' model", _BLS),
+    Setting("decoupled_mode", "bool", "true", "allow several responses per request, for streams",
+            ("tensorrt_llm", *_BLS)),
     _engine("triton_backend", "tensorrtllm|python", "tensorrtllm",
-            "the C++ backend, or NVIDIA's Python model", parameter=""),
-    _engine("max_queue_delay_microseconds", "int", "0", "wait so long to fill a batch",
-            parameter=""),
-    _engine("max_queue_size", "int", "0", "requests that may wait, others are refused; 0: any",
-            "0.17", parameter=""),
+            "the C++ backend, or NVIDIA's Python model", ""),
+    _engine("max_queue_delay_microseconds", "int", "0", "maximum wait to fill a batch", ""),
+    _engine("max_queue_size", "int", "0", "maximum waiting requests; 0: no limit", ""),
     _engine("encoder_input_features_data_type", "data type", "TYPE_FP16",
-            "of an encoder's input features", "0.17", parameter=""),
+            "data type of an encoder's input features", ""),
     _engine("prompt_embedding_table_data_type", "data type", "TYPE_FP16",
-            "of the prompt embedding table", "1.2", parameter=""),
-    _engine("engine_dir", "path", "", "the engine's folder: config.json and rankN.engine",
-            "0.5", parameter="gpt_model_path"),
-    _engine("encoder_engine_dir", "path", "", "the encoder's engine folder, of such models",
-            parameter="encoder_model_path"),
+            "data type of the prompt embedding table", ""),
+    _engine("engine_dir", "path", "", "folder with config.json and rankN.engine", "gpt_model_path"),
+    _engine("encoder_engine_dir", "path", "", "engine folder of the encoder", "encoder_model_path"),
     _engine("batching_strategy", "V1|inflight_batching|inflight_fused_batching",
-            "inflight_fused_batching", "requests join a running batch, or wait for the next (V1)",
-            parameter="gpt_model_type"),
+            "inflight_fused_batching", "add requests to a running batch, or wait for the next (V1)",
+            "gpt_model_type"),
     _engine("batch_scheduler_policy",
             "guaranteed_no_evict|max_utilization|static_batch|guaranteed_completion",
-            "guaranteed_no_evict", "never pause a request once begun, or fill the batch", "0.5"),
-    _engine("enable_trt_overlap", "bool", "false", "overlap two batches on one GPU", "0.5"),
+            "guaranteed_no_evict", "never pause a started request, or maximize the batch"),
+    _engine("enable_trt_overlap", "bool", "false", "overlap two batches on one GPU"),
     _engine("kv_cache_free_gpu_mem_fraction", "float", "0.9",
-            "share of the GPU's memory, left free by the weights, that the KV cache takes", "0.5"),
-    _engine("max_num_sequences", "int", "", "sequences in flight at the most", "0.5", "0.5"),
+            "fraction of the GPU memory left after loading the weights, for the KV cache"),
+    _engine("max_num_sequences", "int", "", "maximum sequences in flight"),
     _engine("max_tokens_in_paged_kv_cache", "int", "",
-            "tokens that the KV cache holds; the smaller of this and the fraction counts", "0.5"),
-    _engine("max_kv_cache_length", "int", "", "older name of max_attention_window_size",
-            "0.6", "0.10"),
+            "maximum tokens in the KV cache; the smaller of this and the fraction applies"),
+    # Between the surveyed versions, so no schema has it.
+    replace(_engine("max_kv_cache_length", "int", "", "older name of max_attention_window_size"),
+            since="0.6", until="0.10"),
     _engine("max_attention_window_size", "ints", "",
-            "tokens that a layer looks back; shorter than a sequence: sliding window"),
-    _engine("sink_token_length", "int", "", "tokens at the beginning that stay in the window"),
-    _engine("max_beam_width", "int", "1", "beams of a request at the most"),
-    _engine("exclude_input_in_output", "bool", "false",
-            "leave the prompt out of answers that do not stream"),
-    _engine("cancellation_check_period_ms", "int", "100", "look for cancelled requests so often"),
-    _engine("stats_check_period_ms", "int", "100", "update the metrics so often"),
-    _engine("iter_stats_max_iterations", "int", "1000", "iterations whose statistics are kept"),
-    _engine("request_stats_max_iterations", "int", "0", "the same, by request"),
-    _engine("enable_kv_cache_reuse", "bool", "false", "prompts with an equal beginning share it"),
+            "attention window in tokens; a window below the sequence length slides"),
+    _engine("sink_token_length", "int", "", "first tokens of a sequence that stay in the window"),
+    _engine("max_beam_width", "int", "1", "maximum beams per request"),
+    _engine("exclude_input_in_output", "bool", "false", "omit the prompt unless streaming"),
+    _engine("cancellation_check_period_ms", "int", "100", "interval of cancellation checks"),
+    _engine("stats_check_period_ms", "int", "100", "interval of metrics updates"),
+    _engine("iter_stats_max_iterations", "int", "1000", "iterations with stored statistics"),
+    _engine("request_stats_max_iterations", "int", "0", "iterations with request statistics"),
+    _engine("enable_kv_cache_reuse", "bool", "false", "share the cache of common prompt prefixes"),
     _engine("normalize_log_probs", "bool", "true", "divide a beam's log-probability by its length"),
-    _engine("enable_chunked_context", "bool", "false", "cut long prompts up, others run between"),
-    _engine("gpu_device_ids", "string", "", "GPUs to use, as 0,1"),
-    _engine("participant_ids", "ints", "", "MPI ranks to use, where the leader spawns workers",
-            "0.17"),
-    _engine("num_nodes", "int", "1", "hosts, where the leader spawns workers", "1.2"),
-    _engine("lora_cache_optimal_adapter_size", "int", "8", "adapter size that cache pages fit"),
-    _engine("lora_cache_max_adapter_size", "int", "64", "largest adapter"),
-    _engine("lora_cache_gpu_memory_fraction", "float", "0.05", "of the free memory, for adapters"),
+    _engine("enable_chunked_context", "bool", "false", "split long prompts into chunks"),
+    _engine("gpu_device_ids", "string", "", "GPUs to use, for example 0,1"),
+    _engine("participant_ids", "ints", "", "MPI ranks to use, if the leader spawns workers"),
+    _engine("num_nodes", "int", "1", "number of hosts, if the leader spawns workers"),
+    _engine("lora_cache_optimal_adapter_size", "int", "8", "adapter size that sets the page size"),
+    _engine("lora_cache_max_adapter_size", "int", "64", "maximum adapter size"),
+    _engine("lora_cache_gpu_memory_fraction", "float", "0.05",
+            "fraction of the free GPU memory for adapters"),
     _engine("lora_cache_host_memory_bytes", "int", "1073741824", "host memory for adapters"),
-    _engine("lora_prefetch_dir", "path", "", "adapters to load at the start", "1.2"),
+    _engine("lora_prefetch_dir", "path", "", "adapters to load at startup"),
     _engine("decoding_mode", "string", "",
             "top_k, top_p, top_k_top_p, beam_search, medusa, lookahead, eagle, redrafter"),
-    _engine("medusa_choices", "JSON", "", "Medusa's tree, as a list of lists"),
-    _engine("eagle_choices", "JSON", "", "EAGLE's tree, as a list of lists", "0.17"),
-    _engine("lookahead_window_size", "int", "", "of lookahead decoding", "1.2"),
-    _engine("lookahead_ngram_size", "int", "", "of lookahead decoding", "1.2"),
-    _engine("lookahead_verification_set_size", "int", "", "of lookahead decoding", "1.2"),
-    _engine("gpu_weights_percent", "float", "1.0", "share of the weights that stay on the GPU"),
-    _engine("kv_cache_host_memory_bytes", "int", "0", "host memory for parts of the KV cache"),
-    _engine("kv_cache_onboard_blocks", "bool", "true", "copy such parts back before they are used"),
-    _engine("cross_kv_cache_fraction", "float", "", "share of the KV cache for cross attention",
-            "0.17"),
-    _engine("enable_context_fmha_fp32_acc", "bool", "", "prompts' attention sums up in fp32",
-            "0.17"),
-    _engine("multi_block_mode", "bool", "true", "several blocks share a sequence's attention",
-            "0.17"),
-    _engine("cuda_graph_mode", "bool", "false", "run generation steps as CUDA graphs", "0.17"),
-    _engine("cuda_graph_cache_size", "int", "0", "CUDA graphs that are kept", "0.17"),
+    _engine("medusa_choices", "JSON", "", "Medusa tree, a list of lists"),
+    _engine("eagle_choices", "JSON", "", "EAGLE tree, a list of lists"),
+    _engine("lookahead_window_size", "int", "", "window size of lookahead decoding"),
+    _engine("lookahead_ngram_size", "int", "", "n-gram size of lookahead decoding"),
+    _engine("lookahead_verification_set_size", "int", "", "size of lookahead's verification set"),
+    _engine("gpu_weights_percent", "float", "1.0", "fraction of the weights kept on the GPU"),
+    _engine("kv_cache_host_memory_bytes", "int", "0", "host memory for offloaded KV cache blocks"),
+    _engine("kv_cache_onboard_blocks", "bool", "true", "copy offloaded blocks back before use"),
+    _engine("cross_kv_cache_fraction", "float", "", "share of the KV cache for cross attention"),
+    _engine("enable_context_fmha_fp32_acc", "bool", "", "accumulate context attention in fp32"),
+    _engine("multi_block_mode", "bool", "true", "several thread blocks per sequence"),
+    _engine("cuda_graph_mode", "bool", "false", "run generation steps as CUDA graphs"),
+    _engine("cuda_graph_cache_size", "int", "0", "maximum cached CUDA graphs"),
     _engine("speculative_decoding_fast_logits", "bool", "false",
-            "the draft model hands its logits on directly", "0.17"),
-    _engine("guided_decoding_backend", "string", "", "xgrammar: answers that follow a grammar",
-            "1.2"),
-    _engine("xgrammar_tokenizer_info_path", "path", "", "the tokenizer's facts for xgrammar",
-            "1.2"),
-)}  # fmt: skip
+            "the draft model sends its logits directly"),
+    _engine("guided_decoding_backend", "string", "", "xgrammar, for answers that follow a grammar"),
+    _engine("xgrammar_tokenizer_info_path", "path", "", "tokenizer information for xgrammar"),
+)  # fmt: skip
 
-#: Parameters that the templates set without a placeholder.
+
+def _with_versions(setting: Setting) -> Setting:
+    versions = [
+        version
+        for version in VERSIONS
+        if any(setting.name in m.get("placeholders", ()) for m in schema(version).values())
+    ]
+    return replace(setting, since=versions[0], until=versions[-1]) if versions else setting
+
+
+#: Placeholder -> setting.
+NVIDIA_SETTINGS = {setting.name: _with_versions(setting) for setting in _SETTINGS}
+
+
+def normalized(name: str, value: str) -> str:
+    """*value*, but a bool as a word that Triton's text format and the C++ backend know."""
+    setting = NVIDIA_SETTINGS.get(name)
+    flag = parse_bool(value) if setting is not None and setting.type == "bool" else None
+    return value if flag is None or value == str(flag) else as_text(flag)
+
+
+#: Parameters with a fixed value in the templates.
 FIXED = {
     "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
     "executor_worker_path": "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker",
 }
 
-#: Every key that ``parameters`` of a TensorRT-LLM engine's model may hold.
+#: Every valid key in ``parameters`` of a model with the C++ backend.
 ENGINE_PARAMETERS = frozenset(
-    {s.parameter for s in UPSTREAM.values() if "tensorrt_llm" in s.models and s.parameter}
+    {s.parameter for s in NVIDIA_SETTINGS.values() if "tensorrt_llm" in s.models and s.parameter}
     | set(FIXED)
 )

@@ -1,9 +1,9 @@
-"""config.pbtxt files: read with Triton's own schema, written so that people can read them."""
+"""Read config.pbtxt with Triton's own schema, and write it in a readable form."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 _WIDTH = 100
 
@@ -12,9 +12,9 @@ def parse_config(text: str) -> Any:
     """A ``tritonclient.grpc.model_config_pb2.ModelConfig``.
 
     Raises:
-        ValueError: *text* does not follow Triton's schema; says the line.
+        ValueError: *text* does not follow Triton's schema; the message names line and column.
     """
-    # The schema comes with the client library, whose import takes a while.
+    # Imported late: the client library is slow to import.
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
@@ -25,7 +25,7 @@ def parse_config(text: str) -> Any:
 
 
 def format_config(config: Any, comment: str = "") -> str:
-    """The text of a ModelConfig: a tensor, a map or a parameter in one line.
+    """The text of a ModelConfig. A tensor, a map entry or a parameter takes one line if it fits.
 
     Args:
         comment: the first line, without its ``#``.
@@ -54,16 +54,16 @@ def _one_line(message: Any) -> str:
         for name, value in _entries(message)
     ]
     if not parts and hasattr(message, "string_value"):
-        parts = ['string_value: ""']  # which a parameter without a value is
+        parts = ['string_value: ""']  # a parameter without a value
     return " ".join(["{", *parts, "}"])
 
 
 def _entries(message: Any) -> Iterator[tuple[str, Any]]:
-    """Name and text of each scalar field, name and message of each other one, in order.
+    """Name and text of each scalar field, name and message of each other field.
 
-    A map's entries come as messages of their own, by key; so two equal maps look alike.
+    A map yields one `_MapEntry` per key, sorted by key, so that equal maps have equal texts.
     """
-    if isinstance(message, _Entry):
+    if isinstance(message, _MapEntry):
         yield "key", quoted(message.key)
         value = message.value
         yield "value", quoted(value) if isinstance(value, str) else value
@@ -71,26 +71,25 @@ def _entries(message: Any) -> Iterator[tuple[str, Any]]:
     for field, value in message.ListFields():
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             for key in sorted(value):
-                yield field.name, _Entry(key, value[key])
+                yield field.name, _MapEntry(key, value[key])
         elif field.message_type is not None:
-            # A message is not iterable, a repeated one has no fields of its own.
-            for one in [value] if hasattr(value, "ListFields") else value:
-                yield field.name, one
+            # A single message has ListFields; a repeated field is iterable instead.
+            for item in [value] if hasattr(value, "ListFields") else value:
+                yield field.name, item
         elif isinstance(value, (str, bytes, bool, int, float)):
             yield field.name, _scalar(field, value)
         elif field.cpp_type == field.CPPTYPE_STRING:
-            for one in value:
-                yield field.name, _scalar(field, one)
+            for item in value:
+                yield field.name, _scalar(field, item)
         else:
-            yield field.name, f"[ {', '.join(_scalar(field, one) for one in value)} ]"
+            yield field.name, f"[ {', '.join(_scalar(field, item) for item in value)} ]"
 
 
-class _Entry:
-    """One entry of a map."""
+class _MapEntry(NamedTuple):
+    """One entry of a protobuf map."""
 
-    def __init__(self, key: str, value: Any) -> None:
-        self.key = key
-        self.value = value
+    key: str
+    value: Any
 
 
 def _scalar(field: Any, value: Any) -> str:
@@ -109,7 +108,7 @@ def quoted(value: str) -> str:
 
 
 def escaped(value: str) -> str:
-    """*value* as it stands between quotes, single or double, whatever characters it has."""
+    """*value* escaped for use inside single or double quotes of the text format."""
     return "".join(
         c if c.isprintable() and c.isascii() and c not in "\"'\\" else _octal(c) for c in value
     )

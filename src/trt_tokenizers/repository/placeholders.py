@@ -1,7 +1,7 @@
-"""Fill the ``${placeholders}`` of a config.pbtxt. Needs nothing but Python.
+"""Fill the ``${placeholders}`` of a config.pbtxt. Needs only Python's standard library.
 
-Values inside quotes may be any string. Outside they are a number, a word or true and false, so
-that no value can end its field and begin another.
+A value inside quotes may be any string. A value outside quotes must be a number or a word, so that
+it cannot end its field and start another one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository.nvidia_settings import UPSTREAM
+from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS, normalized
 from trt_tokenizers.repository.pbtxt import escaped, parse_config
 from trt_tokenizers.settings import nearest
 
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-# Numbers without a leading 0, which the text format reads as octal, and words.
+# A word or a number. The text format reads a number with a leading 0 as octal, so it is refused.
 _BARE = re.compile(r"0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]+|[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -29,39 +29,47 @@ def fill(
     *,
     parse: Callable[[str], object] = parse_config,
 ) -> str:
-    """Replace every ``${name}`` of a config.pbtxt; a name without a value becomes empty, or its
-    default where an empty one would not be valid: outside quotes.
+    """Replace every ``${name}`` of a config.pbtxt.
+
+    A name without a value becomes empty inside quotes. Outside quotes, where an empty value would
+    be invalid, it becomes the setting's default.
 
     Args:
         where: the file, for errors.
-        parse: raises ValueError where the result is no configuration of Triton's.
+        parse: raises ValueError if the result is not a Triton configuration.
 
     Raises:
-        RepositoryError: a value is not of its type, or the result is no valid model
-            configuration; names *where* and line.
+        RepositoryError: a value has the wrong type, or the result is not a valid model
+            configuration. The message names *where* and the line.
     """
     parts = []
     at = 0
     for match, quote in _placeholders(text):
-        name = match[1]
+        name, place = match[1], _place(where, text, match.start())
         value = values.get(name, "")
-        known = UPSTREAM.get(name)
-        if known is not None and (problem := known.problem(value)):
-            raise RepositoryError(f"{_place(where, text, match.start())}: {problem}")
+        setting = NVIDIA_SETTINGS.get(name)
+        if setting is not None and (problem := setting.problem(value)):
+            raise RepositoryError(f"{place}: {problem}")
         if "${" in value:
             raise RepositoryError(
-                f"{_place(where, text, match.start())}: {name} is {value!r}, which holds a "
-                "placeholder; write the value out"
+                f"{place}: {name} is {value!r}, which holds a placeholder; write the value out"
             )
+        value = normalized(name, value)
         if not quote:
-            value = _bare(value or (known.default if known else ""), name, where, text, match)
+            value = (value or (setting.default if setting else "")).strip()
+            if not _BARE.fullmatch(value):
+                what = f"is {value!r}" if value else "is empty"
+                raise RepositoryError(
+                    f"{place}: {name} {what}, outside quotes; give a number, true or false, or a "
+                    "name"
+                )
         parts += [text[at : match.start()], escaped(value)]
         at = match.end()
     filled = "".join([*parts, text[at:]])
     if (left := filled.find("${")) >= 0:
         raise RepositoryError(
-            f"{_place(where, filled, left)}: {filled[left : left + 20].splitlines()[0]!r} is no "
-            "placeholder: their names are letters, digits and _; correct the file"
+            f"{_place(where, filled, left)}: {filled[left : left + 20].splitlines()[0]!r} is not a "
+            "placeholder; a placeholder's name has only letters, digits and _; correct the file"
         )
     try:
         parse(filled)
@@ -70,19 +78,8 @@ def fill(
     return filled
 
 
-def _bare(value: str, name: str, where: str, text: str, match: re.Match[str]) -> str:
-    value = value.strip()
-    if not _BARE.fullmatch(value):
-        what = f"is {value!r}" if value else "is empty"
-        raise RepositoryError(
-            f"{_place(where, text, match.start())}: {name} {what}, and stands outside quotes; "
-            "give a number, true or false, or a name"
-        )
-    return value
-
-
 def _placeholders(text: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Each placeholder with the quote it stands in: ``"``, ``'``, ``#`` in a comment, or none."""
+    """Each placeholder and the quote around it: ``"``, ``'``, ``#`` in a comment, or empty."""
     quote = ""
     token = re.compile(r'\$\{(\w+)\}|\\.|["\'#\n]', re.DOTALL)
     for match in token.finditer(text):
@@ -90,7 +87,7 @@ def _placeholders(text: str) -> Iterator[tuple[re.Match[str], str]]:
         if match[1]:
             yield match, quote
         elif quote:
-            # No string goes over lines: a broken one is for the parser to tell.
+            # A string ends at the line's end at the latest; the parser reports the missing quote.
             if found == "\n" or (found == quote and quote != "#"):
                 quote = ""
         elif found in ('"', "'", "#"):
@@ -108,14 +105,14 @@ def fill_template(
     *,
     parse: Callable[[str], object] = parse_config,
 ) -> str:
-    """`fill` with ``key:value,key:value``, as the command fill_template takes it.
+    """`fill` with ``key:value,key:value``, the syntax of the command fill_template.
 
-    The first ``:`` of a pair separates; a comma inside a value is written ``\\,``. ``\\:`` and
-    ``\\\\`` mean ``:`` and ``\\`` as well; before anything else a backslash is itself.
+    The first ``:`` of a pair separates key and value. A comma inside a value is written ``\\,``;
+    ``\\:`` and ``\\\\`` also mean ``:`` and ``\\``. Any other backslash is literal.
 
     Raises:
-        RepositoryError: a pair without ``:``, a key that is given twice or that the file does not
-            have, a placeholder that no pair fills, or a value that breaks the file.
+        RepositoryError: a pair has no ``:``, a key has two values, the file lacks a key, a
+            placeholder gets no value, or a value breaks the file.
     """
     values: dict[str, str] = {}
     for key, value in _pairs(substitutions):
@@ -130,8 +127,8 @@ def fill_template(
             raise RepositoryError(f"{where} has no placeholder {_unknown(key, list(names))}")
     if left := [name for name in names if name not in values]:
         raise RepositoryError(
-            f"{where} would keep {', '.join(f'${{{name}}}' for name in left)}; "
-            f"give each a value, if only an empty one: {left[0]}:"
+            f"{where} would keep {', '.join(f'${{{name}}}' for name in left)}; give each a value, "
+            f"an empty one for its default: {left[0]}:"
         )
     return fill(text, values, where, parse=parse)
 
@@ -143,17 +140,17 @@ def _pairs(substitutions: str) -> Iterator[tuple[str, str]]:
         key, separator, value = pair.partition(":")
         if not separator:
             raise RepositoryError(
-                f"{pair.strip()!r} is no key:value; write a comma in a value as \\,"
+                f"{pair.strip()!r} is not key:value; write a comma in a value as \\,"
             )
         yield key.strip(), re.sub(r"\\([,:\\])", r"\1", value)
 
 
 def _unknown(key: str, names: list[str]) -> str:
-    known = UPSTREAM.get(key)
+    setting = NVIDIA_SETTINGS.get(key)
     near = nearest(key, names)
-    if near or known is None:
-        return f"{key!r}{near}; leave it out"
-    return f"{key!r}, which is one of {', '.join(known.models)} in other versions; leave it out"
+    if near or setting is None:
+        return f"{key!r}{near}; remove it"
+    return f"{key!r}, which other versions have in {', '.join(setting.models)}; remove it"
 
 
 def fill_file(
@@ -163,17 +160,17 @@ def fill_file(
     in_place: bool,
     parse: Callable[[str], object] = parse_config,
 ) -> str:
-    """`fill_template` of a file; *in_place* puts the result in its place, all or nothing.
+    """`fill_template` for a file. With *in_place* the result replaces the file atomically.
 
     Raises:
-        RepositoryError: as `fill_template`; or the file cannot be read or replaced.
+        RepositoryError: as `fill_template`, or the file cannot be read or replaced.
     """
     try:
         filled = fill_template(
             file.read_text(encoding="utf-8"), substitutions, str(file), parse=parse
         )
         if in_place:
-            file = file.resolve()  # a link stays one
+            file = file.resolve()  # keep a symbolic link
             staged = file.with_name(f".{file.name}.{os.getpid()}")
             try:
                 staged.write_text(filled, encoding="utf-8")
@@ -182,5 +179,5 @@ def fill_file(
             finally:
                 staged.unlink(missing_ok=True)
     except (OSError, UnicodeError) as error:
-        raise RepositoryError(f"{file} cannot be filled: {error}; mend the file") from None
+        raise RepositoryError(f"{file} cannot be filled: {error}; fix the file") from None
     return filled

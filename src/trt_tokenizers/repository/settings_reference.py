@@ -1,75 +1,83 @@
-"""All settings in one place: NVIDIA's placeholders and the parameters of our own models."""
+"""The reference of all settings: NVIDIA's placeholders and the parameters of our own models."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
+from trt_tokenizers.engines.base import ENGINES
 from trt_tokenizers.engines.dispatcher import ServingSettings
-from trt_tokenizers.engines.llmapi.settings import LlmApiSettings
-from trt_tokenizers.engines.transformers.settings import TransformersSettings
-from trt_tokenizers.engines.vllm.settings import VllmSettings
-from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.errors import EngineError, SettingsError
+from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.postprocess import PostprocessingSettings
 from trt_tokenizers.processing.preprocess import PreprocessingSettings
-from trt_tokenizers.repository.nvidia_settings import UPSTREAM, Setting
-from trt_tokenizers.settings import nearest
+from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS, Setting
+from trt_tokenizers.repository.schemas import VERSIONS
+from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND
+from trt_tokenizers.settings import BOOL_WORDS, as_text, nearest, without_none
 
-_OURS: tuple[tuple[str, Any, str], ...] = (
-    ("preprocessing", PreprocessingSettings, ""),
-    ("postprocessing", PostprocessingSettings, ""),
-    ("tensorrt_llm", ServingSettings, "Python engines"),
-    ("tensorrt_llm", TransformersSettings, "transformers"),
-    ("tensorrt_llm", LlmApiSettings, "llmapi"),
-    ("tensorrt_llm", VllmSettings, "vllm"),
-)
-#: A field of the file, and no parameter.
+#: `Setting.engine` of the settings that every Python engine has.
+_PYTHON_ENGINES = "Python engines"
+#: A field of config.pbtxt, not a parameter.
 _INSTANCES = Setting(
     "engine_instance_count",
     "int",
     "1",
-    "copies of the engine, one process each; gpu_device_ids says on which GPUs",
+    "number of engine instances, one process each; gpu_device_ids assigns their GPUs",
     ("tensorrt_llm",),
-    engine="Python engines",
+    engine=_PYTHON_ENGINES,
 )
-_ENGINES = ("transformers", "llmapi", "vllm")
-#: Placeholders of the skeleton that are called otherwise than their parameter.
+#: (model, parameter) -> its placeholder in the skeleton, if the name differs.
 _PLACEHOLDERS = {("tensorrt_llm", "max_batch_size"): "engine_max_batch_size"}
 
 
-def catalogue() -> list[Setting]:
-    """Every setting, by name: ours, and those of NVIDIA's templates that are none of ours."""
-    ours = {(_INSTANCES.name, _INSTANCES.engine): _INSTANCES}
-    for model, settings, engine in _OURS:
-        for made in _fields(model, settings, engine):
-            earlier = ours.get((made.name, made.engine))
-            if earlier is not None:
-                made = dataclasses.replace(  # noqa: PLW2901 - one setting of two models
-                    earlier, models=(*earlier.models, model)
-                )
-            ours[made.name, made.engine] = made
-    for name, theirs in UPSTREAM.items():
-        mine = ours.get((name, theirs.engine))
-        if mine is not None:
-            models = tuple(dict.fromkeys((*mine.models, *theirs.models)))
-            theirs = dataclasses.replace(  # noqa: PLW2901 - theirs and ours
-                mine, models=models, since=theirs.since
-            )
-        ours[name, theirs.engine] = theirs
-    return [ours[key] for key in sorted(ours)]
+def engine_settings(name: str) -> Any:
+    """The dataclass with the parameters of a registered engine; None if it declares none.
+
+    Raises:
+        EngineError: the engine is unknown or does not import.
+    """
+    return getattr(find_plugin(ENGINES, name, "engine", EngineError), "settings_class", None)
+
+
+def all_settings() -> list[Setting]:
+    """Every setting, sorted by name. A setting of ours replaces NVIDIA's of the same name."""
+    declared: list[tuple[str, Any, str]] = [
+        ("preprocessing", PreprocessingSettings, ""),
+        ("postprocessing", PostprocessingSettings, ""),
+        ("tensorrt_llm", ServingSettings, _PYTHON_ENGINES),
+    ]
+    for name in sorted(entry_points(group=ENGINES).names):
+        with contextlib.suppress(EngineError):  # `check` reports an engine that does not import
+            declared.append(("tensorrt_llm", engine_settings(name), name))
+    found = {(_INSTANCES.name, _INSTANCES.engine): _INSTANCES}
+    for model, settings, engine in declared:
+        for setting in _fields(model, settings, engine) if settings else ():
+            key = setting.name, engine
+            if key in found:  # two models have it
+                found[key] = dataclasses.replace(found[key], models=(*found[key].models, model))
+            else:
+                found[key] = setting
+    for name, theirs in NVIDIA_SETTINGS.items():
+        ours = found.get((name, theirs.engine))
+        found[name, theirs.engine] = theirs if ours is None else dataclasses.replace(
+            ours, models=tuple(dict.fromkeys((*ours.models, *theirs.models))), since=theirs.since
+        )  # fmt: skip
+    return [found[key] for key in sorted(found)]
 
 
 def _fields(model: str, settings: Any, engine: str) -> Iterable[Setting]:
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        missing = field.default is dataclasses.MISSING
+        hint = without_none(hints[field.name])
         yield Setting(
             name=_PLACEHOLDERS.get((model, field.name), field.name),
-            type=_type_name(hints[field.name]),
-            default="" if missing or field.default is None else _text(field.default),
+            type="string" if hint is str else str(hint.__name__),
+            default="" if field.default is dataclasses.MISSING else as_text(field.default),
             meaning=field.metadata["help"],
             models=(model,),
             parameter=field.name,
@@ -77,42 +85,26 @@ def _fields(model: str, settings: Any, engine: str) -> Iterable[Setting]:
         )
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        hint = next(a for a in typing.get_args(hint) if a is not types.NoneType)
-    return "string" if hint is str else str(hint.__name__)
-
-
 def find(names: Sequence[str]) -> list[Setting]:
-    """The settings with these names; all if there are none.
+    """The settings with these names or parameters; all settings if *names* is empty.
 
     Raises:
-        SettingsError: one is unknown; names the nearest.
+        SettingsError: a name is unknown; names the nearest one.
     """
-    everything = catalogue()
+    settings = all_settings()
     if not names:
-        return everything
-    known = {name for setting in everything for name in (setting.name, setting.parameter) if name}
+        return settings
+    known = {name for setting in settings for name in (setting.name, setting.parameter) if name}
     for name in names:
         if name not in known:
             raise SettingsError(
                 f"unknown setting {name!r}{nearest(name, known)}; list all: trt-tokenizers settings"
             )
-    wanted = set(names)
-    return [s for s in everything if s.name in wanted or s.parameter in wanted]
-
-
-def as_dict(setting: Setting) -> dict[str, Any]:
-    """For JSON."""
-    return dataclasses.asdict(setting)
+    return [s for s in settings if s.name in names or s.parameter in names]
 
 
 def table(settings: Iterable[Setting]) -> str:
-    """Lines for a terminal: name, type, default, versions, models, then the meaning below."""
+    """Text for a terminal: name, type, default and versions, then the meaning, then the models."""
     blocks = []
     for s in settings:
         head = f"{s.name}  ({s.type}{f', default {s.default}' if s.default else ''})"
@@ -130,46 +122,45 @@ def _versions(setting: Setting) -> str:
     return f"{setting.since} … {setting.until}" if setting.until else f"since {setting.since}"
 
 
-_GROUPS = (
-    ("Text: preprocessing and postprocessing", lambda s: not s.engine),
-    ("Engines in Python", lambda s: s.engine in ("Python engines", *_ENGINES)),
-    ("TensorRT-LLM's C++ backend", lambda s: s.engine == "tensorrtllm"),
-)
+def _group(setting: Setting) -> str:
+    if not setting.engine:
+        return "Text: preprocessing and postprocessing"
+    cpp = setting.engine == CPP_BACKEND
+    return "TensorRT-LLM's C++ backend" if cpp else "Engines in Python"
 
 
 def markdown() -> str:
-    """docs/configuration.md."""
-    text = [_PREFACE]
-    for title, belongs in _GROUPS:
-        text.append(
-            f"\n## {title}\n\n| name | type | default | meaning | where | TensorRT-LLM |\n"
-            "|---|---|---|---|---|---|\n"
+    """The text of docs/configuration.md."""
+    groups: dict[str, list[str]] = {}
+    for s in sorted(all_settings(), key=lambda s: (s.engine == CPP_BACKEND, s.engine != "")):
+        where = ", ".join(s.models)
+        if s.parameter and s.parameter != s.name:
+            where += f" (parameter `{s.parameter}`)"
+        if s.engine not in ("", _PYTHON_ENGINES, CPP_BACKEND):
+            where += f" (engine {s.engine})"
+        kind, meaning = (cell.replace("|", "\\|") for cell in (s.type, s.meaning))
+        default = f"`{s.default}`" if s.default else ""
+        groups.setdefault(_group(s), []).append(
+            f"| `{s.name}` | {kind} | {default} | {meaning} | {where} | {_versions(s)} |\n"
         )
-        for s in catalogue():
-            if not belongs(s):
-                continue
-            where = ", ".join(s.models)
-            if s.parameter and s.parameter != s.name:
-                where += f" (parameter `{s.parameter}`)"
-            if s.engine in _ENGINES:
-                where += f" (engine {s.engine})"
-            kind, meaning = (cell.replace("|", "\\|") for cell in (s.type, s.meaning))
-            default = f"`{s.default}`" if s.default else ""
-            text.append(
-                f"| `{s.name}` | {kind} | {default} | {meaning} | {where} | {_versions(s)} |\n"
-            )
-    return "".join(text)
+    head = "| name | type | default | meaning | where | TensorRT-LLM |\n|---|---|---|---|---|---|\n"
+    text = "".join(f"\n## {title}\n\n{head}{''.join(rows)}" for title, rows in groups.items())
+    words = [", ".join(f"`{w}`" for w, is_true in BOOL_WORDS.items() if is_true is flag)
+             for flag in (True, False)]  # fmt: skip
+    return _PREFACE.format(true=words[0], false=words[1], versions=", ".join(VERSIONS)) + text
 
 
 _PREFACE = """# Configuration
 
-Every value that a model repository can hold, by the name under which `generate --set`, a deployment
-file and `fill_template` take it. It stands in `parameters` of the model's `config.pbtxt` under the
-same name, if no other is said, or is a field of the file. An empty value is the default. The same
-list: `trt-tokenizers settings`, with `--json` for programs.
+All settings of a model repository. `generate --set`, a deployment file and `fill_template` use
+these names. Unless the table says otherwise, a setting is a key of the same name in `parameters` of
+the model's `config.pbtxt`. An empty value selects the default. `trt-tokenizers settings` prints the
+same list, with `--json` for programs.
 
-The last column says in which of NVIDIA's templates it was found: 0.5, 0.11, 0.17 and 1.2 were
-looked at. Settings without an entry are this package's own.
+Words for true and false, in any case: {true}; {false}.
 
-This page is made from the code: `trt-tokenizers settings --markdown > docs/configuration.md`.
+The last column names the versions of NVIDIA's templates that have the setting. Surveyed versions
+are {versions}. A setting without a version is this package's own.
+
+This page is generated: `trt-tokenizers settings --markdown > docs/configuration.md`.
 """

@@ -1,114 +1,183 @@
-"""Repositories for engines of TensorRT-LLM's C++ backend."""
+"""Model repositories for engines of TensorRT-LLM's C++ backend."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.memory.engine_folder import read_engine, read_sizes
-from trt_tokenizers.repository.ensemble import derived_parameters, set_parameters, wire
-from trt_tokenizers.repository.nvidia_settings import UPSTREAM
-from trt_tokenizers.repository.pbtxt import format_config
+from trt_tokenizers.repository.ensemble import (
+    EnsembleBuilder,
+    derived_parameters,
+    set_parameters,
+)
+from trt_tokenizers.repository.nvidia_settings import FIXED, NVIDIA_SETTINGS, normalized
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.placeholders import PLACEHOLDER
-from trt_tokenizers.repository.schemas import engine_config, ensemble_config, layout, layout_version
+from trt_tokenizers.repository.schemas import schema, schema_version
 from trt_tokenizers.repository.skeleton import skeleton, skeleton_configs
-from trt_tokenizers.settings import nearest
+from trt_tokenizers.settings import nearest, parse_bool
 
 CPP_BACKEND = "tensorrtllm"
 _TEXT = ("preprocessing", "postprocessing")
+#: Files that come from the skeleton unchanged.
+_SKELETON_FILES = ("ensemble/1/.gitkeep", *(f"{name}/1/model.py" for name in _TEXT))
+#: Inputs of shape [1] that the C++ backend does not take as scalars.
+_NO_SCALARS = re.compile(
+    r"mrope_.*|skip_cross_attn_blocks|retention_.*|guided_.*|lookahead_.*|context_phase_params"
+)
+#: Tensor -> the placeholder with its type.
+_TYPES = {
+    "context_logits": "logits_datatype",
+    "generation_logits": "logits_datatype",
+    "draft_logits": "logits_datatype",
+    "encoder_input_features": "encoder_input_features_data_type",
+    "prompt_embedding_table": "prompt_embedding_table_data_type",
+}
 
 
-def render_cpp(engine_dir: Path, version: str, values: Mapping[str, str]) -> dict[str, str]:
+def render_tensorrtllm(engine_dir: Path, version: str, values: Mapping[str, str]) -> dict[str, str]:
     """Relative path -> text of every file of the repository.
 
     Args:
-        engine_dir: absolute, as the server will see it. What it says of itself is the default.
-        version: of TensorRT-LLM; empty: as the engine says.
+        engine_dir: the absolute path in the server. The engine's config.json gives the defaults.
+        version: of TensorRT-LLM; empty: as the engine's config.json says.
         values: placeholder -> value.
 
     Raises:
-        RepositoryError: a value is unknown or wrong, or the version is not known.
+        RepositoryError: a value is unknown or wrong, or no schema fits the version.
     """
-    facts = _facts(engine_dir, version)
-    surveyed = layout_version(version or facts.pop("version", ""))
-    facts.pop("version", None)
-    known = set(layout(surveyed)["tensorrt_llm"]["placeholders"]) | {"max_beam_width"}
-    texts = [text for path, text in skeleton() if path.split("/")[0] in _TEXT]
-    ours = {name for text in texts for name in PLACEHOLDER.findall(text)}
-    for name, value in values.items():
-        if name not in known | ours:
-            raise RepositoryError(
-                f"unknown value {name!r} for TensorRT-LLM {surveyed}"
-                f"{nearest(name, known | ours)}; list all: trt-tokenizers settings"
-            )
-        if "${" in value:
-            raise RepositoryError(f"{name} is {value!r}, a placeholder; write the value out")
-        setting = UPSTREAM.get(name)
-        if setting is not None and (problem := setting.problem(value)):
-            raise RepositoryError(problem)
-    given = {
+    built_version, facts = _read_engine_folder(engine_dir, version)
+    schema_name = schema_version(version or built_version)
+    _check_values(values, schema_name)
+    values = {
         "engine_dir": str(engine_dir),
-        "batching_strategy": UPSTREAM["batching_strategy"].default,
+        "batching_strategy": NVIDIA_SETTINGS["batching_strategy"].default,
         "exclude_input_in_output": "true",
         "word_lists": "list",
         **facts,
-        **values,
+        **{name: normalized(name, value) for name, value in values.items()},
     }
-    engine = engine_config(surveyed, given)
+    engine = _engine_config(schema_name, values)
     configs = skeleton_configs()
-    derived = {**derived_parameters(engine), "exclude_input_in_output": "true", **given}
+    derived = {**derived_parameters(engine), "exclude_input_in_output": "true", **values}
     for name in _TEXT:
         parameters = sorted(configs[name].parameters)
         set_parameters(configs[name], {key: derived.get(key, "") for key in parameters})
         configs[name].max_batch_size = engine.max_batch_size
-    count = UPSTREAM["preprocessing_instance_count"]
-    configs["preprocessing"].instance_group[0].count = int(given.get(count.name) or count.default)
-    ensemble = ensemble_config(surveyed, given)
-    ensemble.max_batch_size = engine.max_batch_size
-    wired = wire(ensemble, engine, configs, "ensemble/config.pbtxt")
-    made = {
-        "ensemble": (wired.ensemble, "Text or messages in, exact text out."),
-        "preprocessing": (wired.preprocessing, "Text or messages -> token ids."),
-        "tensorrt_llm": (engine, f"TensorRT-LLM's C++ backend, with the tensors of {surveyed}."),
-        "postprocessing": (
-            wired.postprocessing,
-            "One instance, no dynamic batching: a stream's chunks are decoded in their order.",
-        ),
+    count = int(_value("preprocessing_instance_count", values))
+    configs["preprocessing"].instance_group[0].count = count
+    ensemble = _ensemble_config(schema_name, values, engine.max_batch_size)
+    builder = EnsembleBuilder(ensemble, engine, configs, "ensemble/config.pbtxt")
+    comment = f"TensorRT-LLM's C++ backend, with the tensors of {schema_name}."
+    return {
+        **builder.build(),
+        "tensorrt_llm/config.pbtxt": format_config(engine, comment),
+        **{path: text for path, text in skeleton() if path in _SKELETON_FILES},
+        "tensorrt_llm/1/.gitkeep": "",
     }
-    rendered = {
-        f"{name}/config.pbtxt": format_config(config, text) for name, (config, text) in made.items()
-    }
-    rendered |= {
-        path: text
-        for path, text in skeleton()
-        if path in ("ensemble/1/.gitkeep", *(f"{name}/1/model.py" for name in _TEXT))
-    }
-    return {**rendered, "tensorrt_llm/1/.gitkeep": ""}
 
 
-def ranks(engine_dir: Path) -> int:
-    """How many the engine was built for; 1 where it is not on this machine."""
+def rank_count(engine_dir: Path) -> int:
+    """The number of ranks that the engine was built for; 1 if it is not on this machine."""
     return len(read_engine(engine_dir).files) if engine_dir.is_dir() else 1
 
 
-def _facts(engine_dir: Path, version: str) -> dict[str, str]:
-    """Placeholder -> what the engine was built for; nothing if it is not on this machine."""
-    if not engine_dir.is_dir() and version:
-        return {}
+def _read_engine_folder(engine_dir: Path, version: str) -> tuple[str, dict[str, str]]:
+    """The engine's version, and placeholder -> value from its config.json.
+
+    Both are empty if the folder is not on this machine and *version* is given.
+    """
     if not engine_dir.is_dir():
+        if version:
+            return "", {}
         raise RepositoryError(
             f"the engine's folder {engine_dir} does not exist; correct --engine-dir, or, if it is "
-            "on another machine, say its version: --tensorrt-llm-version"
+            "on another machine, give its version: --tensorrt-llm-version"
         )
     engine = read_engine(engine_dir)
     if not version and not engine.version:
         raise RepositoryError(
-            f"{engine_dir / 'config.json'} does not say which TensorRT-LLM built the engine; say "
-            "it: --tensorrt-llm-version"
+            f"{engine_dir / 'config.json'} does not say which TensorRT-LLM built the engine; give "
+            "the version: --tensorrt-llm-version"
         )
-    facts = {"version": engine.version}
+    facts = {name: str(size) for name, size in read_sizes(engine_dir).items()}
     if engine.max_batch_size is not None:
         facts["triton_max_batch_size"] = str(engine.max_batch_size)
-    sizes = read_sizes(engine_dir)
-    return facts | {name: str(size) for name, size in sizes.items()}
+    return engine.version, facts
+
+
+def _check_values(values: Mapping[str, str], schema_name: str) -> None:
+    texts = [text for path, text in skeleton() if path.split("/")[0] in _TEXT]
+    known = {name for text in texts for name in PLACEHOLDER.findall(text)}
+    known |= {*schema(schema_name)["tensorrt_llm"]["placeholders"], "max_beam_width"}
+    for name, value in values.items():
+        if name not in known:
+            raise RepositoryError(
+                f"unknown value {name!r} for TensorRT-LLM {schema_name}{nearest(name, known)}; "
+                "list all: trt-tokenizers settings"
+            )
+        if "${" in value:
+            raise RepositoryError(f"{name} is {value!r}, a placeholder; write the value out")
+        setting = NVIDIA_SETTINGS.get(name)
+        if setting is not None and (problem := setting.problem(value)):
+            raise RepositoryError(problem)
+
+
+def _ensemble_config(version: str, values: Mapping[str, str], max_batch_size: int) -> Any:
+    """A ModelConfig with the inputs and outputs of that version's clients, without steps."""
+    config = parse_config("")
+    config.name, config.platform = "ensemble", "ensemble"
+    config.max_batch_size = max_batch_size
+    _add_tensors(config, schema(version)["ensemble"], values)
+    return config
+
+
+def _engine_config(version: str, values: Mapping[str, str]) -> Any:
+    """The ModelConfig of the engine. An empty value selects the backend's default."""
+    model = schema(version)["tensorrt_llm"]
+    config = parse_config("")
+    config.name = "tensorrt_llm"
+    config.backend = _value("triton_backend", values)
+    size = config.max_batch_size = int(_value("triton_max_batch_size", values))
+    decoupled = parse_bool(_value("decoupled_mode", values)) is True
+    config.model_transaction_policy.decoupled = decoupled
+    placeholders = model["placeholders"]
+    if "max_queue_delay_microseconds" in placeholders:
+        config.dynamic_batching.preferred_batch_size.append(size)
+        delay = int(_value("max_queue_delay_microseconds", values))
+        config.dynamic_batching.max_queue_delay_microseconds = delay
+    if "max_queue_size" in placeholders:
+        policy = config.dynamic_batching.default_queue_policy
+        policy.max_queue_size = int(_value("max_queue_size", values))
+    _add_tensors(config, model, values)
+    for tensor in config.input:
+        if list(tensor.dims) == [1] and not _NO_SCALARS.fullmatch(tensor.name):
+            tensor.reshape.SetInParent()  # to no dimensions
+        elif not tensor.name.startswith("mrope_"):
+            tensor.allow_ragged_batch = True
+    config.instance_group.add(count=1, kind="KIND_CPU")
+    by_parameter = {s.parameter: name for name, s in NVIDIA_SETTINGS.items() if s.parameter}
+    for key in model["parameters"]:
+        value = FIXED.get(key, values.get(by_parameter.get(key, key), ""))
+        config.parameters[key].string_value = value
+    return config
+
+
+def _value(name: str, values: Mapping[str, str]) -> str:
+    return values.get(name) or NVIDIA_SETTINGS[name].default
+
+
+def _add_tensors(config: Any, model: Mapping[str, Any], values: Mapping[str, str]) -> None:
+    for tensors, lines in ((config.input, model["inputs"]), (config.output, model["outputs"])):
+        for line in lines:
+            name, data_type, dims, *optional = line.split()
+            tensors.add(
+                name=name,
+                data_type=values.get(_TYPES.get(name, "")) or data_type,
+                dims=map(int, dims.split(",")),
+                **dict.fromkeys(optional, True),
+            )

@@ -1,29 +1,31 @@
-"""How long a prompt and its answer may be; checked by preprocessing and by Python engines."""
+"""Limits on the length of prompts and answers; preprocessing and Python engines check them."""
 
 from __future__ import annotations
 
 from trt_tokenizers.errors import RequestError
 
-#: Characters that are served for each token of the longest sequence; no text of words has so many.
+#: Characters allowed per token of the longest sequence; natural text has fewer.
 _PER_TOKEN = 16
-#: The same where nobody knows the longest sequence, or longer prompts are cut.
+#: Limit on characters if the longest sequence is unknown, or if longer prompts are truncated.
 _CHARACTERS = 5_000_000
 
 
-def most_characters(wanted: int, max_seq_len: int) -> int:
-    """Characters of a prompt that are encoded at all: it takes about a second for a million.
+def most_characters(max_prompt_chars: int, max_seq_len: int) -> int:
+    """Maximum characters of a text to encode. Encoding a million takes about a second.
 
     Args:
-        wanted: what the operator set; 0: nothing.
-        max_seq_len: tokens of prompt and answer; 0 if not known, or if longer prompts are cut.
+        max_prompt_chars: the operator's limit; 0 if not set.
+        max_seq_len: maximum tokens of prompt and answer; 0 if unknown, or if longer prompts are
+            truncated.
     """
-    return wanted or (max_seq_len * _PER_TOKEN if max_seq_len else _CHARACTERS)
+    return max_prompt_chars or max_seq_len * _PER_TOKEN or _CHARACTERS
 
 
 def check_characters(characters: int, most: int, name: str) -> None:
-    """
+    """Check the length of a text before it is encoded.
+
     Raises:
-        RequestError: *name*, which is to blame, is longer than any that can be served.
+        RequestError: the text, called *name* in the message, has more than *most* characters.
     """
     if characters > most:
         raise RequestError(
@@ -33,14 +35,15 @@ def check_characters(characters: int, most: int, name: str) -> None:
 
 
 def check_length(prompt_tokens: int, max_tokens: int, max_seq_len: int) -> None:
-    """
+    """Check that prompt and answer fit the model.
+
     Args:
-        prompt_tokens: ids of the prompt, special tokens included.
-        max_tokens: ids to generate at the most.
-        max_seq_len: both together, at the most; 0 if not known.
+        prompt_tokens: number of prompt ids, special tokens included.
+        max_tokens: maximum number of ids to generate.
+        max_seq_len: maximum of both together; 0 if unknown.
 
     Raises:
-        RequestError: names the number that is wrong and what it may be.
+        RequestError: names the value, and the values that are possible.
     """
     if prompt_tokens < 1:
         raise RequestError("the prompt is empty; send text_input or messages with some text")

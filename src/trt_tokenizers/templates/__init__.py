@@ -1,1 +1,1 @@
-"""Chat messages -> prompt text. Named templates are Jinja files in ``named/``; one renderer."""
+"""Chat messages -> prompt text. ``named/`` holds the named templates as Jinja files."""

@@ -1,4 +1,4 @@
-"""Type ``auto``: the type that suits what the folder holds."""
+"""Type ``auto``: selects a type by the files in the folder."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from trt_tokenizers.tokenizers.registry import GROUP
 
 logger = logging.getLogger(__name__)
 
-#: Type, tokenizer_class of tokenizer_config.json and file that it reads as its model does.
+#: Type, tokenizer_class of tokenizer_config.json, and file that this type reads as the model does.
 _SENTENCEPIECE = (
     ("llama", "LlamaTokenizer", "tokenizer.model"),
     ("t5", "T5Tokenizer", "spiece.model"),
     ("mistral", "", "*.model.v*"),
     ("sentencepiece", "", "*.model"),
 )
-#: Without any of them transformers could only guess.
-_TRANSFORMERS_ASKS = ("tokenizer_config.json", "config.json")
+#: transformers needs one of them to recognize a tokenizer.
+_TRANSFORMERS_CONFIGS = ("tokenizer_config.json", "config.json")
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """tokenizer.json through `tokenizers`; without one the fast type that reads the files as their
-    model does; else whatever transformers makes of the folder. The log says which, and why.
+    """Load the folder's tokenizer, and log which type and why.
+
+    tokenizer.json is read through `tokenizers`. Without it a fast type is used if one reads the
+    files as their model does; otherwise transformers.
 
     Raises:
         TokenizerError: it does not load.
     """
     name, why = choose(Path(settings.tokenizer_dir))
-    logger.info("tokenizer type auto: %s, since %s %s", name, settings.tokenizer_dir, why)
-    factory = _OWN.get(name) or find_plugin(GROUP, name, "tokenizer type", TokenizerError)
+    logger.info("tokenizer type auto: %s, because %s %s", name, settings.tokenizer_dir, why)
+    factory = _FACTORIES.get(name) or find_plugin(GROUP, name, "tokenizer type", TokenizerError)
     tokenizer: Tokenizer = factory(settings)
     return tokenizer
 
 
 def choose(directory: Path) -> tuple[str, str]:
-    """A type's name, and why: a phrase about the folder.
+    """The name of the type, and the reason: a predicate whose subject is the folder.
 
     Raises:
-        TokenizerError: nothing there looks like a tokenizer.
+        TokenizerError: the folder has no tokenizer.
     """
     from trt_tokenizers.tokenizers.gpt2 import VOCABULARIES
     from trt_tokenizers.tokenizers.mistral import tekken_file
@@ -57,25 +59,25 @@ def choose(directory: Path) -> tuple[str, str]:
     if ranks := rank_file(directory):
         return "tiktoken", f"has the rank file {ranks.name}"
     kind = str(read_json(directory / "tokenizer_config.json").get("tokenizer_class") or "")
-    # Other models' vocab.json and merges.txt look the same and are read otherwise.
+    # Other models have files of the same names but read them differently.
     if kind.removesuffix("Fast") == "GPT2Tokenizer" or not (
         kind or (directory / "config.json").is_file()
     ):
         for names in VOCABULARIES:
             if all((directory / name).is_file() for name in names):
                 return "gpt2", f"has {' and '.join(names)}, {kind or 'no tokenizer_class'}"
-    for name, its_kind, pattern in _SENTENCEPIECE:
-        if kind.removesuffix("Fast") == its_kind and (found := files_like(directory, pattern)):
+    for name, class_name, pattern in _SENTENCEPIECE:
+        if kind.removesuffix("Fast") == class_name and (found := files_like(directory, pattern)):
             return name, f"has {found[0].name} and {kind or 'no tokenizer_class'}"
-    if not any((directory / name).is_file() for name in _TRANSFORMERS_ASKS):
+    if not any((directory / name).is_file() for name in _TRANSFORMERS_CONFIGS):
         raise TokenizerError(
-            f"{directory} holds no tokenizer (tokenizer.json, tokenizer.model, tekken.json, "
+            f"{directory} has no tokenizer (tokenizer.json, tokenizer.model, tekken.json, "
             "*.tiktoken, vocab.json and merges.txt, tokenizer_config.json); set tokenizer_dir to "
-            "the folder that does, or name the tokenizer_type"
+            "the folder that has one, or set tokenizer_type"
         )
     return "transformers", (
-        "has neither tokenizer.json nor files that a faster type (llama, gpt2, sentencepiece, t5, "
-        "mistral, tiktoken) knows by themselves; naming the type starts faster"
+        "has neither tokenizer.json nor files that identify a faster type (llama, gpt2, "
+        "sentencepiece, t5, mistral, tiktoken); set tokenizer_type to one of these to start faster"
     )
 
 
@@ -88,12 +90,12 @@ def _tokenizers(settings: TokenizerSettings) -> Tokenizer:
 def _gpt2(settings: TokenizerSettings) -> Tokenizer:
     from trt_tokenizers.tokenizers.gpt2 import Gpt2Tokenizer
 
-    # AutoTokenizer adds no BOS of its own accord; type gpt2 does.
+    # AutoTokenizer adds no BOS by default; type gpt2 does.
     return Gpt2Tokenizer(settings, always_bos=False)
 
 
-#: What is no type of its own, or is read otherwise than by the type.
-_OWN: dict[str, Callable[[TokenizerSettings], Tokenizer]] = {
+#: Factories for which no registered type exists, or which differ from it.
+_FACTORIES: dict[str, Callable[[TokenizerSettings], Tokenizer]] = {
     "tokenizers": _tokenizers,
     "gpt2": _gpt2,
 }

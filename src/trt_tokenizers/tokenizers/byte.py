@@ -1,4 +1,4 @@
-"""Type ``byte``: ids 0 to 255 are the bytes of UTF-8. A reference, and a double for tests."""
+"""Type ``byte``: ids 0 to 255 are the bytes of UTF-8. For tests, and as an example."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
 
 class ByteTokenizer(SegmentedTokenizer):
-    """No special tokens and no BOS; answers end at ``extra_eos_ids``, if that names any."""
+    """Has no special tokens and no BOS; answers end only at ``extra_eos_ids``."""
 
     def __init__(self, settings: TokenizerSettings) -> None:
         super().__init__(settings)

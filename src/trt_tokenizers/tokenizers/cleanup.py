@@ -1,4 +1,4 @@
-"""The setting ``clean_up_tokenization_spaces``: transformers' rules, exact in streams too."""
+"""The setting ``clean_up_tokenization_spaces``: transformers' rules, for texts and streams."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def clean_up(text: str) -> str:
 
 
 class CleanedUp(Tokenizer):
-    """A tokenizer whose text is cleaned up; ids are as they were."""
+    """Wraps a tokenizer and cleans up its text; ids do not change."""
 
     def __init__(self, inner: Tokenizer) -> None:
-        # Not the base class's: all was read and decided by the inner one.
+        # Without the base class's __init__: *inner* has read the files and set all attributes.
         self.__dict__.update(inner.__dict__)
         for name in Tokenizer.__annotations__:
-            if hasattr(inner, name):  # a plugin's class may have it
+            if hasattr(inner, name):  # a plugin may set it on its class
                 setattr(self, name, getattr(inner, name))
         self._inner = inner
 
@@ -59,10 +59,10 @@ class CleanedUp(Tokenizer):
 
 
 class _CleanedUpStream(StreamDecoder):
-    """Holds the last word back: until the next one begins, a rule may still change it.
+    """Holds back the last word: a rule may still change it until the next word begins.
 
-    A rule matches nothing across a space that follows neither a space nor an apostrophe, so a
-    text may be cut there. Nor does what an earlier rule makes, but for the ``n't`` of ``n ' t``.
+    No rule spans a space unless a space or an apostrophe precedes it, so the text can be cut there.
+    The result of an earlier rule can span it only where ``n ' t`` becomes ``n't``.
     """
 
     __slots__ = ("_held", "_inner")
@@ -88,6 +88,5 @@ class _CleanedUpStream(StreamDecoder):
 
 
 def _may_become_not(text: str, cut: int) -> bool:
-    """Whether the rule for apostrophes makes `` n't`` of what stands around *cut*, if it goes on
-    so: the next rule matches that."""
+    """Whether the text around *cut* may become `` n't``, which the next rule matches."""
     return text.endswith(" n", 0, cut) and " ' t".startswith(text[cut : cut + 4])

@@ -1,11 +1,11 @@
-"""Token ids -> text, piece by piece, with nothing lost and nothing guessed.
+"""Incremental detokenization: token ids -> text.
 
-Every decoder here has two verbs and one law: the texts of all `feed` calls and of `finish`,
-joined, are the same however the ids were cut into calls, and equal the whole decode.
+Every decoder keeps one rule: the texts of all `feed` calls and of `finish`, joined, equal the text
+of all ids decoded at once, however the ids are divided into calls.
 
-- `ByteStreamDecoder`: for vocabularies whose ids stand for bytes (byte-level BPE, SentencePiece
+- `ByteStreamDecoder`: for vocabularies whose ids represent bytes (byte-level BPE, SentencePiece
   with byte fallback). Constant work per id.
-- `WindowStreamDecoder`: for anything else that can decode a list of ids.
+- `WindowStreamDecoder`: for any other decoder of a list of ids.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
-#: What stands for bytes that are no UTF-8.
+#: Replaces bytes that are not UTF-8.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -23,18 +23,18 @@ class StreamDecoder(ABC):
 
     @abstractmethod
     def feed(self, ids: Sequence[int]) -> str:
-        """Text that became certain with *ids*; what may still change is held back."""
+        """The text that *ids* make final; text that may still change is held back."""
 
     @abstractmethod
     def finish(self) -> str:
-        """The text held back, an incomplete character as U+FFFD. Call once, last."""
+        """The text held back, with an incomplete character as U+FFFD. Call once, at the end."""
 
 
 class ByteStreamDecoder(StreamDecoder):
     """Joins the bytes of the ids and decodes UTF-8 incrementally.
 
-    A character cut by the end of the stream becomes one U+FFFD; a whole character that came
-    before is never taken back (`tokenizers`' ByteFallback turns it into U+FFFD as well).
+    A character that is incomplete at the end of the stream becomes one U+FFFD. Complete characters
+    before it stay; `tokenizers`' ByteFallback replaces them too.
     """
 
     __slots__ = ("_decode", "_lstrip", "_token_bytes")
@@ -59,27 +59,28 @@ class ByteStreamDecoder(StreamDecoder):
 
 
 class WindowStreamDecoder(StreamDecoder):
-    """Decodes a short window of ids and emits what is new at its end.
+    """Decodes a short window of ids and emits the new text at its end.
 
-    The window always keeps the ids of the last emission before the new ones, because a decoder
-    may treat the first token of a text differently (SentencePiece drops its space).
+    The window begins with the ids of the last emission, because a decoder may treat the first token
+    of a text differently (SentencePiece drops its space).
     """
 
     __slots__ = ("_decode", "_emitted", "_ids", "_prefix")
 
     def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()) -> None:
-        """
+        """Start a stream.
+
         Args:
             decode: ids -> text.
-            before: ids that the stream goes on after; their text is not given.
+            before: ids that precede the stream; their text is not emitted.
         """
         self._decode = decode
         self._ids = list(before)
-        self._emitted = len(self._ids)  # how many of _ids are in text that was emitted
+        self._emitted = len(self._ids)  # number of _ids whose text was emitted
         self._prefix = decode(self._ids) if before else ""  # their text
 
     def feed(self, ids: Sequence[int]) -> str:
-        # One id at a time, so that the result does not depend on how the ids were cut.
+        # One id at a time: the result must not depend on the division into calls.
         return "".join(map(self._feed_one, ids))
 
     def _feed_one(self, token_id: int) -> str:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Decided before the library is imported, which would warn if a process that used it forks.
+# Set before the import: otherwise the library warns when a process that used it forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import tokenizers
@@ -26,9 +26,9 @@ _STRIP_FIRST = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
 class FastTokenizer(Tokenizer):
-    """Ids are those of the library, which are those of transformers' fast tokenizers.
+    """Gives the ids of the library, which are those of transformers' fast tokenizers.
 
-    BOS is added where the file's own post-processor adds it, unless ``add_bos`` says otherwise.
+    BOS is added if the file's post-processor adds it, unless ``add_bos`` says otherwise.
     """
 
     vocabulary_files: tuple[str, ...] = ("tokenizer.json",)
@@ -40,11 +40,12 @@ class FastTokenizer(Tokenizer):
         *,
         always_bos: bool = False,
     ) -> None:
-        """
+        """Load tokenizer.json of the settings' folder, or use *backend*.
+
         Args:
-            settings: whose folder holds tokenizer.json, unless *backend* is given.
-            backend: a tokenizer made otherwise.
-            always_bos: this type adds BOS though the file does not.
+            settings: name the folder.
+            backend: the library's tokenizer, if it does not come from tokenizer.json.
+            always_bos: this type adds BOS even if the file does not.
 
         Raises:
             TokenizerError: no tokenizer.json, or it does not load.
@@ -58,7 +59,7 @@ class FastTokenizer(Tokenizer):
         unk = getattr(self._backend.model, "unk_token", None)
         self.unk_id = self._backend.token_to_id(unk) if unk else self._token_id("unk_token")
         framed = self._backend.encode("a").ids
-        self._cuts = split_long_text.sure(self._backend) and self._find_frame(framed)
+        self._splits = split_long_text.can_split(self._backend) and self._find_frame(framed)
         file_adds_bos = bos is not None and framed[:1] == [bos]
         self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos or always_bos)
         self.set_eos_and_pad(eos, pad, file_adds=eos is not None and framed[-1:] == [eos])
@@ -74,32 +75,32 @@ class FastTokenizer(Tokenizer):
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
-        made = self._encode(texts, add_special_tokens)
-        return [self.framed(ids) for ids in made] if add_special_tokens else made
+        batch = self._encode(texts, add_special_tokens)
+        return [self.framed(ids) for ids in batch] if add_special_tokens else batch
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        """The library's own ids."""
-        # The "fast" call leaves out the offsets, which nobody reads here.
+        """The library's ids."""
+        # The "fast" call omits the offsets, which are not used here.
         encode = self._backend.encode_batch_fast
-        if not self._cuts or max(map(len, texts), default=0) <= split_long_text.LONG:
+        if not self._splits or max(map(len, texts), default=0) <= split_long_text.LONG:
             return [e.ids for e in encode(texts, add_special_tokens=add_special_tokens)]
         pieces = [split_long_text.pieces(text) for text in texts]
         flat = list(chain.from_iterable(pieces))
-        # Several texts at once use the library's threads; one reuses the memory of piece for piece.
+        # Several texts use the library's threads. The pieces of one text reuse the same memory.
         encodings = (
             encode(flat, add_special_tokens=False)
             if len(texts) > 1
             else (encode([piece], add_special_tokens=False)[0] for piece in flat)
         )
-        every = iter(encodings)
-        made = [list(chain.from_iterable(next(every).ids for _ in its)) for its in pieces]
+        in_order = iter(encodings)
+        batch = [list(chain.from_iterable(next(in_order).ids for _ in of)) for of in pieces]
         if add_special_tokens:
-            return [[*self._before, *ids, *self._behind] for ids in made]
-        return made
+            return [[*self._before, *ids, *self._after] for ids in batch]
+        return batch
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._tables is None:
-            # The library takes no negative ids and passes over those beyond its vocabulary.
+            # The library rejects negative ids and ignores ids beyond its vocabulary.
             known = [i for i in ids if i >= 0]
             return str(self._backend.decode(known, skip_special_tokens=skip_special_tokens))
         stream = self.stream(skip_special_tokens=skip_special_tokens)
@@ -118,18 +119,22 @@ class FastTokenizer(Tokenizer):
         return self._tables[False][token_id]
 
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
-        made = self._backend.encode(text, add_special_tokens=False)
-        return [(i, *span) for i, span in zip(made.ids, made.offsets, strict=True)]
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return [(i, *span) for i, span in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def _find_frame(self, framed: list[int]) -> bool:
-        """What the library itself puts before and behind a text, of which *framed* is "a"."""
+        """Find the ids that the library adds before and after a text; False if that is ambiguous.
+
+        Args:
+            framed: the library's ids of "a", with special tokens.
+        """
         bare = self._backend.encode("a", add_special_tokens=False).ids
         ends = range(len(bare), len(framed) + 1)
-        places = [end for end in ends if bare and framed[end - len(bare) : end] == bare]
-        if len(places) != 1:  # not to be told from what stands around it
+        matches = [end for end in ends if bare and framed[end - len(bare) : end] == bare]
+        if len(matches) != 1:
             return False
-        (end,) = places
-        self._before, self._behind = framed[: end - len(bare)], framed[end:]
+        (end,) = matches
+        self._before, self._after = framed[: end - len(bare)], framed[end:]
         return True
 
     def _token_id(self, role: str) -> int | None:
@@ -140,8 +145,10 @@ class FastTokenizer(Tokenizer):
         return found
 
     def _byte_tables(self) -> dict[bool, TokenBytes] | None:
-        """Tables with special tokens kept (False) and skipped (True), if this file's decoder
-        works on bytes; None if it does not, and the library has to decode."""
+        """Tables that keep special tokens (key False) or skip them (key True).
+
+        None if this file's decoder does not work on bytes; then the library has to decode.
+        """
         kind = _byte_decoder(self._backend.decoder)
         if kind is None:
             return None
@@ -156,9 +163,10 @@ class FastTokenizer(Tokenizer):
 
 
 def load_backend(path: Path) -> tokenizers.Tokenizer:
-    """
+    """Load a tokenizer.json.
+
     Raises:
-        TokenizerError: *path* is missing or is no tokenizer.json.
+        TokenizerError: *path* is missing or is not a tokenizer.json.
     """
     if not path.is_file():
         raise TokenizerError(f"{path} does not exist; set tokenizer_dir to a folder that has it")
@@ -172,12 +180,15 @@ def load_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:
-    """What transformers adds to tokenizer.json's tokens, in its order: those of the JSON files
-    that are missing there, and those that the files call special and tokenizer.json does not."""
+    """Add the tokens that transformers adds to those of tokenizer.json, in the same order.
+
+    These are tokens of the other JSON files that tokenizer.json does not have, or does not mark as
+    special although the files do.
+    """
     known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
     for token in added:
-        already = known.get(token.text)
-        if already is None or (token.special and not already):
+        known_special = known.get(token.text)
+        if known_special is None or (token.special and not known_special):
             add = backend.add_special_tokens if token.special else backend.add_tokens
             add(
                 [
@@ -194,8 +205,11 @@ def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> N
 
 
 def _byte_decoder(decoder: Any) -> tuple[Callable[[str], bytes], bool] | None:
-    """What turns a token into bytes and whether the first space is dropped, for the decoders
-    that byte-level BPE and Llama-style SentencePiece conversions have; None for all others."""
+    """The function token -> bytes, and whether the first space of a text is dropped.
+
+    Known for the decoders of byte-level BPE and of Llama-style SentencePiece conversions; None for
+    all others.
+    """
     if decoder is None:
         return None
     state = json.loads(decoder.__getstate__())

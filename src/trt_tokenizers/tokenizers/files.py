@@ -1,4 +1,4 @@
-"""The small JSON files beside a tokenizer: what they say of special tokens and templates."""
+"""The small JSON files of a tokenizer folder: special tokens, EOS ids and chat templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.hf_config import read_json, vocab_size
 
-#: By pattern: what every type of tokenizer reads, if it is there.
+#: Patterns of the files that every type of tokenizer reads if they exist.
 SMALL_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template*", "additional_chat_templates/*", "generation_config.json", "config.json",
@@ -28,15 +28,15 @@ _ROLES = (
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that the JSON files add to the model file's, or say more about.
+    """A token that the JSON files add to the model file's vocabulary, or describe further.
 
     Attributes:
-        text: as it is written out in a text.
-        id: None where no file says.
-        special: left out of answers with the special tokens.
-        lstrip, rstrip: it swallows the blanks before it, after it.
-        normalized: found in the normalized text, not in the text as it came.
-        single_word: not found inside a word.
+        text: the token as written in a text.
+        id: None if no file gives it.
+        special: omitted from answers together with the special tokens.
+        lstrip, rstrip: it absorbs the whitespace before it, after it.
+        normalized: matched in the normalized text, not in the original one.
+        single_word: not matched inside a word.
     """
 
     text: str
@@ -50,17 +50,17 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Facts of one tokenizer folder.
+    """Facts about one tokenizer folder.
 
     Attributes:
         directory: the folder.
-        config: tokenizer_config.json as it is, or empty.
+        config: content of tokenizer_config.json, or empty.
         special_tokens: role ("bos_token", …) -> text.
         added: tokens of added_tokens_decoder, added_tokens.json and the special tokens' names.
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
         chat_template: Jinja source, or several by name, from chat_template.jinja and
             additional_chat_templates, else from tokenizer_config.json.
-        vocab_size: rows of the model's output layer as config.json has it, or 0.
+        vocab_size: rows of the model's output layer according to config.json, or 0.
     """
 
     directory: Path
@@ -73,17 +73,18 @@ class TokenizerFiles:
 
     @classmethod
     def read(cls, directory: Path) -> TokenizerFiles:
-        """
+        """Read the folder's small JSON files, if they exist.
+
         Raises:
-            TokenizerError: one of the files is not JSON, or says what it cannot mean; names it.
+            TokenizerError: a file is not JSON, or has an invalid value; names it.
         """
         path = directory / "tokenizer_config.json"
         config = read_json(path)
         a_map = directory / "special_tokens_map.json"
         sources = {a_map: read_json(a_map), path: config}
-        if "added_tokens_decoder" not in config:  # older folders: the map has the last word
+        if "added_tokens_decoder" not in config:  # older folders: the map takes precedence
             sources = dict(reversed(sources.items()))
-        tokens = {role: text for one in sources.values() for role, text in _roles(one).items()}
+        tokens = {role: text for data in sources.values() for role, text in _roles(data).items()}
         model = read_json(directory / "config.json")
         return cls(
             directory=directory,
@@ -97,14 +98,14 @@ class TokenizerFiles:
 
 
 def files_like(directory: Path, pattern: str) -> list[Path]:
-    """The files of *directory* with such names; a folder or a lost link may have one, too."""
+    """The files in *directory* that match, sorted; folders and broken links do not count."""
     return sorted(path for path in directory.glob(pattern) if path.is_file())
 
 
-def _wrong(path: Path, name: str, value: object, meant: str) -> TokenizerError:
+def _invalid(path: Path, name: str, value: object, expected: str) -> TokenizerError:
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
-    return TokenizerError(f"{path}: {name} is {shown}; it must be {meant}")
+    return TokenizerError(f"{path}: {name} is {shown}; it must be {expected}")
 
 
 def _eos_ids(directory: Path, model: dict[str, Any]) -> tuple[int, ...]:
@@ -114,26 +115,26 @@ def _eos_ids(directory: Path, model: dict[str, Any]) -> tuple[int, ...]:
         if found is not None:
             ids = found if isinstance(found, list) else [found]
             if any(type(token_id) is not int for token_id in ids):
-                raise _wrong(source, "eos_token_id", found, "an id or a list of ids")
+                raise _invalid(source, "eos_token_id", found, "an id or a list of ids")
             return tuple(ids)
     return ()
 
 
 def _numbered(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Text -> id and flags of each token that a file numbers."""
+    """Text -> id and flags of each token to which a file assigns an id."""
     decoder = config.get("added_tokens_decoder") or {}
-    meant = '{id: {"content": …}}'
+    expected = '{id: {"content": …}}'
     if not isinstance(decoder, dict):
-        raise _wrong(path, "added_tokens_decoder", decoder, meant)
+        raise _invalid(path, "added_tokens_decoder", decoder, expected)
     found: dict[str, tuple[int, dict[str, Any]]] = {}
     for key, entry in decoder.items():
         if not key.isdecimal() or not isinstance(entry, dict) or _text(entry) is None:
-            raise _wrong(path, "added_tokens_decoder", {key: entry}, meant)
+            raise _invalid(path, "added_tokens_decoder", {key: entry}, expected)
         found[entry["content"]] = (int(key), entry)
     path = path.with_name("added_tokens.json")
     for text, token_id in read_json(path).items():
         if type(token_id) is not int:
-            raise _wrong(path, repr(text), token_id, "an id")
+            raise _invalid(path, repr(text), token_id, "an id")
         found[text] = (token_id, {})
     return found
 
@@ -160,26 +161,26 @@ def _roles(source: dict[str, Any]) -> dict[str, str]:
 
 
 def _more_special(sources: Mapping[Path, dict[str, Any]]) -> list[str]:
-    """Special tokens without a role; transformers 5 has another name for the list."""
+    """Special tokens without a role; transformers 5 renamed the list."""
     found = []
     for path, source in sources.items():
         for name in ("additional_special_tokens", "extra_special_tokens"):
             tokens = source.get(name) or []
             if not isinstance(tokens, (dict, list)):
-                raise _wrong(path, name, tokens, "a list of tokens")
+                raise _invalid(path, name, tokens, "a list of tokens")
             listed = tokens.values() if isinstance(tokens, dict) else tokens
             found += [text for token in listed if (text := _text(token)) is not None]
     return found
 
 
 def _text(token: object) -> str | None:
-    if isinstance(token, dict):  # an AddedToken written out
+    if isinstance(token, dict):  # a serialized AddedToken
         token = token.get("content")
     return token if isinstance(token, str) else None
 
 
 def _chat_template(path: Path, config: dict[str, Any]) -> str | dict[str, str] | None:
-    """As in transformers: files hide what tokenizer_config.json has, also where they have less."""
+    """The chat templates, as in transformers: files replace those of tokenizer_config.json."""
     own = files_like(path.parent, "chat_template.jinja")
     more = files_like(path.parent, "additional_chat_templates/*.jinja")
     files = {"default": own[0]} if own else {}
@@ -190,15 +191,15 @@ def _chat_template(path: Path, config: dict[str, Any]) -> str | dict[str, str] |
     found = config.get("chat_template")
     if found is None or isinstance(found, str):
         return found
-    meant = 'Jinja, or a list of {"name": …, "template": …}'
+    expected = 'Jinja, or a list of {"name": …, "template": …}'
     if not isinstance(found, list):
-        raise _wrong(path, "chat_template", found, meant)
+        raise _invalid(path, "chat_template", found, expected)
     named: dict[str, str] = {}
     for entry in found:
         parts = entry if isinstance(entry, dict) else {}
         name, source = parts.get("name"), parts.get("template")
         if not isinstance(name, str) or not isinstance(source, str):
-            raise _wrong(path, "chat_template has an entry that", entry, meant)
+            raise _invalid(path, "chat_template has an entry that", entry, expected)
         named[name] = source
     return named
 

@@ -1,4 +1,4 @@
-"""Type ``gpt2``: GPT-2's byte-level BPE, with BOS in front of every prompt."""
+"""Type ``gpt2``: GPT-2's byte-level BPE, with BOS before every prompt."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.fast import FastTokenizer, load_backend
 
 _END_OF_TEXT = "<|endoftext|>"
-#: Hugging Face's names, then OpenAI's own.
+#: Hugging Face's names, then OpenAI's.
 VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
 class Gpt2Tokenizer(FastTokenizer):
     """vocab.json and merges.txt, or tokenizer.json.
 
-    Adds BOS, which GPT-2's files alone do not: as ``GPT2Tokenizer(add_bos_token=True)``, unless
-    ``add_bos`` or tokenizer_config.json's ``add_bos_token`` is false. BOS and EOS are both
-    ``<|endoftext|>`` unless the files name others. Pads on the left.
+    Adds BOS as ``GPT2Tokenizer(add_bos_token=True)`` does, unless ``add_bos`` or
+    tokenizer_config.json's ``add_bos_token`` is false. BOS and EOS are both ``<|endoftext|>``
+    unless the files name others.
     """
 
     def __init__(self, settings: TokenizerSettings, *, always_bos: bool = True) -> None:
-        """
+        """Load the files of the settings' folder.
+
         Args:
-            settings: whose folder holds the files.
-            always_bos: what holds where setting and files say nothing.
+            settings: name the folder.
+            always_bos: whether to add BOS if the setting and the files do not say.
 
         Raises:
-            TokenizerError: the folder has neither, or it does not load.
+            TokenizerError: the files are missing, or do not load.
         """
         directory = Path(settings.tokenizer_dir)
-        says = read_json(directory / "tokenizer_config.json").get("add_bos_token")
-        if isinstance(says, bool):
-            always_bos = says
+        of_file = read_json(directory / "tokenizer_config.json").get("add_bos_token")
+        if isinstance(of_file, bool):
+            always_bos = of_file
         backend, self.vocabulary_files = _backend(directory)
         super().__init__(settings, backend, always_bos=always_bos)
-        self.padding_side = settings.padding_side or "left"
 
     def _token_id(self, role: str) -> int | None:
         if role in ("bos_token", "eos_token"):
@@ -49,7 +49,7 @@ class Gpt2Tokenizer(FastTokenizer):
 
 
 def _backend(directory: Path) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
-    """With the names of its files."""
+    """The library's tokenizer, and the names of its files."""
     for vocabulary, merges in VOCABULARIES:
         if (directory / vocabulary).is_file() and (directory / merges).is_file():
             return _from_merges(directory, vocabulary, merges), (vocabulary, merges)

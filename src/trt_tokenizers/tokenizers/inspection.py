@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text: ids, pieces and their places. For people, not for serving."""
+"""Tokens of a text and their positions, for the command ``tokenize`` only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trt_tokenizers.errors import TokenizerError, one_line
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
-#: How far to look for a piece where a normalizer has changed the text, in bytes.
+#: Bytes to search for a token after the previous one, if a normalizer has changed the text.
 _LOOK_AHEAD = 64
 _NONE = (-1, 0, 0)
 
@@ -18,11 +18,11 @@ class Piece:
     """One token of a prompt.
 
     Attributes:
-        id: the token's.
-        text: its own text; bytes that are no whole character as ``\\xNN``.
-        start, end: characters of the prompt that it stands for; None where it stands for none
-            (an added BOS) or where the tokenizer changed the text first.
-        special: a special token.
+        id: of the token.
+        text: of the token; bytes that are not a whole character are ``\\xNN``.
+        start, end: its characters in the prompt; None if it has none there (an added BOS), or if
+            the tokenizer changed the text first.
+        special: whether it is a special token.
     """
 
     id: int
@@ -33,64 +33,66 @@ class Piece:
 
 
 def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]:
-    """The tokens of *prompt*, in order."""
-    told = tokenizer.offsets(prompt)
-    if told is None:
-        spans = _searched(tokenizer, prompt, ids)
+    """The tokens of *prompt*, whose ids are *ids*, in order."""
+    offsets = tokenizer.offsets(prompt)
+    if offsets is None:
+        spans = _search(tokenizer, prompt, ids)
     else:
-        spans = _matched(ids, told, tokenizer.bos_id if tokenizer.adds_bos else None)
+        spans = _match(ids, offsets, tokenizer.bos_id if tokenizer.adds_bos else None)
     found = []
     for token_id, (start, end) in zip(ids, spans, strict=True):
         text = tokenizer.token_bytes(token_id).decode("utf-8", "backslashreplace")
         hidden = not tokenizer.decode([token_id])
         special = hidden and bool(tokenizer.decode([token_id], skip_special_tokens=False))
-        place = (start, end) if start < end else (None, None)
-        found.append(Piece(token_id, text, place[0], place[1], special))
+        span = (start, end) if start < end else (None, None)
+        found.append(Piece(token_id, text, span[0], span[1], special))
     return found
 
 
-def _matched(
-    ids: Sequence[int], told: list[tuple[int, int, int]], bos_id: int | None
+def _match(
+    ids: Sequence[int], offsets: list[tuple[int, int, int]], bos_id: int | None
 ) -> list[tuple[int, int]]:
-    """Spans of *ids*: those of *told*, but of one BOS only, if *bos_id* is to stand in front, and
-    with BOS and EOS added."""
-    while len(told) > 1 and told[0][0] == told[1][0] == bos_id:
-        del told[0]
-    rest = iter(told)
-    spans, (expected, start, end) = [], next(rest, _NONE)
+    """Spans of *ids* from the library's *offsets*; added tokens get an empty span.
+
+    Several *bos_id* in front count as one, as in `Tokenizer.encode_prompts`.
+    """
+    while len(offsets) > 1 and offsets[0][0] == offsets[1][0] == bos_id:
+        del offsets[0]
+    remaining = iter(offsets)
+    spans, (expected, start, end) = [], next(remaining, _NONE)
     for token_id in ids:
         if token_id != expected:
             spans.append((0, 0))
             continue
         spans.append((start, end))
-        expected, start, end = next(rest, _NONE)
+        expected, start, end = next(remaining, _NONE)
     return spans
 
 
-def _searched(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Where the bytes of the tokens stand in *prompt*, one after the other."""
+def _search(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Spans of *ids*, found by searching *prompt* for the bytes of each token in order."""
     whole = prompt.encode()
-    # Character of each byte; a piece may end inside one.
+    # Index of the character of each byte; a token may end inside a character.
     characters = [at for at, c in enumerate(prompt) for _ in c.encode()]
-    spans, place = [], 0
+    spans, position = [], 0
     for token_id in ids:
-        start, end = _placed(whole, tokenizer.token_bytes(token_id), place)
+        start, end = _find(whole, tokenizer.token_bytes(token_id), position)
         spans.append((characters[start], characters[end - 1] + 1) if start < end else (0, 0))
-        place = end
+        position = end
     return spans
 
 
-def _placed(whole: bytes, own: bytes, place: int) -> tuple[int, int]:
-    """Where *own* stands in *whole* from *place* on; an empty span if it does not."""
-    for form in (own, own.removeprefix(b" ")):  # a dummy space stands for nothing
-        if form and whole.startswith(form, place):
-            return place, place + len(form)
-    at = whole.find(own, place, place + _LOOK_AHEAD + len(own)) if own.strip() else -1
-    return (at, at + len(own)) if at >= 0 else (place, place)
+def _find(whole: bytes, token: bytes, position: int) -> tuple[int, int]:
+    """Span of *token* in *whole* at *position* or soon after it; empty if it is not there."""
+    for form in (token, token.removeprefix(b" ")):  # the text does not contain a dummy space
+        if form and whole.startswith(form, position):
+            return position, position + len(form)
+    at = whole.find(token, position, position + _LOOK_AHEAD + len(token)) if token.strip() else -1
+    return (at, at + len(token)) if at >= 0 else (position, position)
 
 
 def kept(found: Sequence[Piece], ids: Sequence[int]) -> list[Piece]:
-    """Those of a whole prompt that a cut left as *ids*: the first ones, or a few and the last."""
+    """The tokens of *found* that remain if the ids are truncated to *ids*."""
     if [piece.id for piece in found[: len(ids)]] == list(ids):
         return list(found[: len(ids)])
     last = 0
@@ -102,7 +104,7 @@ def kept(found: Sequence[Piece], ids: Sequence[int]) -> list[Piece]:
 def transformers_tokens(
     settings: TokenizerSettings, prompt: str, *, add_special_tokens: bool
 ) -> list[tuple[int, str]]:
-    """What transformers makes of *prompt*: ids, each with its own text.
+    """(id, text) of each token that transformers gives for *prompt*.
 
     Raises:
         TokenizerError: transformers is missing or cannot load the folder.
@@ -115,9 +117,9 @@ def transformers_tokens(
         raise
     except Exception as error:
         raise TokenizerError(
-            # Its messages are of many lines, with advice for whom has the hub.
+            # transformers' messages have many lines, with advice about the hub.
             f"transformers cannot load {settings.tokenizer_dir}: {one_line(error).rstrip(' :')}; "
-            "compare in a folder that AutoTokenizer loads, or leave --compare out"
+            "use a folder that AutoTokenizer loads, or leave --compare out"
         ) from error
     ids = oracle.encode(prompt, add_special_tokens=add_special_tokens)
     return [(token_id, oracle.decode([token_id])) for token_id in ids]

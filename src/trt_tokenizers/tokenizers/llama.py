@@ -1,4 +1,4 @@
-"""Type ``llama``: Llama's tokenizers, with BOS in front of every prompt."""
+"""Type ``llama``: Llama's tokenizers, with BOS before every prompt."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from trt_tokenizers.tokenizers.tiktoken import TiktokenTokenizer, rank_file
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """tokenizer.model (Llama 1, 2, Mistral, …) if there is one, else tokenizer.json (Llama 3), else
-    Llama 3's original tokenizer.model, which is a rank file for type tiktoken.
+    """Load the first of these that exists.
+
+    1. A SentencePiece .model file (Llama 1, 2, Mistral, …).
+    2. tokenizer.json (Llama 3).
+    3. Llama 3's original tokenizer.model, which is a rank file for type tiktoken.
 
     BOS is added unless ``add_bos`` or tokenizer_config.json's ``add_bos_token`` is false.
 
     Raises:
-        TokenizerError: the folder has neither, or it does not load.
+        TokenizerError: the folder has none of them, or the file does not load.
     """
     directory = Path(settings.tokenizer_dir)
     config = read_json(directory / "tokenizer_config.json")
@@ -50,15 +53,17 @@ def load(settings: TokenizerSettings) -> Tokenizer:
 
 
 def _without_legacy(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Llama 2's tokenizer.json puts a dummy space after every special token (``legacy=True``):
-    its normalizer prepends one to each piece of text between them. Put it only at the beginning,
-    as transformers does for ``legacy=False``."""
+    """Add the dummy space only at the beginning of a text, as transformers' ``legacy=False``.
+
+    Llama 2's tokenizer.json adds it after every special token too (``legacy=True``): its normalizer
+    prepends it to each segment between special tokens.
+    """
     if backend.normalizer is None:
         return backend
     state: dict[str, Any] = json.loads(backend.normalizer.__getstate__())
     steps = [step["type"] for step in state.get("normalizers", [state])]
     if steps == ["Prepend", "Replace"]:
-        # A normalizer cannot be unset in place, only emptied.
+        # The library cannot remove a normalizer, only replace it.
         backend.normalizer = tokenizers.normalizers.Sequence([])
         backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(
             replacement="\N{LOWER ONE EIGHTH BLOCK}", prepend_scheme="first", split=False

@@ -1,4 +1,4 @@
-"""Type ``mistral``: Mistral's own files, SentencePiece (tokenizer.model.v3, …) and tekken.json."""
+"""Type ``mistral``: Mistral's files, SentencePiece (tokenizer.model.v3, …) and tekken.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """tekken.json through mistral-common, else the SentencePiece file, as mistral-common does.
+    """Load tekken.json through mistral-common, or else the SentencePiece file.
 
     BOS is added unless ``add_bos`` is false.
 
@@ -26,18 +26,21 @@ def load(settings: TokenizerSettings) -> Tokenizer:
 
 
 def tekken_file(directory: Path) -> Path | None:
-    """tekken.json, or the folder's one tekken_*.json."""
+    """tekken.json, or the folder's only tekken*.json; None if there is none."""
     found = files_like(directory, "tekken*.json")
     preferred = directory / "tekken.json"
     return preferred if preferred in found else found[0] if len(found) == 1 else None
 
 
 class TekkenTokenizer(SegmentedTokenizer):
-    """Ids are mistral-common's; special tokens written out in a text become their ids, which
-    mistral-common leaves to its message types."""
+    """Gives mistral-common's ids; in addition, special tokens written in a text become their ids.
+
+    mistral-common inserts special tokens only through its message types.
+    """
 
     def __init__(self, settings: TokenizerSettings, path: Path) -> None:
-        """
+        """Load *path*.
+
         Raises:
             TokenizerError: *path* does not load.
         """

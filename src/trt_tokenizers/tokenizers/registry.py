@@ -1,6 +1,6 @@
-"""Type name -> tokenizer. Only the chosen type is imported.
+"""Type name -> tokenizer. Only the selected type is imported.
 
-Built-in types are entry points of this package, found the way anybody's are.
+Built-in types are entry points of this package, like those of other packages.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from trt_tokenizers.tokenizers.cleanup import CleanedUp
 
 GROUP = "trt_tokenizers.tokenizers"
 
-#: Names that earlier configurations have.
+#: Older name -> name.
 ALIASES = {"sp": "sentencepiece", "gpt": "gpt2"}
 
-#: Module -> what to install, where the two differ or a version matters.
+#: Module -> the requirement to install, if it is not the module's name.
 _EXTRAS = {
     "tiktoken": "trt-tokenizers[tiktoken]",
     "mistral_common": "trt-tokenizers[mistral]",
@@ -30,21 +30,21 @@ def _install(module: str) -> str:
     return f"pip install '{_EXTRAS.get(module, module)}'"
 
 
-#: Type -> module that it imports when it is used, and the mend where that is missing.
+#: Type -> the module that it imports when it is used, and the fix if that is missing.
 NEEDS = {
     "tiktoken": ("tiktoken", _install("tiktoken")),
     "mistral": ("mistral_common", f"for tekken.json, {_install('mistral_common')}"),
     "transformers": ("transformers", _install("transformers")),
 }
 
-#: What a type has to set by itself.
+#: Attributes that every type must set.
 _REQUIRED = ("bos_id", "adds_bos", "eos_ids", "pad_id")
 
 logger = logging.getLogger(__name__)
 
 
 def create(settings: TokenizerSettings) -> Tokenizer:
-    """Load the tokenizer that *settings* name.
+    """Load the tokenizer that *settings* select.
 
     Raises:
         TokenizerError: unknown or ambiguous type, missing dependency, files that do not load.
@@ -53,7 +53,7 @@ def create(settings: TokenizerSettings) -> Tokenizer:
     if name != settings.tokenizer_type:
         logger.info("tokenizer type %s is the older name of %s", settings.tokenizer_type, name)
     if settings.use_fast is False and name not in ("auto", "transformers"):
-        logger.info("use_fast is false: tokenizer type %s has one way, and it is fast", name)
+        logger.info("use_fast is false, but tokenizer type %s has no slow implementation", name)
     factory: Callable[[TokenizerSettings], Tokenizer] = find_plugin(
         GROUP, name, "tokenizer type", TokenizerError
     )
@@ -70,14 +70,14 @@ def create(settings: TokenizerSettings) -> Tokenizer:
     except Exception as error:
         raise TokenizerError(
             f"tokenizer type {settings.tokenizer_type!r} cannot load {settings.tokenizer_dir!r}: "
-            # transformers' messages are of many lines.
+            # transformers' messages have many lines.
             f"{type(error).__name__}: {' '.join(str(error).split())}; restore its files, or name "
             "another tokenizer_type"
         ) from error
     unset = [attribute for attribute in _REQUIRED if not hasattr(tokenizer, attribute)]
     if unset:
         raise TokenizerError(
-            f"tokenizer type {name!r} gives a {type(tokenizer).__name__} without "
-            f"{', '.join(unset)}; set them, as docs/plugins.md shows"
+            f"tokenizer type {name!r} returns a {type(tokenizer).__name__} without "
+            f"{', '.join(unset)}; set them as docs/plugins.md shows"
         )
     return CleanedUp(tokenizer) if settings.clean_up_tokenization_spaces else tokenizer

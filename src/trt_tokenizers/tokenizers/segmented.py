@@ -1,4 +1,4 @@
-"""What tokenizers share whose library knows plain text only: special tokens are found here."""
+"""Base class of tokenizers whose library encodes plain text only: finds special tokens."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecode
 from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes
 
-_BLANKS = re.compile(r"\s+")
+_WHITESPACE = re.compile(r"\s+")
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
-_LETTERS_IN_A_FRAME = re.compile(
+_ENCLOSED_LETTERS = re.compile(
     "[\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]"
 )
 
 
 class SegmentedTokenizer(Tokenizer):
-    """Special tokens written out in a text become their ids; the segments between them are
-    encoded by the subclass. Every id stands for bytes, so streams are exact."""
+    """Special tokens written in a text become their ids; the subclass encodes the segments between.
+
+    Every id represents bytes, so streams are exact.
+    """
 
     def _set_vocabulary(
         self,
@@ -33,20 +35,21 @@ class SegmentedTokenizer(Tokenizer):
         hidden: frozenset[int] = frozenset(),
         strip_first_space: bool = False,
     ) -> None:
-        """
+        """Set the vocabulary.
+
         Args:
             special: special tokens and their ids.
-            token_bytes: bytes of an id, special ones included; None outside the vocabulary.
-            added: tokens that are found in texts, too; those that are not special are shown.
-            hidden: further ids that are skipped with the special tokens.
-            strip_first_space: a text's first space is the tokenizer's own.
+            token_bytes: bytes of an id, including special tokens; None outside the vocabulary.
+            added: more tokens to find in texts; those that are not special appear in answers.
+            hidden: more ids to skip together with the special tokens.
+            strip_first_space: the tokenizer itself adds the first space of a text.
         """
         numbered = {token.id: token for token in added if token.id is not None}
         self._written = {**special, **{token.text: i for i, token in numbered.items()}}
         self._find_written = re.compile(any_of(self._written))
         self._lstrip = frozenset(i for i, token in numbered.items() if token.lstrip)
         self._rstrip = frozenset(i for i, token in numbered.items() if token.rstrip)
-        self._alone = frozenset(i for i, token in numbered.items() if token.single_word)
+        self._single_word = frozenset(i for i, token in numbered.items() if token.single_word)
         self._strip_first_space = strip_first_space
         shown = {i for i, token in numbered.items() if not token.special}
         skipped = hidden | (set(self._written.values()) - shown)
@@ -54,11 +57,11 @@ class SegmentedTokenizer(Tokenizer):
 
     @abstractmethod
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
-        """Ids of *text*, which is not empty and holds no special tokens.
+        """Ids of *text*, which is not empty and contains no special tokens.
 
         Args:
-            text: a piece of the prompt.
-            first: the prompt begins with it.
+            text: a segment of the prompt.
+            first: the segment begins the prompt.
         """
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -75,19 +78,18 @@ class SegmentedTokenizer(Tokenizer):
         return ids
 
     def _segments(self, text: str) -> Iterator[tuple[int, int, int | None]]:
-        """Start, end and id of each token that is written out, and, with None, of the segments
-        between them."""
+        """(start, end, id) of each special token in *text*; id is None for the text between."""
         at = 0
         for match in self._find_written.finditer(text):
             token_id = self._written[match.group()]
             start, end = match.span()
-            around = text[max(0, start - 1) : start] + text[end : end + 1]
-            if token_id in self._alone and any(map(_of_a_word, around)):
+            neighbours = text[max(0, start - 1) : start] + text[end : end + 1]
+            if token_id in self._single_word and any(map(_is_word_character, neighbours)):
                 continue
             if token_id in self._lstrip:
                 start = at + len(text[at:start].rstrip())
-            if token_id in self._rstrip and (blanks := _BLANKS.match(text, end)):
-                end = blanks.end()
+            if token_id in self._rstrip and (whitespace := _WHITESPACE.match(text, end)):
+                end = whitespace.end()
             if at < start:
                 yield at, start, None
             yield start, end, token_id
@@ -108,21 +110,26 @@ class SegmentedTokenizer(Tokenizer):
         return self._tables[False][token_id]
 
 
-def _of_a_word(character: str) -> bool:
-    """As \\w of Rust's regular expressions has it, by which `tokenizers` tells; Python's own leaves
-    marks out and takes fractions."""
+def _is_word_character(character: str) -> bool:
+    """Whether ``\\w`` of Rust's regular expressions matches, which `tokenizers` uses.
+
+    Python's own ``\\w`` excludes marks and includes fractions.
+    """
     category = unicodedata.category(character)
     return (
         category[0] in "LM"
         or category in ("Nd", "Nl", "Pc")
         or character in _JOINERS
-        or (category == "So" and _LETTERS_IN_A_FRAME.match(character) is not None)
+        or (category == "So" and _ENCLOSED_LETTERS.match(character) is not None)
     )
 
 
 def any_of(words: Iterable[str]) -> str:
-    """A regular expression for *words*, the longest first. Words share their beginnings in it:
-    trying a thousand ``<SPECIAL_…>`` at every ``<`` would take seconds for a text full of them."""
+    """A regular expression that matches the longest of *words*.
+
+    It is a tree of common prefixes. Trying a thousand ``<SPECIAL_…>`` one by one at every ``<``
+    would take seconds for a text full of ``<``.
+    """
     tree: dict[str, Any] = {}
     for word in words:
         node = tree
@@ -134,10 +141,10 @@ def any_of(words: Iterable[str]) -> str:
 
 def _expression(node: dict[str, Any]) -> str:
     chain = ""
-    while len(node) == 1:  # no fork: not a group for every character
+    while len(node) == 1:  # without a branch no group is needed
         ((character, node),) = node.items()
         if not character:
             return chain
         chain += re.escape(character)
-    forks = "|".join(re.escape(c) + _expression(after) for c, after in node.items() if c)
-    return f"{chain}(?:{forks}){'?' if '' in node else ''}"
+    branches = "|".join(re.escape(c) + _expression(after) for c, after in node.items() if c)
+    return f"{chain}(?:{branches}){'?' if '' in node else ''}"

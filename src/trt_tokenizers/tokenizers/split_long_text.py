@@ -1,12 +1,11 @@
-"""Where a long text may be cut, so that the ids of its pieces are those of the whole.
+"""Splits a long text so that the ids of its pieces, joined, are those of the whole text.
 
-The library keeps all of a text's words and tokens until its end. For long texts that is more than
-the processor's caches hold, and costs half as much again; pieces use the same memory one after the
-other.
+The library keeps all words and tokens of a text until it has encoded it. For long texts they exceed
+the processor's caches, which costs half as much again. Pieces reuse the same memory.
 
-A text is cut between a letter and a space before another letter, both a to z. There every
-pre-tokenizer that `sure` knows cuts too, whatever stands around: none of its patterns matches a
-space after a letter, nor looks beyond one. What is behind the pre-tokenizer sees its words only.
+A text is split between a letter and a space that precedes another letter, both a to z. Every
+pre-tokenizer that `can_split` accepts splits there too, whatever the context: none of its patterns
+matches a space after a letter, or looks beyond it. Later stages process each pre-token separately.
 """
 
 from __future__ import annotations
@@ -19,32 +18,32 @@ from typing import Any
 
 import tokenizers
 
-#: Characters of a piece, at the least. Shorter pieces are no faster.
+#: Minimum number of characters of a piece. Shorter pieces are not faster.
 PIECE = 2_000
-#: Characters of a text that it is worth it for.
+#: Texts of more characters are split.
 LONG = 2 * PIECE
 
-_CUT = re.compile(r"[a-z](?= [a-z])")
+_SPLIT = re.compile(r"[a-z](?= [a-z])")
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_BEFORE_A_WORD = r"[^\r\n\p{L}\p{N}]?"
+_PREFIX = r"[^\r\n\p{L}\p{N}]?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-#: Alternatives of published patterns, one of which matches any letter from a to z: with the letters
-#: that follow, and no further but for a contraction.
+#: Alternatives of published patterns that match words. Each matches any letter from a to z with the
+#: letters after it, and nothing more except a contraction.
 _WORDS = {
     r" ?\p{L}+",
-    rf"{_BEFORE_A_WORD}\p{{L}}+",
-    rf"{_BEFORE_A_WORD}[\p{{L}}\p{{M}}]+",
+    rf"{_PREFIX}\p{{L}}+",
+    rf"{_PREFIX}[\p{{L}}\p{{M}}]+",
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
-    rf"{_BEFORE_A_WORD}{_UPPER}*{_LOWER}+",
-    rf"{_BEFORE_A_WORD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?",
+    rf"{_PREFIX}{_UPPER}*{_LOWER}+",
+    rf"{_PREFIX}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?",
 }
-#: Further ones, which match no space after a letter.
+#: Other alternatives of published patterns. None matches a space after a letter.
 _OTHERS = {
     _CONTRACTIONS, "'s", "'t", "'re", "'ve", "'m", "'ll", "'d",
     r"\p{N}", r"\p{N}{1,3}", r" ?\p{N}+",
-    rf"{_BEFORE_A_WORD}{_UPPER}+{_LOWER}*",
-    rf"{_BEFORE_A_WORD}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?",
+    rf"{_PREFIX}{_UPPER}+{_LOWER}*",
+    rf"{_PREFIX}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?",
     r" ?[^\s\p{L}\p{N}]+",
     r" ?[^\s\p{L}\p{N}]+[\r\n]*",
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
@@ -54,32 +53,33 @@ _OTHERS = {
     r"[一-龥぀-ゟ゠-ヿ]+",
     r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
 }  # fmt: skip
-#: Each changes a text by what stands between two starters of Unicode, as letters and spaces are.
+#: Unicode normal forms: they change only sequences between two starters, and letters and spaces are
+#: starters.
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD"}
 
 
-def sure(backend: tokenizers.Tokenizer) -> bool:
-    """Whether texts for *backend* may be cut. False where that is not known."""
+def can_split(backend: tokenizers.Tokenizer) -> bool:
+    """Whether texts for *backend* may be split; False if that is unknown."""
     try:
         normalizers = _steps(backend.normalizer, "normalizers")
         pre_tokenizers = _steps(backend.pre_tokenizer, "pretokenizers")
-    except Exception:  # parts written in Python do not tell; the library raises plain Exception
+    except Exception:  # of parts written in Python; the library raises plain Exception
         return False
     return (
         all(step["type"] in _NORMALIZERS for step in normalizers)
-        and _cuts(pre_tokenizers)
-        and not any(map(_reaches_over, backend.get_added_tokens_decoder().values()))
+        and _splits(pre_tokenizers)
+        and not any(map(_may_span_split, backend.get_added_tokens_decoder().values()))
     )
 
 
 def pieces(text: str) -> list[str]:
-    """*text*, in pieces of `PIECE` characters and more."""
-    made, start = [], 0
-    while len(text) - start > LONG and (cut := _CUT.search(text, start + PIECE - 1)):
-        made.append(text[start : cut.end()])
-        start = cut.end()
-    made.append(text[start:])
-    return made
+    """Split *text* into pieces of at least `PIECE` characters."""
+    found, start = [], 0
+    while len(text) - start > LONG and (split := _SPLIT.search(text, start + PIECE - 1)):
+        found.append(text[start : split.end()])
+        start = split.end()
+    found.append(text[start:])
+    return found
 
 
 def _steps(part: Any, name: str) -> list[dict[str, Any]]:
@@ -90,15 +90,15 @@ def _steps(part: Any, name: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _cuts(steps: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether one step cuts for sure, and no other undoes it or sees beyond."""
-    sure = as_bytes = False
+def _splits(steps: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one step always splits at our places, and no other step looks beyond them."""
+    splits = as_bytes = False
     for step in steps:
         if step["type"] == "ByteLevel":
             if step["add_prefix_space"]:
                 return False
-            # With GPT-2's own pattern. What comes after it sees bytes as letters, spaces too.
-            sure = sure or (step.get("use_regex", True) and not as_bytes)
+            # It uses GPT-2's pattern. Later steps see bytes as letters, including spaces.
+            splits = splits or (step.get("use_regex", True) and not as_bytes)
             as_bytes = True
         elif step["type"] == "Split":
             pattern = step["pattern"].get("Regex", "")
@@ -110,16 +110,16 @@ def _cuts(steps: Iterable[Mapping[str, Any]]) -> bool:
                 ("Removed", True),
             ):
                 return False
-            sure = sure or not (as_bytes or alternatives.isdisjoint(_WORDS))
+            splits = splits or not (as_bytes or alternatives.isdisjoint(_WORDS))
         elif step["type"] != "Digits":
             return False
-    return sure
+    return splits
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """What a regular expression has between bars that are in no brackets."""
+    """The top-level alternatives of a regular expression."""
     pattern = pattern.replace("\r", r"\r").replace("\n", r"\n")
-    made, depth, in_class, start = [], 0, False, 0
+    found, depth, in_class, start = [], 0, False, 0
     at = 0
     while at < len(pattern):
         character = pattern[at]
@@ -132,17 +132,17 @@ def _alternatives(pattern: str) -> list[str]:
         elif character in "()":
             depth += 1 if character == "(" else -1
         elif character == "|" and not depth:
-            made.append(pattern[start:at])
+            found.append(pattern[start:at])
             start = at + 1
         at += 1
-    made.append(pattern[start:])
-    return made
+    found.append(pattern[start:])
+    return found
 
 
-def _reaches_over(token: tokenizers.AddedToken) -> bool:
-    """Whether an added token may take a letter and the space behind it, or look at the letter."""
+def _may_span_split(token: tokenizers.AddedToken) -> bool:
+    """Whether an added token may match a letter and the space after it, or inspect the letter."""
     text = unicodedata.normalize("NFKC", token.content)
     if (token.rstrip and text[-1:].isalpha()) or (token.single_word and text[:1].isspace()):
         return True
-    # One of spaces alone is longer than the one space of a cut, or is all of it.
+    # A token of spaces alone is longer than the one space of a split, or equals it.
     return bool(text.strip()) and any(map(str.isspace, text[1:]))

@@ -1,4 +1,4 @@
-"""Type ``t5``: T5's SentencePiece unigram models, with EOS at the end of every plain prompt."""
+"""Type ``t5``: T5's SentencePiece unigram models, with EOS after every plain prompt."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from trt_tokenizers.hf_config import read_json
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 
-_SENTINELS = 100  # <extra_id_0> … <extra_id_99>, in T5 and its kin
+_SENTINELS = 100  # <extra_id_0> … <extra_id_99>, in T5 and related models
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
-    """tokenizer.json if there is one, else the SentencePiece file (spiece.model, …).
+    """Load tokenizer.json, or else the SentencePiece file (spiece.model, …).
 
     Plain prompts end with EOS unless ``add_eos`` is false; there is no BOS. The sentinels
-    ``<extra_id_0>`` … follow the model file's pieces, as many as tokenizer_config.json's
-    ``extra_ids`` says (100). ``legacy`` is tokenizer_config.json's, or true, as in transformers.
+    ``<extra_id_0>`` … follow the model file's pieces; tokenizer_config.json's ``extra_ids`` gives
+    their number (default 100). ``legacy`` is tokenizer_config.json's, or true, as in transformers.
 
     Raises:
         TokenizerError: the folder has neither, or it does not load.

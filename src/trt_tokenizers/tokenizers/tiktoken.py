@@ -15,8 +15,8 @@ from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
 
-#: tiktoken's regular expressions overflow their stack on longer runs of spaces, and that ends the
-#: process. Llama 3's own code cuts runs of either kind here, so its ids stay what they are.
+#: Longer runs of spaces overflow the stack of tiktoken's regular expressions and end the process.
+#: Llama 3's own code splits runs of spaces and of non-spaces at this length, so ids are the same.
 _LONGEST_RUN = 25_000
 _RUN = re.compile(r"\s+|\S+")
 
@@ -37,14 +37,14 @@ def _by_letters(digits: str) -> str:
 
 
 class Family(NamedTuple):
-    """What a rank file does not say about itself.
+    """Facts about a model family that its rank file does not contain.
 
     Attributes:
-        pattern: cuts a text into the pieces that are encoded each by itself.
-        ranks: lines of the rank file, by which it is recognized; 0: it is not.
-        special: from the number of ranks to the special tokens and their ids.
-        bos, eos, pad: texts of special tokens; BOS is added where there is one.
-        more_eos: further tokens that end an answer.
+        pattern: regular expression that splits a text; each piece is encoded separately.
+        ranks: number of lines of the rank file, which identifies the family; 0: unknown.
+        special: number of ranks -> special tokens and their ids.
+        bos, eos, pad: texts of special tokens; BOS is added if it is not None.
+        more_eos: other tokens that end an answer.
         nfc: texts are normalized to NFC first.
     """
 
@@ -114,17 +114,19 @@ FAMILIES = {
 
 
 class TiktokenTokenizer(SegmentedTokenizer):
-    """Ids are those of the `tiktoken` library, special tokens written out included.
+    """Gives the ids of the `tiktoken` library, also for special tokens written in a text.
 
-    Pattern and special tokens are the family's (`FAMILIES`), recognized by the number of ranks,
-    named by ``tiktoken_pattern``, or, for any other file, that setting's regular expression and
-    the special tokens of tokenizer_config.json's ``added_tokens_decoder``.
+    The family (`FAMILIES`) defines the pattern and the special tokens. ``tiktoken_pattern`` names
+    it; otherwise the number of ranks identifies it. For other files ``tiktoken_pattern`` is the
+    regular expression, and tokenizer_config.json has the special tokens (added_tokens_decoder).
     """
 
     def __init__(self, settings: TokenizerSettings) -> None:
-        """
+        """Load the rank file of the settings' folder.
+
         Raises:
-            TokenizerError: no rank file, a broken one, a pattern that does not compile or none.
+            TokenizerError: no rank file, a broken one, an unknown family, or a pattern that does
+                not compile.
         """
         import tiktoken
 
@@ -132,7 +134,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
         path = rank_file(self.files.directory)
         if path is None:
             raise TokenizerError(
-                f"tokenizer type 'tiktoken' needs a rank file (*.tiktoken, *.model) in "
+                f"tokenizer type 'tiktoken' needs one rank file (*.tiktoken, *.model) in "
                 f"{self.files.directory}; set tokenizer_dir to the folder that has it"
             )
         self.vocabulary_files = (path.name,)
@@ -163,7 +165,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
         self.eos_ids = tuple(dict.fromkeys([*self.eos_ids, *more]))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        if self._nfc:  # before special tokens are looked for: a mark may change their last sign
+        if self._nfc:  # before the search: a combining mark may change a token's last character
             text = unicodedata.normalize("NFC", text)
         return super().encode(text, add_special_tokens=add_special_tokens)
 
@@ -175,7 +177,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
 
 
 def bounded_runs(text: str) -> Iterator[str]:
-    """*text*, cut where more than 25,000 characters stand together without or all of space."""
+    """Split *text* within runs of more than 25,000 spaces or of more than 25,000 non-spaces."""
     start = 0
     if len(text) > _LONGEST_RUN:
         for run in _RUN.finditer(text):
@@ -186,7 +188,7 @@ def bounded_runs(text: str) -> Iterator[str]:
 
 
 def rank_file(directory: Path) -> Path | None:
-    """The folder's rank file, if it has exactly one that looks like one."""
+    """The folder's rank file, if exactly one file has the format; None otherwise."""
     found = [
         path
         for pattern in ("*.tiktoken", "*.model")
@@ -207,7 +209,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         lines = (line.split() for line in path.read_bytes().splitlines() if line)
         return {base64.b64decode(token): int(rank) for token, rank in lines}
     except (ValueError, binascii.Error) as error:
-        raise TokenizerError(f"{path} is no rank file: {error}; restore the file") from None
+        raise TokenizerError(f"{path} is not a rank file: {error}; restore the file") from None
 
 
 def _family(named: str, ranks: int, path: Path) -> Family:
@@ -219,6 +221,6 @@ def _family(named: str, ranks: int, path: Path) -> Family:
         if family.ranks == ranks:
             return family
     raise TokenizerError(
-        f"{path} has {ranks} ranks, as no file that this version knows; set tiktoken_pattern to "
-        f"{', '.join(FAMILIES)} or to the regular expression that its model's code has"
+        f"{path} has {ranks} ranks, which no known model family has; set tiktoken_pattern to "
+        f"{', '.join(FAMILIES)} or to the regular expression in the model's code"
     )

@@ -1,7 +1,9 @@
-"""Type ``transformers``: whatever AutoTokenizer loads, at the price of importing transformers."""
+"""Type ``transformers``: any tokenizer that AutoTokenizer loads. Importing transformers is slow."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +16,15 @@ logger = logging.getLogger(__name__)
 
 
 class TransformersTokenizer(Tokenizer):
-    """Encodes with transformers. A fast tokenizer's Rust core decodes, so streams cost the same
-    as those of type ``auto``; a slow one decodes in Python."""
+    """Encodes with transformers.
+
+    A fast tokenizer decodes in its Rust core, so streams cost the same as those of type ``auto``. A
+    slow one decodes in Python.
+    """
 
     def __init__(self, settings: TokenizerSettings) -> None:
-        """
+        """Load the settings' folder.
+
         Raises:
             TokenizerError: transformers is missing, or cannot load the folder.
         """
@@ -29,7 +35,6 @@ class TransformersTokenizer(Tokenizer):
         framed = list(hf.encode("a"))
         file_adds_bos = bos is not None and framed[:1] == [bos]
         self.set_bos(bos, file_adds=file_adds_bos, default=file_adds_bos)
-        self.padding_side = settings.padding_side or hf.padding_side
         self.chat_template = self.chat_template or hf.chat_template
         self.special_tokens = {
             role: token for role, token in hf.special_tokens_map.items() if isinstance(token, str)
@@ -91,18 +96,19 @@ class TransformersTokenizer(Tokenizer):
 
 
 def auto_tokenizer(settings: TokenizerSettings) -> Any:
-    """What AutoTokenizer makes of the folder, with the settings that it knows.
+    """AutoTokenizer's tokenizer for the folder, with the settings that it accepts.
 
     Raises:
-        TokenizerError: transformers is missing. What it raises itself goes through.
+        TokenizerError: transformers is missing. AutoTokenizer's own errors are not caught.
     """
     try:
         from transformers import AutoTokenizer
     except ModuleNotFoundError as error:
         raise TokenizerError(
-            f"transformers, which is to load {settings.tokenizer_dir}, is not installed; install "
-            "it: pip install 'trt-tokenizers[transformers]'"
+            f"transformers is not installed, and {settings.tokenizer_dir} needs it; run: "
+            "pip install 'trt-tokenizers[transformers]'"
         ) from error
+    use_bundled_protobuf()
     chosen = {"use_fast": settings.use_fast, "legacy": settings.legacy}
     return AutoTokenizer.from_pretrained(
         settings.tokenizer_dir,
@@ -110,3 +116,20 @@ def auto_tokenizer(settings: TokenizerSettings) -> Any:
         trust_remote_code=settings.trust_remote_code,
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def use_bundled_protobuf() -> None:
+    """Let transformers read .model files if sentencepiece's protobuf module does not import.
+
+    sentencepiece 0.2.2 and later generate that module for protobuf 7, and tritonclient requires
+    protobuf 6. transformers bundles a module that works with both, but prefers sentencepiece's.
+    """
+    import sentencepiece
+
+    try:
+        importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    except Exception:  # protobuf's VersionError, or a missing protobuf
+        with contextlib.suppress(ImportError):
+            from transformers.utils import sentencepiece_model_pb2_new
+
+            sentencepiece.sentencepiece_model_pb2 = sentencepiece_model_pb2_new

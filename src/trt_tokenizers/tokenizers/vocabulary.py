@@ -1,4 +1,4 @@
-"""Token id -> bytes, for the two kinds of vocabulary whose ids stand for bytes."""
+"""Token id -> bytes, for the two kinds of vocabulary whose ids represent bytes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Container
 
 
 class TokenBytes(dict[int, bytes]):
-    """Filled as ids are met, so that start-up pays for no vocabulary of 250,000 tokens.
+    """A table that is filled on demand: filling it for 250,000 tokens would delay the start.
 
     Args:
-        token_bytes: bytes of an id, or None where there is no such token.
-        skipped: ids that give nothing (special tokens).
+        token_bytes: bytes of an id; None if the token does not exist.
+        skipped: ids without text (special tokens).
     """
 
     def __init__(
@@ -29,8 +29,7 @@ class TokenBytes(dict[int, bytes]):
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins: bytes that print stand for themselves, the others follow
-    from U+0100 on, in order."""
+    """GPT-2's characters for bytes: printable bytes are themselves, the others U+0100 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(printable)]
     alphabet = {chr(b): b for b in printable}
@@ -42,7 +41,7 @@ _ALPHABET = _byte_level_alphabet()
 
 
 def byte_level_bytes(piece: str) -> bytes:
-    """Bytes of a byte-level BPE token; an added token outside the alphabet stands for itself."""
+    """Bytes of a byte-level BPE token; an added token outside the alphabet is literal text."""
     try:
         return bytes([_ALPHABET[c] for c in piece])
     except KeyError:
@@ -50,7 +49,7 @@ def byte_level_bytes(piece: str) -> bytes:
 
 
 def sentencepiece_bytes(piece: str) -> bytes:
-    """Bytes of a SentencePiece token: ``<0x0A>`` is a byte, U+2581 a space."""
+    """Bytes of a SentencePiece token: ``<0x0A>`` is a byte, and U+2581 is a space."""
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         try:
             return bytes([int(piece[3:5], 16)])

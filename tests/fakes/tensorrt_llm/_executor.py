@@ -1,7 +1,7 @@
-"""What stands in for the runtime: the tokens are a small model's, on this CPU.
+"""Replaces the runtime: a small model generates the tokens on this CPU.
 
-Of several ranks only the first computes; the others hold their place in a task of its MPI session,
-as the real workers do, until it stops.
+Only rank 0 computes. The other ranks run a task of its MPI session until it stops, like the real
+workers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REASONS = {
 
 
 def worker_main() -> None:
-    """A rank's part of the work."""
+    """The task of one rank."""
     from mpi4py.MPI import COMM_WORLD
 
     if COMM_WORLD.Get_rank() == 0:
@@ -51,10 +51,10 @@ class Executor:
         self._ids = itertools.count(2)
         self._results: dict[int, GenerationResult] = {}
         self._down = False
-        #: Of workers and threads; the next submit() raises them.
+        #: Errors of workers and threads; the next submit() raises them.
         self._error_queue: queue.Queue[Exception] = queue.Queue()
         self._workers = session.submit(worker_main) if session is not None else []
-        # The engine beneath would take these ranks for its own.
+        # Otherwise TransformersEngine would split its model over these ranks.
         hidden = {name: os.environ.pop(name) for name in list(os.environ) if "OMPI_COMM" in name}
         settings = {"model_dir": args.model, "device": "cpu"}
         if args.max_seq_len:
@@ -101,14 +101,14 @@ class Executor:
 
         try:
             self._engine.submit(_request(result, p, streaming), emit)
-        except Refused as error:  # in the real one a worker finds it, and a response tells
+        except Refused as error:  # in the real one a worker finds the error and responds with it
             emit(Chunk(error=str(error)))
 
     def abort_request(self, request_id: int) -> None:
         self._engine.cancel(request_id)
 
     def fail(self, error: Exception) -> None:
-        """For tests: as if the workers had died."""
+        """For tests: fail all requests, as if the workers had died."""
         for result in list(self._results.values()):
             result._put(Step(error=error))
         self._down = True
@@ -138,7 +138,7 @@ class Executor:
 
 
 def _request(result: GenerationResult, p: Any, streaming: bool) -> GenerationRequest:
-    """TensorRT-LLM's meaning of the parameters, in those of the engine beneath."""
+    """Convert SamplingParams to the request of TransformersEngine with the same meaning."""
     greedy = p.temperature is None and p._greedy_decoding
     greedy = greedy or p.temperature == 0 or p.top_k == 1 or p.top_p == 0
     return GenerationRequest(
@@ -153,6 +153,7 @@ def _request(result: GenerationResult, p: Any, streaming: bool) -> GenerationReq
         temperature=0.0 if greedy else 1.0 if p.temperature is None else p.temperature,
         top_k=0 if greedy else p.top_k or 0,
         top_p=1.0 if greedy or not p.top_p else p.top_p,
+        min_p=p.min_p or 0.0,
         repetition_penalty=1.0 if p.repetition_penalty is None else p.repetition_penalty,
         presence_penalty=p.presence_penalty or 0.0,
         frequency_penalty=p.frequency_penalty or 0.0,

@@ -1,4 +1,4 @@
-"""Ranks, by the variables of an MPI; as the real one, without initializing it."""
+"""Rank and size from the variables of an MPI, without initializing MPI, like the real module."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a request can say. An unknown name is a TypeError, as of any dataclass."""
+"""Parameters of a request. An unknown name is a TypeError."""
 
 from __future__ import annotations
 

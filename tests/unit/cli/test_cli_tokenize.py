@@ -1,4 +1,4 @@
-"""The commands tokenize and tokenizers, as a user types them."""
+"""The commands tokenize and tokenizers, as users run them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from trt_tokenizers.plugins import list_plugins
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.inspection import first_difference, pieces
 from trt_tokenizers.tokenizers.registry import create
+from trt_tokenizers.tokenizers.sentencepiece import library_offsets
 
 
 def run(*arguments: object, stdin: str | None = None) -> Result:
@@ -60,13 +61,13 @@ def test_pieces_cover_every_text(bpe_dir: Path, sentencepiece_dir: Path, kind: s
         found = pieces(tokenizer, text, ids)
         spans = [(p.start, p.end) for p in found if p.start is not None and p.end is not None]
         covered = {at for start, end in spans for at in range(start, end)}
-        # Of type auto the model wants no BOS, and two are two.
+        # The type auto adds no BOS, so it keeps both; gpt2 drops one.
         dropped = 13 if text.startswith("<|endoftext|><") and kind == "gpt2" else 0
         assert covered == set(range(dropped, len(text))), text
         assert spans == sorted(spans)
 
 
-def test_places_are_sentencepieces_own(sentencepiece_dir: Path) -> None:
+def test_positions_equal_sentencepieces(sentencepiece_dir: Path) -> None:
     import sentencepiece
 
     path = str(sentencepiece_dir / "tokenizer.model")
@@ -74,14 +75,13 @@ def test_places_are_sentencepieces_own(sentencepiece_dir: Path) -> None:
     tokenizer = create(TokenizerSettings(str(sentencepiece_dir), "llama"))
     for text in HARD_TEXTS:
         found = pieces(tokenizer, text, tokenizer.encode(text))[1:]  # without BOS
-        theirs = oracle.encode(text, out_type="immutable_proto").pieces
-        for piece, its in zip(found, theirs, strict=True):
-            assert piece.id == its.id
-            if its.begin < its.end:
-                assert (piece.start, piece.end) == (its.begin, its.end), (text, piece)
+        for piece, (id_, start, end) in zip(found, library_offsets(oracle, text), strict=True):
+            assert piece.id == id_
+            if start < end:
+                assert (piece.start, piece.end) == (start, end), (text, piece)
 
 
-def test_places_and_texts_where_a_normalizer_changes_the_text(tmp_path: Path) -> None:
+def test_positions_and_texts_if_a_normalizer_changes_the_text(tmp_path: Path) -> None:
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -105,7 +105,7 @@ def test_plain_output_from_standard_input(bpe_dir: Path) -> None:
 
 
 def on_terminal(*arguments: object, **environ: str) -> str:
-    """What the command writes to a terminal."""
+    """The command's output on a terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", "from trt_tokenizers.cli.main import main; main()"]
     subprocess.run([*command, *map(str, arguments)], stdout=theirs, check=True,
@@ -115,27 +115,29 @@ def on_terminal(*arguments: object, **environ: str) -> str:
     try:
         while more := os.read(ours, 65536):
             shown += more
-    except OSError:  # all is read and the other end is closed
+    except OSError:  # everything was read, and the other end is closed
         pass
     os.close(ours)
     return shown.decode()
 
 
-def test_neighbours_differ_in_colour_on_a_terminal(bpe_dir: Path) -> None:
+def test_adjacent_pieces_differ_in_colour_on_a_terminal(bpe_dir: Path) -> None:
     text = "a\nb\x1b[2J<|im_end|><|im_end|>é"
     shown = on_terminal("tokenize", "--tokenizer-dir", bpe_dir, text)
     backgrounds = re.findall(r"\x1b\[(10\d|4\d)m", shown)
     lines = text.count("\n")
     assert len(backgrounds) == len(create(TokenizerSettings(str(bpe_dir))).encode(text)) + lines
     assert backgrounds.count("45") == backgrounds.count("105") == 1  # the special ones
-    assert all(a != b for a, b in pairwise(backgrounds[2:]))  # a line end is two of one colour
+    assert all(
+        a != b for a, b in pairwise(backgrounds[2:])
+    )  # a line end splits a piece into two of one colour
     assert "\x1b[2J" not in shown
     plain = on_terminal("tokenize", "--tokenizer-dir", bpe_dir, text, NO_COLOR="1")
     assert "\x1b" not in plain
     assert plain.replace("\r", "") == run("tokenize", "--tokenizer-dir", bpe_dir, text).stdout
 
 
-def test_bytes_that_are_no_character_are_spelled_out_once(bpe_dir: Path) -> None:
+def test_bytes_that_are_not_a_character_are_escaped_once(bpe_dir: Path) -> None:
     assert r"'\xf0'" in run("tokenize", "--tokenizer-dir", bpe_dir, "\U00013000").stdout
 
 
@@ -165,7 +167,7 @@ def test_a_folder_that_transformers_cannot_load_is_one_line(ranks_dir: Path) -> 
     assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: transformers cannot load {ranks_dir}: ")
-    assert line.endswith("; compare in a folder that AutoTokenizer loads, or leave --compare out")
+    assert line.endswith("; use a folder that AutoTokenizer loads, or leave --compare out")
 
 
 def ids(*arguments: object) -> list[int]:
@@ -174,7 +176,7 @@ def ids(*arguments: object) -> list[int]:
     return [token["id"] for token in json.loads(result.stdout)["tokens"]]
 
 
-def test_settings_are_those_of_the_server(bpe_dir: Path, sentencepiece_dir: Path) -> None:
+def test_settings_work_as_in_the_server(bpe_dir: Path, sentencepiece_dir: Path) -> None:
     plain = ("--tokenizer-dir", bpe_dir, "hello world")
     alone = ids(*plain)
     assert ids(*plain, "--set", "add_bos=true", "--set", "add_eos=yes") == [0, *alone, 2]
@@ -182,11 +184,11 @@ def test_settings_are_those_of_the_server(bpe_dir: Path, sentencepiece_dir: Path
     llama = ("--tokenizer-dir", sentencepiece_dir, "--tokenizer-type", "llama", "</s>a")
     assert len(ids(*llama, "--set", "legacy=true")) == len(ids(*llama)) + 1
     clean = run("tokenize", *plain, "--set", "clean_up_tokenization_spaces=true")
-    assert clean.stdout == run("tokenize", *plain).stdout, "ids and pieces are as they were"
+    assert clean.stdout == run("tokenize", *plain).stdout, "ids and pieces do not change"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_cut_prompt_keeps_its_places(bpe_dir: Path, side: str) -> None:
+def test_a_truncated_prompt_keeps_its_positions(bpe_dir: Path, side: str) -> None:
     text = "one two three four five"
     options = ("--tokenizer-dir", bpe_dir, "--json", "--set", "add_bos=true", text)
     every = json.loads(run("tokenize", *options).stdout)["tokens"]
@@ -194,21 +196,21 @@ def test_a_cut_prompt_keeps_its_places(bpe_dir: Path, side: str) -> None:
               "--set", f"truncation_side={side}", "--compare", "transformers")  # fmt: skip
     expected = every[:4] if side == "right" else [every[0], *every[-3:]]
     assert json.loads(cut.stdout)["tokens"] == expected
-    assert f"note: cut to 4 of {len(every)} tokens" in cut.stderr
-    assert f"({len(every)} tokens in all)" in cut.stderr, "compared before it is cut"
+    assert f"note: truncated to 4 of {len(every)} tokens" in cut.stderr
+    assert f"({len(every)} tokens in all)" in cut.stderr, "compared before truncation"
 
 
-def test_what_auto_chose_is_said(bpe_dir: Path, sentencepiece_dir: Path) -> None:
+def test_the_choice_of_auto_is_reported(bpe_dir: Path, sentencepiece_dir: Path) -> None:
     result = run("tokenize", "--tokenizer-dir", bpe_dir, "a")
     assert result.stderr == (
-        f"note: tokenizer type auto: tokenizers, since {bpe_dir} has tokenizer.json\n"
+        f"note: tokenizer type auto: tokenizers, because {bpe_dir} has tokenizer.json\n"
     )
     older = run("tokenize", "--tokenizer-dir", sentencepiece_dir, "--tokenizer-type", "sp", "a")
     assert older.stderr == "note: tokenizer type sp is the older name of sentencepiece\n"
     assert run("tokenize", "--tokenizer-dir", bpe_dir, "--tokenizer-type", "byte", "a").stderr == ""
 
 
-def test_a_second_setting_of_a_name_counts(bpe_dir: Path) -> None:
+def test_the_last_value_of_a_setting_counts(bpe_dir: Path) -> None:
     given = ("--set", "tokenizer_type=gpt2", "--set", "tokenizer_type=byte")
     assert ids("--tokenizer-dir", bpe_dir, "a", *given) == [97]
 
@@ -225,11 +227,11 @@ def test_first_difference() -> None:
         (["--tokenizer-dir", "/nowhere", "a"], 1, "is not a folder"),
         (["a"], 2, "--tokenizer-dir"),
         (["--tokenizer-dir", ".", "--messages", "[]", "a"], 2, "both given"),
-        (["--tokenizer-dir", ".", "--set", "add_bos", "a"], 2, "'add_bos' is no NAME=VALUE"),
+        (["--tokenizer-dir", ".", "--set", "add_bos", "a"], 2, "'add_bos' is not NAME=VALUE"),
         (
             ["--tokenizer-dir", ".", "--set", "ad_bos=1", "a"],
             2,
-            "--set: unknown parameter 'ad_bos' (did you mean 'add_bos'?); known are: ",
+            "--set: unknown parameter 'ad_bos' (did you mean 'add_bos'?); valid are: ",
         ),
         (["--tokenizer-dir", ".", "--set", "add_bos=x", "a"], 2, "expected true or false"),
     ],
@@ -250,8 +252,8 @@ def test_wrong_options_are_named(arguments: list[str], code: int, message: str) 
         [],
     ],
 )
-def test_bytes_that_are_no_utf8_are_an_error(bpe_dir: Path, arguments: list[str]) -> None:
-    """The shell's bytes come as escapes, those of standard input as they are."""
+def test_invalid_utf8_is_an_error(bpe_dir: Path, arguments: list[str]) -> None:
+    """The shell passes such bytes as surrogate escapes, standard input passes them unchanged."""
     result = CliRunner().invoke(
         main, ["tokenize", "--tokenizer-dir", str(bpe_dir), *arguments], input=b"a\xff\r\n"
     )
@@ -259,7 +261,7 @@ def test_bytes_that_are_no_utf8_are_an_error(bpe_dir: Path, arguments: list[str]
     assert "is not valid UTF-8: invalid start byte at byte" in result.stderr
 
 
-def test_types_are_listed_with_their_owner() -> None:
+def test_types_are_listed_with_their_package() -> None:
     listed = json.loads(run("tokenizers", "--json").stdout)
     own = {p["name"]: p for p in listed if p["package"] == "trt-tokenizers"}
     assert {"auto", "byte", "gpt2", "llama", "mistral", "sentencepiece", "t5", "tiktoken",
@@ -268,7 +270,7 @@ def test_types_are_listed_with_their_owner() -> None:
     assert "Older names: sp for sentencepiece" in run("tokenizers").stdout
 
 
-def test_a_type_that_cannot_be_used_says_why(
+def test_an_unusable_type_is_listed_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no\\nlicence')\n")

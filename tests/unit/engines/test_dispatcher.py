@@ -1,4 +1,7 @@
-"""From many engine emissions to few responses, without Triton: a recording reply, real threads."""
+"""The dispatcher without Triton: real threads, and a sender that records responses.
+
+Also parsing of the engine's tensors, and cancel messages.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trt_tokenizers.engines.base import Chunk, Emit, Engine, FinishReason, GenerationRequest
+from trt_tokenizers.engines.base import (
+    Chunk,
+    Emit,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    validate,
+)
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
 from trt_tokenizers.engines.tensors import OUTPUTS, PERF, output_arrays, parse_requests
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
+from trt_tokenizers.streams.ensemble_inputs import supported_by
 from trt_tokenizers.streams.stream_key import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
 
 
 class Manual(Engine):
-    """Emits what the test tells it to."""
+    """The test calls its emit functions."""
 
     supported = frozenset({"stream", "max_tokens", "return_log_probs", "seed"})
     max_seq_len = 100
@@ -46,7 +57,7 @@ class Manual(Engine):
 
 
 class Recorder:
-    """Where a request's responses go."""
+    """Records the responses of a request."""
 
     def __init__(self, slow: threading.Event | None = None) -> None:
         self.wanted = frozenset(OUTPUTS)
@@ -54,7 +65,7 @@ class Recorder:
         self.finish: list[FinishReason] = []
         self.error: TrtTokenizersError | None = None
         self.done = threading.Event()
-        self.gone = False
+        self.cancelled = False
         self.slow = slow
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
@@ -71,7 +82,7 @@ class Recorder:
         self.done.set()
 
     def is_cancelled(self) -> bool:
-        return self.gone
+        return self.cancelled
 
 
 def request(key: int, *, stream: bool = True) -> GenerationRequest:
@@ -83,125 +94,123 @@ def engine() -> Manual:
     return Manual({})
 
 
-def test_tokens_gather_while_a_response_goes_out(engine: Manual) -> None:
+def test_tokens_accumulate_while_a_response_is_sent(engine: Manual) -> None:
     slow = threading.Event()
-    server, reply = ResponseDispatcher(engine), Recorder(slow)
-    server.submit([request(1)], reply)
+    dispatcher, sender = ResponseDispatcher(engine), Recorder(slow)
+    dispatcher.submit([request(1)], sender)
     for n in range(6):
         engine.emits[1](Chunk(token_ids=(n,)))
         time.sleep(0.02)
     engine.emits[1](Chunk(finish_reason=FinishReason.LENGTH))
     slow.set()
-    assert reply.done.wait(5)
-    assert reply.sent == [([[0]], False), ([[1, 2, 3, 4, 5]], True)]
-    assert reply.finish == [NOT_FINISHED, FinishReason.LENGTH]
-    server.stop()
+    assert sender.done.wait(5)
+    assert sender.sent == [([[0]], False), ([[1, 2, 3, 4, 5]], True)]
+    assert sender.finish == [NOT_FINISHED, FinishReason.LENGTH]
+    dispatcher.stop()
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1] * 6), (2, [1, 2, 2, 1]), (4, [1, 4, 1])])
-def test_a_response_carries_so_many_tokens_at_the_most(
+def test_a_response_has_at_most_max_tokens_per_chunk(
     engine: Manual, most: int, sizes: list[int]
 ) -> None:
     slow = threading.Event()
-    server, reply = ResponseDispatcher(engine, most), Recorder(slow)
-    server.submit([request(1)], reply)
+    dispatcher, sender = ResponseDispatcher(engine, most), Recorder(slow)
+    dispatcher.submit([request(1)], sender)
     engine.emits[1](Chunk(token_ids=(0,)))
     time.sleep(0.05)
     for n in range(1, 6):
         last = FinishReason(2 if n == 5 else 0)
         engine.emits[1](Chunk(token_ids=(n,), finish_reason=last))
     slow.set()
-    assert reply.done.wait(5)
-    assert [len(ids[0]) for ids, _ in reply.sent] == sizes
-    assert [i for ids, _ in reply.sent for i in ids[0]] == list(range(6))
-    server.stop()
+    assert sender.done.wait(5)
+    assert [len(ids[0]) for ids, _ in sender.sent] == sizes
+    assert [i for ids, _ in sender.sent for i in ids[0]] == list(range(6))
+    dispatcher.stop()
 
 
-def test_a_whole_answer_in_several_chunks_is_whole(engine: Manual) -> None:
-    server, reply = ResponseDispatcher(engine), Recorder()
-    server.submit([request(1, stream=False), request(2, stream=False)], reply)
+def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher.submit([request(1, stream=False), request(2, stream=False)], sender)
     engine.emits[1](Chunk(token_ids=(1, 2)))
     engine.emits[2](Chunk(token_ids=(7,), finish_reason=FinishReason.STOP))
     time.sleep(0.05)
     engine.emits[1](Chunk(token_ids=(3,), finish_reason=FinishReason.STOP))
-    assert reply.done.wait(5)
-    assert reply.sent == [([[1, 2, 3], [7]], True)]
-    server.stop()
+    assert sender.done.wait(5)
+    assert sender.sent == [([[1, 2, 3], [7]], True)]
+    dispatcher.stop()
 
 
 @pytest.mark.parametrize("keys", [(1, 1), (2, 3)])
 def test_a_key_in_use_is_refused(engine: Manual, keys: tuple[int, int]) -> None:
-    server, reply = ResponseDispatcher(engine), Recorder()
-    server.submit([request(3)], Recorder())
-    with pytest.raises(RequestError, match="names a stream that is running"):
-        server.submit([request(key) for key in keys], reply)
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher.submit([request(3)], Recorder())
+    with pytest.raises(RequestError, match="belongs to a running stream"):
+        dispatcher.submit([request(key) for key in keys], sender)
     engine.emits[3](Chunk(finish_reason=FinishReason.STOP))
     time.sleep(0.05)
-    server.submit([request(3)], reply)  # free again
-    server.stop()
+    dispatcher.submit([request(3)], sender)  # free again
+    dispatcher.stop()
 
 
 @pytest.mark.parametrize("error", [RequestError("no"), EngineError("no"), RuntimeError("bug")])
-def test_a_row_that_is_refused_takes_its_request_and_no_other(
-    engine: Manual, error: Exception
-) -> None:
-    server, reply, other = ResponseDispatcher(engine), Recorder(), Recorder()
-    server.submit([request(9)], other)
+def test_a_refused_row_ends_its_request_and_no_other(engine: Manual, error: Exception) -> None:
+    dispatcher, sender, other = ResponseDispatcher(engine), Recorder(), Recorder()
+    dispatcher.submit([request(9)], other)
     engine.refuse[2] = error
     with pytest.raises(type(error)):
-        server.submit([request(1), request(2)], reply)
+        dispatcher.submit([request(1), request(2)], sender)
     engine.emits[1](Chunk(token_ids=(5,), finish_reason=FinishReason.STOP))
     engine.emits[9](Chunk(token_ids=(5,), finish_reason=FinishReason.STOP))
     assert other.done.wait(5)
-    assert reply.sent == [], "nothing is sent after the error"
+    assert sender.sent == [], "nothing is sent after the error"
     assert 1 in engine.cancelled
     assert 9 not in engine.cancelled
-    server.stop()
+    dispatcher.stop()
 
 
 def test_an_error_ends_the_request_and_cancels_its_other_rows(engine: Manual) -> None:
-    server, reply = ResponseDispatcher(engine), Recorder()
-    server.submit([request(1), request(2)], reply)
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher.submit([request(1), request(2)], sender)
     engine.emits[1](Chunk(error="out of memory"))
-    assert reply.done.wait(5)
-    assert str(reply.error) == "out of memory"
+    assert sender.done.wait(5)
+    assert str(sender.error) == "out of memory"
     engine.emits[2](Chunk(token_ids=(5,), finish_reason=FinishReason.STOP))
     time.sleep(0.05)
-    assert reply.sent == []
+    assert sender.sent == []
     assert 2 in engine.cancelled
-    server.stop()
+    dispatcher.stop()
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_is_gone_is_noticed(engine: Manual, stream: bool) -> None:
-    server, reply = ResponseDispatcher(engine), Recorder()
-    reply.gone = True
-    server.submit([request(1, stream=stream)], reply)
+def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: bool) -> None:
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    sender.cancelled = True
+    dispatcher.submit([request(1, stream=stream)], sender)
     deadline = time.monotonic() + 5
     while not engine.cancelled and time.monotonic() < deadline:
         if stream:
             engine.emits[1](Chunk(token_ids=(1,)))
         time.sleep(0.05)
     assert engine.cancelled == [1]
-    server.stop()
+    dispatcher.stop()
 
 
-def test_death_is_told_once_the_errors_are_out(engine: Manual) -> None:
-    told: list[str] = []
-    server, reply = ResponseDispatcher(engine, on_death=told.append), Recorder()
-    server.submit([request(1)], reply)
+def test_death_is_reported_once_after_the_errors(engine: Manual) -> None:
+    reported: list[str] = []
+    dispatcher, sender = ResponseDispatcher(engine, on_death=reported.append), Recorder()
+    dispatcher.submit([request(1)], sender)
     engine.died = "no more"
     engine.emits[1](Chunk(error="no more"))
-    assert reply.done.wait(5)
+    assert sender.done.wait(5)
     time.sleep(1.3)
-    assert told == ["no more"]
-    server.stop()
+    assert reported == ["no more"]
+    dispatcher.stop()
 
 
 def arrays(**more: Any) -> dict[str, Any]:
-    made = {"input_ids": [[5, 6, 0], [7, 0, 0]], "input_lengths": [[2], [1]],
+    values = {"input_ids": [[5, 6, 0], [7, 0, 0]], "input_lengths": [[2], [1]],
             "request_output_len": [[4], [5]], **more}  # fmt: skip
-    return {name: np.array(value) for name, value in made.items()}
+    return {name: np.array(value) for name, value in values.items()}
 
 
 def test_rows_become_requests() -> None:
@@ -216,6 +225,43 @@ def test_rows_become_requests() -> None:
     assert first.key != second.key
 
 
+def test_min_p_alone_starts_sampling() -> None:
+    first, second = parse_requests(arrays(min_p=np.array([[0.0], [0.25]], np.float32)))
+    assert (first.min_p, first.given, first.greedy) == (0, frozenset(), True)
+    assert (second.min_p, second.given, second.greedy) == (0.25, {"min_p"}, False)
+
+
+class Everything(Manual):
+    supported = supported_by("transformers")
+
+
+@pytest.mark.parametrize(
+    ("name", "served", "refused", "message"),
+    [
+        ("temperature", [0.0, 100.0], [-0.1, 100.5, np.nan], "between 0 and 100"),
+        ("runtime_top_k", [0, 1, 2**31 - 1], [-1], "at least 0"),
+        ("runtime_top_p", [0.0, 0.1, 1.0], [-0.1, 1.5, np.nan], "above 0 and at most 1"),
+        ("min_p", [0.0, 0.1, 1.0], [-0.1, 1.5, np.inf], "between 0 and 1"),
+        ("repetition_penalty", [0.1, 100.0], [0.0, 101.0], "above 0 and at most 100"),
+        ("presence_penalty", [-100.0, 100.0], [-101.0, 101.0], "between -100 and 100"),
+        ("frequency_penalty", [-100.0, 100.0], [-101.0, 101.0], "between -100 and 100"),
+        ("min_tokens", [0, 4], [-1], "at least 0"),
+        ("min_length", [0, 4], [5], r"min_tokens is 5; it must be at most max_tokens \(4\)"),
+    ],
+)
+def test_ranges(name: str, served: list[float], refused: list[float], message: str) -> None:
+    def check(value: float) -> None:
+        row = {"input_ids": [[5]], "request_output_len": [[4]], name: [[value]]}
+        (request,) = parse_requests({each: np.array(values) for each, values in row.items()})
+        validate(request, Everything({}))
+
+    for value in served:
+        check(value)
+    for value in refused:
+        with pytest.raises(RequestError, match=message):
+            check(value)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -223,11 +269,11 @@ def test_rows_become_requests() -> None:
         ({"input_lengths": [[4], [1]]}, "input_lengths is 4"),
         ({"stream_key": [[-1], [5]]}, "stream_key is -1"),
         ({"stream_key": [[2**53], [5]]}, "stream_key is 9007199254740992"),
-        ({"num_return_sequences": [[1], [0]]}, "num_return_sequences is 0; it must be 1 to 255"),
-        ({"num_return_sequences": [[256], [1]]}, "num_return_sequences is 256; it must be 1"),
+        ({"num_return_sequences": [[1], [0]]}, "sequences is 0; it must be between 1 and 255"),
+        ({"num_return_sequences": [[256], [1]]}, "num_return_sequences is 256; it must be between"),
         (
             {"num_return_sequences": [[1], [2]]},
-            "is 2, and an answer .* holds one; send stream true",
+            "is 2, but a response .* holds one answer; send stream true",
         ),
         ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
         ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),
@@ -240,12 +286,12 @@ def test_bad_tensors_are_named(more: dict[str, Any], message: str) -> None:
 
 
 def several(**more: Any) -> list[GenerationRequest]:
-    """Two texts, of which the first gets three answers."""
+    """Requests for two texts, with three sequences for the first."""
     counts = {"num_return_sequences": [[3], [1]], "streaming": [[True], [True]]}
     return parse_requests(arrays(**counts, stream_key=[[2**53 - 1], [8]], **more))
 
 
-def test_several_sequences_of_a_text_have_seeds_that_follow() -> None:
+def test_several_sequences_of_a_text_have_consecutive_seeds() -> None:
     highest = 2**64 - 1
     rows = several(seed=np.array([[highest], [4]], np.uint64))
     assert [(r.row, r.sequence, r.seed) for r in rows] == [
@@ -253,11 +299,11 @@ def test_several_sequences_of_a_text_have_seeds_that_follow() -> None:
     ]  # fmt: skip
     assert [r.prompt_ids for r in rows] == [(5, 6)] * 3 + [(7,)]
     assert len({r.key for r in rows}) == 4
-    assert [r.seed for r in several()] == [None] * 4, "each draws its own"
+    assert [r.seed for r in several()] == [None] * 4, "each sequence draws its own seed"
 
 
-def test_sequences_share_a_reply_and_name_themselves(engine: Manual) -> None:
-    server, reply, sent = ResponseDispatcher(engine), Recorder(), []
+def test_sequences_of_one_request_are_identified_in_its_responses(engine: Manual) -> None:
+    dispatcher, sender, sent = ResponseDispatcher(engine), Recorder(), []
 
     def send(arrays: dict[str, Any], *, final: bool) -> None:
         (packed,), (row,), (index,) = (
@@ -265,23 +311,23 @@ def test_sequences_share_a_reply_and_name_themselves(engine: Manual) -> None:
         )
         sent.append((*unpack(packed), row, index, final))
         if final:
-            reply.done.set()
+            sender.done.set()
 
-    reply.send = send
+    sender.send = send
     rows = several()
-    server.submit(rows, reply)
+    dispatcher.submit(rows, sender)
     for at in (2, 0, 3, 1):
         engine.emits[rows[at].key](Chunk(token_ids=(1,), finish_reason=FinishReason.LENGTH))
-    assert reply.done.wait(5)
+    assert sender.done.wait(5)
     key, length = 2**53 - 1, FinishReason.LENGTH
     assert sent == [
         (key, length, 2, 0, 2, False), (key, length, 0, 0, 0, False),
         (8, length, None, 1, 0, False), (key, length, 1, 0, 1, True),
     ]  # fmt: skip
-    server.stop()
+    dispatcher.stop()
 
 
-def test_the_last_of_the_most_sequences_fits_into_its_tensor() -> None:
+def test_the_highest_sequence_index_fits_into_stream_key() -> None:
     *_, last = parse_requests({
         **arrays(num_return_sequences=[[255], [255]], streaming=[[True], [True]],
                  stream_key=[[1], [2**53 - 1]]),
@@ -290,76 +336,76 @@ def test_the_last_of_the_most_sequences_fits_into_its_tensor() -> None:
     assert unpack(packed.item()) == (2**53 - 1, FinishReason.CANCELLED, 254)
 
 
-def test_sequences_that_a_client_could_not_tell_apart_are_refused(engine: Manual) -> None:
-    server, reply = ResponseDispatcher(engine), Recorder()
-    reply.wanted = reply.wanted - {"sequence_index"}
-    with pytest.raises(RequestError, match=r"gives no sequence_index.*--outputs"):
-        server.submit(several(), reply)
+def test_several_sequences_need_the_output_sequence_index(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    sender.wanted = sender.wanted - {"sequence_index"}
+    with pytest.raises(RequestError, match=r"has no output sequence_index.*--outputs"):
+        dispatcher.submit(several(), sender)
     assert engine.emits == {}
-    server.stop()
+    dispatcher.stop()
 
 
-def test_nothing_that_fails_ends_the_sender(engine: Manual) -> None:
-    server = ResponseDispatcher(engine)
+def test_no_error_ends_the_sender_thread(engine: Manual) -> None:
+    dispatcher = ResponseDispatcher(engine)
     broken, other = Recorder(), Recorder()
-    broken.gone = True
+    broken.cancelled = True
     broken.is_cancelled = lambda: 1 / 0
-    server.submit([request(1)], broken)
-    time.sleep(1.2)  # it was looked for, and raised
-    server.submit([request(2)], other)
-    engine.emits[2](Chunk(token_ids=(1,), log_probs=(0.0, 0.0, 0.0)))  # more than tokens
+    dispatcher.submit([request(1)], broken)
+    time.sleep(1.2)  # is_cancelled was called and raised
+    dispatcher.submit([request(2)], other)
+    engine.emits[2](Chunk(token_ids=(1,), log_probs=(0.0, 0.0, 0.0)))  # more log-probs than tokens
     last = Recorder()
-    server.submit([request(3)], last)
+    dispatcher.submit([request(3)], last)
     engine.emits[3](Chunk(token_ids=(4,), finish_reason=FinishReason.STOP))
     assert last.done.wait(5)
     assert last.sent == [([[4]], True)]
-    server.stop()
+    dispatcher.stop()
 
 
-def test_a_response_that_cannot_be_made_is_an_error(engine: Manual) -> None:
-    server, reply = ResponseDispatcher(engine), Recorder()
-    reply.send = lambda arrays, *, final: 1 / 0
-    server.submit([request(1)], reply)
+def test_a_response_that_cannot_be_sent_is_an_error(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    sender.send = lambda arrays, *, final: 1 / 0
+    dispatcher.submit([request(1)], sender)
     engine.emits[1](Chunk(token_ids=(1,)))
-    assert reply.done.wait(5)
-    assert "a response could not be sent" in str(reply.error)
+    assert sender.done.wait(5)
+    assert "a response could not be sent" in str(sender.error)
     assert engine.cancelled == [1]
-    server.stop()
+    dispatcher.stop()
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("wanted", [*({name} for name in OUTPUTS), set(OUTPUTS), set()])
-def test_a_response_holds_what_was_asked_for_and_nothing_else(
+def test_a_response_has_exactly_the_requested_outputs(
     engine: Manual, wanted: set[str], stream: bool
 ) -> None:
-    """Triton 24.10 with Python 3.12 dies of more."""
-    server, reply = ResponseDispatcher(engine), Recorder()
-    reply.wanted = frozenset(wanted | {"other"})
-    sent = []
-    reply.send = lambda arrays, *, final: sent.append(set(arrays))
+    """Triton 24.10 with Python 3.12 crashes on other outputs."""
+    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    sender.wanted = frozenset(wanted | {"other"})
+    sent: list[set[str]] = []
+    sender.send = lambda arrays, *, final: sent.append(set(arrays))
     row = GenerationRequest(
         key=1, prompt_ids=(1,), max_tokens=9, stream=stream, return_log_probs=True,
         return_perf_metrics=True,
     )  # fmt: skip
-    server.submit([row], reply)
+    dispatcher.submit([row], sender)
     figures = dict.fromkeys(PERF, 1.0)
     engine.emits[1](Chunk((1,), (-1.0,), FinishReason.LENGTH, perf=figures))
-    server.stop()
+    dispatcher.stop()
     assert sent == [wanted]
 
 
-def test_stopping_sends_what_is_left(engine: Manual) -> None:
-    server, reply = ResponseDispatcher(engine, 1), Recorder()
-    server.submit([request(1)], reply)
+def test_stop_sends_the_remaining_tokens(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine, 1), Recorder()
+    dispatcher.submit([request(1)], sender)
     for n in range(6):
         last = FinishReason(3 if n == 5 else 0)
         engine.emits[1](Chunk(token_ids=(n,), finish_reason=last))
-    server.stop()
-    assert [ids[0] for ids, _ in reply.sent] == [[n] for n in range(6)]
-    assert reply.done.is_set()
+    dispatcher.stop()
+    assert [ids[0] for ids, _ in sender.sent] == [[n] for n in range(6)]
+    assert sender.done.is_set()
 
 
-def test_stop_messages_survive_bad_ones_and_reloads(tmp_path: Path) -> None:
+def test_cancel_messages_survive_bad_messages_and_reloads(tmp_path: Path) -> None:
     stopped: list[int] = []
 
     def stop(key: int) -> None:
@@ -368,18 +414,19 @@ def test_stop_messages_survive_bad_ones_and_reloads(tmp_path: Path) -> None:
             raise RuntimeError("bug")
 
     old, sender = CancelReceiver(tmp_path, stop), CancelSender(tmp_path)
-    sender.send([1])
+    sender.send(1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         for path in tmp_path.glob("engine-*"):
             stranger.sendto(b"abc", str(path))
             stranger.sendto(b"", str(path))
     new = CancelReceiver(tmp_path, stop)
     old.close()
-    sender.send([2, 3])
+    sender.send(2)
+    sender.send(3)
     deadline = time.monotonic() + 5
     while len(stopped) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert stopped == [1, 2, 3]
     new.close()
-    sender.send([4])  # nobody listens
+    sender.send(4)  # no receiver
     sender.close()

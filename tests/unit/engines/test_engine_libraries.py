@@ -1,4 +1,4 @@
-"""The transformers engine where its libraries are missing or too old, as it is told to users."""
+"""Error messages of the engine transformers if its libraries are missing or too old."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trt_tokenizers.errors import EngineError
 
 @pytest.fixture
 def model_dir(tmp_path: Path) -> str:
-    """As much of a model as is read before the libraries are wanted."""
+    """A model folder with the only file that is read before the libraries are imported."""
     (tmp_path / "config.json").write_text("{}")
     return str(tmp_path)
 
 
-def test_the_old_transformers_that_is_installed(model_dir: str) -> None:
+def test_an_old_transformers_that_is_installed(model_dir: str) -> None:
     if transformers_of_the_engine():
         pytest.skip("not applicable: the transformers that is installed is new enough")
     found = version("transformers")
@@ -35,7 +35,7 @@ def test_the_old_transformers_that_is_installed(model_dir: str) -> None:
 
 @pytest.mark.parametrize("old", ["4.57.6", "5.9.1", "5.0rc1"])
 def test_an_old_transformers(model_dir: str, monkeypatch: pytest.MonkeyPatch, old: str) -> None:
-    # By name: save_pretrained may have put another module object in its place.
+    # Patched by name, because save_pretrained may replace the module object.
     monkeypatch.setattr("transformers.__version__", old)
     with pytest.raises(EngineError, match=f"of transformers 5.23: transformers is {old}; with"):
         TransformersEngine({"model_dir": model_dir})

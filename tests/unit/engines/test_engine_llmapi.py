@@ -1,4 +1,4 @@
-"""The llmapi engine on the double of TensorRT-LLM, against ``model.generate`` of a tiny Llama."""
+"""The engine llmapi on the test double of TensorRT-LLM, compared with ``model.generate``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trt_tokenizers.engines.llmapi import engine as engine_module  # noqa: E402
 from trt_tokenizers.engines.llmapi.engine import LlmApiEngine  # noqa: E402
 from trt_tokenizers.engines.llmapi.sampling import (  # noqa: E402
     GUIDES,
-    SUPPORTED,
+    PARAMETERS,
     markdown,
     sampling_params,
 )
@@ -59,14 +59,14 @@ def model_dir(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(folder)
 
 
-def made(model_dir: Path, loras: str = "", **llm_args: Any) -> LlmApiEngine:
+def make_engine(model_dir: Path, loras: str = "", **llm_args: Any) -> LlmApiEngine:
     settings = {"model_dir": str(model_dir), "max_seq_len": "256", "loras": loras}
     return LlmApiEngine({**settings, "llm_args": json.dumps(llm_args)})
 
 
 @pytest.fixture(scope="module")
 def engine(model_dir: Path) -> Iterator[LlmApiEngine]:
-    engine = made(
+    engine = make_engine(
         model_dir, f"fr={model_dir}", lora_config={"max_lora_rank": 8}, max_num_tokens=200,
         kv_cache_config={"max_tokens": 320},
     )  # fmt: skip
@@ -138,7 +138,7 @@ def test_bad_words_of_any_length_do_not_appear(engine: LlmApiEngine, greedy: lis
 
 
 def test_embedding_bias(engine: LlmApiEngine, model: Any, greedy: list[int]) -> None:
-    """As transformers' sequence_bias for single tokens."""
+    """The bias acts like transformers' sequence_bias for single tokens."""
     bias = np.zeros(256, dtype=np.float32)
     bias[[greedy[3], 9]] = -50, 1.5
     bias.flags.writeable = False  # as Triton's are
@@ -185,11 +185,11 @@ def test_cancel(engine: LlmApiEngine) -> None:
         pass
     assert chunk.finish_reason is FinishReason.CANCELLED
     engine.cancel(r.key)
-    assert ids(answer(engine, request())), "the others go on"
+    assert ids(answer(engine, request())), "other requests continue"
 
 
 class Played:
-    """An answer of TensorRT-LLM whose steps a test chooses."""
+    """A result of generate_async whose steps the test chooses."""
 
     def __init__(self) -> None:
         self.finished = False
@@ -198,7 +198,7 @@ class Played:
         self.outputs: list[Any] = []
 
     def play(self, engine: LlmApiEngine, ids: list[int] | None, reason: str | None = None) -> None:
-        """*ids* are all so far; None ends the iteration."""
+        """Add a step: *ids* are all ids so far; None ends the iteration."""
         engine._loop.call_soon_threadsafe(self.steps.put_nowait, (ids, reason))
 
     def abort(self) -> None:
@@ -218,26 +218,26 @@ class Played:
 
 @pytest.fixture
 def played(engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch) -> Played:
-    found = Played()
-    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: found)
-    return found
+    result = Played()
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: result)
+    return result
 
 
 def settle(engine: LlmApiEngine) -> None:
-    """All that the loop has to do for requests is done."""
+    """Wait until the loop has no task left for a request."""
 
     async def others() -> None:
-        while len(asyncio.all_tasks()) > 2:  # this one, and that which looks after the engine
+        while len(asyncio.all_tasks()) > 2:  # this task and the engine's watch
             await asyncio.sleep(0.01)
 
     asyncio.run_coroutine_threadsafe(others(), engine._loop).result(20)
 
 
-def test_what_is_cancelled_before_its_start_is_not_generated(
+def test_a_request_cancelled_before_its_start_is_not_generated(
     engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: asked.append(a))
+    calls: list[Any] = []
+    monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: calls.append(a))
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     held, go = threading.Event(), threading.Event()
     engine._loop.call_soon_threadsafe(lambda: (held.set(), go.wait(20)))
@@ -248,13 +248,13 @@ def test_what_is_cancelled_before_its_start_is_not_generated(
     go.set()
     assert chunks.get(timeout=20).finish_reason is FinishReason.CANCELLED
     settle(engine)
-    assert asked == []
+    assert calls == []
 
 
 def test_a_key_may_be_used_again_once_its_answer_has_ended(
     engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What still comes of the old request ends the new one in no way."""
+    """Late steps of the old request do not affect the new one."""
     first, second = Played(), Played()
     played = iter((first, second))
     monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: next(played))
@@ -281,8 +281,8 @@ def test_an_answer_that_breaks_off_is_an_error(engine: LlmApiEngine, played: Pla
     assert "without a finish reason" in (chunks[-1].error or "")
 
 
-def test_what_cannot_be_read_is_aborted(engine: LlmApiEngine, played: Played) -> None:
-    """Here there are fewer log-probs than tokens; TensorRT-LLM would generate on for nobody."""
+def test_an_unreadable_step_aborts_the_request(engine: LlmApiEngine, played: Played) -> None:
+    """Fewer log-probs than tokens. Without the abort TensorRT-LLM would continue to generate."""
     played.play(engine, [1])
     chunks = answer(engine, request(stream=True, return_log_probs=True))
     settle(engine)
@@ -317,7 +317,7 @@ def test_an_abort_that_fails_leaves_the_request_answered(
         (RuntimeError("queue closed"), False),
     ],
 )
-def test_whose_fault_a_refusal_is(
+def test_wrong_arguments_are_the_clients_error_and_others_the_servers(
     engine: LlmApiEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, refused: bool
 ) -> None:
     def failing(*given: Any, **named: Any) -> Any:
@@ -330,8 +330,8 @@ def test_whose_fault_a_refusal_is(
 
 
 def test_nothing_follows_the_last_chunk(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step may be on its way when the engine dies; merged with the error it would hide it."""
-    engine = made(model_dir)
+    """A step may still arrive after the engine died; merged with the error chunk it hides it."""
+    engine = make_engine(model_dir)
     played = Played()
     monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: played)
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
@@ -347,7 +347,7 @@ def test_nothing_follows_the_last_chunk(model_dir: Path, monkeypatch: pytest.Mon
     engine.stop()
 
 
-#: Parameter of the ensemble -> what a request with it makes of SamplingParams.
+#: Parameter of the ensemble -> (fields of the request, expected fields of SamplingParams).
 GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "max_tokens": ({"max_tokens": 5}, {"max_tokens": 5}),
     "min_tokens": ({"min_tokens": 4}, {"min_tokens": 4}),
@@ -359,6 +359,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "temperature": ({"temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0, "top_k": None}),
     "top_k": ({"top_k": 5}, {"top_k": 5, "top_p": None}),
     "top_p": ({"top_p": 0.5}, {"top_p": 0.5}),
+    "min_p": ({"min_p": 0.1}, {"min_p": 0.1, "top_p": 1.0, "temperature": 1.0}),
     "seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
     "random_seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
     "repetition_penalty": ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
@@ -367,7 +368,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "return_log_probs": ({"return_log_probs": True}, {"logprobs": 1}),
     "return_perf_metrics": ({"return_perf_metrics": True}, {"return_perf_metrics": True}),
 }
-#: Said to TensorRT-LLM otherwise than by a field of its own, not at all, or in a test of its own.
+#: Parameters without a field of SamplingParams, or with their own test.
 ELSEWHERE = {
     "embedding_bias_words", "embedding_bias_weights",
     "guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stream",
@@ -376,7 +377,9 @@ ELSEWHERE = {
 
 
 def test_every_parameter_is_in_one_of_the_tables() -> None:
-    assert GIVEN.keys() | ELSEWHERE == SUPPORTED
+    translated = {name for parameter in PARAMETERS for name in parameter.names}
+    assert GIVEN.keys() | ELSEWHERE == translated
+    assert translated <= LlmApiEngine.supported
     assert markdown() in DOCS.read_text()
 
 
@@ -386,7 +389,7 @@ def test_parameters_become_sampling_params(name: str) -> None:
     params = sampling_params(compat.Api(), request(given=frozenset(values), **values))
     assert {field: getattr(params, field) for field in expected} == expected
     assert params.detokenize is False
-    assert params.ignore_eos is False, "it would switch stop words off as well"
+    assert params.ignore_eos is False, "it would disable stop words too"
 
 
 @pytest.mark.parametrize("kind", GUIDES)
@@ -403,11 +406,11 @@ def test_guides_become_guided_decoding(kind: str) -> None:
         ({"guide": ("regex", "a")}, "guided_decoding_backend"),
         ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
-        ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "the model has 256 tokens"),
-        ({"stop_words": ((),)}, "stop_words holds nothing"),
+        ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "but the model has 256 tokens; set"),
+        ({"stop_words": ((),)}, "stop_words holds no token ids"),
     ],
 )
-def test_what_cannot_be_served_is_refused(
+def test_wrong_requests_are_refused(
     engine: LlmApiEngine, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError) as error:
@@ -415,7 +418,7 @@ def test_what_cannot_be_served_is_refused(
     assert message in str(error.value)
 
 
-def test_what_tensorrt_llm_refuses_is_the_clients_fault(engine: LlmApiEngine) -> None:
+def test_a_refusal_of_tensorrt_llm_is_a_request_error(engine: LlmApiEngine) -> None:
     (chunk,) = answer(engine, request(prompt_ids=(1,) * 201))
     assert chunk.refused
     assert "max_num_tokens (200)" in (chunk.error or "")
@@ -434,12 +437,12 @@ def test_out_of_kv_cache_is_one_requests_error(engine: LlmApiEngine) -> None:
     (chunk,) = answer(engine, request(prompt_ids=(1,) * 180, max_tokens=180))
     assert "the KV cache holds 320 in all" in (chunk.error or "")
     assert not chunk.refused
-    assert ids(answer(engine, request())), "the engine lives on"
+    assert ids(answer(engine, request())), "the engine continues"
     assert engine.died is None
 
 
 def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
-    engine = made(model_dir)
+    engine = make_engine(model_dir)
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     for _ in range(3):
         engine.submit(request(max_tokens=250), chunks.put)
@@ -455,9 +458,9 @@ def test_a_dead_executor_ends_all_requests(model_dir: Path) -> None:
 
 
 def test_a_silent_death_is_noticed(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker's error that nobody has fetched yet: no step comes of a request any more."""
-    monkeypatch.setattr(engine_module, "_LOOK_S", 0.05)
-    engine = made(model_dir)
+    """A worker's error is in the queue, and no request gets another step."""
+    monkeypatch.setattr(engine_module, "_POLL_S", 0.05)
+    engine = make_engine(model_dir)
     monkeypatch.setattr(engine._llm, "generate_async", lambda *a, **k: Played())
     engine._llm._executor._error_queue.put(RuntimeError("worker 1 is gone"))
     (chunk,) = answer(engine, request())
@@ -466,15 +469,15 @@ def test_a_silent_death_is_noticed(model_dir: Path, monkeypatch: pytest.MonkeyPa
     engine.stop()
 
 
-def test_signs_of_death() -> None:
+def test_an_executor_without_requests_fails_visibly() -> None:
     def llm(errors: queue.Queue[Exception], *, down: bool) -> Any:
         executor = SimpleNamespace(is_shutdown=lambda: down, _error_queue=errors)
         return SimpleNamespace(_executor=executor)
 
     none: queue.Queue[Exception] = queue.Queue()
-    assert compat.death(llm(none, down=False)) is None
-    assert compat.death(llm(none, down=True)) == "its executor has shut down"
-    assert compat.death(SimpleNamespace(_executor=None)) == "its executor has shut down"
+    assert compat.executor_failure(llm(none, down=False)) is None
+    assert compat.executor_failure(llm(none, down=True)) == "its executor has shut down"
+    assert compat.executor_failure(SimpleNamespace(_executor=None)) == "its executor has shut down"
 
 
 @pytest.mark.parametrize(
@@ -482,14 +485,14 @@ def test_signs_of_death() -> None:
     [
         ({"llm_args": '{"tensor_paralel_size": 2}'}, "did you mean 'tensor_parallel_size'?"),
         ({"llm_args": '{"frobnicate": 2}'}, "TensorRT-LLM 1.2.0 has no argument 'frobnicate'"),
-        ({"llm_args": "{'a': 1}"}, "llm_args is no JSON"),
+        ({"llm_args": "{'a': 1}"}, "llm_args is not JSON"),
         ({"llm_args": "[1]"}, "write an object"),
-        ({"llm_args": '{"model": "x"}'}, "llm_args holds 'model', set by model_dir"),
+        ({"llm_args": '{"model": "x"}'}, "llm_args contains 'model', which is set by model_dir"),
         ({"llm_args": '{"max_seq_len": 9}'}, "make them equal"),
-        ({"max_seq_len": ""}, "say how many tokens"),
+        ({"max_seq_len": ""}, "set the most tokens of a sequence"),
         (
             {"max_seq_len": "", "llm_args": '{"max_seq_len": "x"}'},
-            "max_seq_len is 'x'; say how many tokens",
+            "max_seq_len is 'x'; set the most tokens of a sequence",
         ),
         (
             {"llm_args": '{"tensor_parallel_size": null}'},
@@ -510,7 +513,7 @@ def test_settings_that_cannot_work_are_refused(
 
 def test_a_model_that_does_not_build(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"LLM\(\) does not start for .*config.json"):
-        made(tmp_path)
+        make_engine(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -519,10 +522,10 @@ def test_a_model_that_does_not_build(tmp_path: Path) -> None:
 def test_another_tensorrt_llm(
     monkeypatch: pytest.MonkeyPatch, model_dir: Path, version: str | None, message: str
 ) -> None:
-    found = None if version is None else SimpleNamespace(__version__=version)
-    monkeypatch.setitem(sys.modules, "tensorrt_llm", found)
+    package = None if version is None else SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", package)
     with pytest.raises(EngineError, match=message):
-        made(model_dir)
+        make_engine(model_dir)
 
 
 def test_the_model_is_split_over_all_ranks(
@@ -530,8 +533,8 @@ def test_the_model_is_split_over_all_ranks(
 ) -> None:
     for name, value in {"RANK": "1", "SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
-    with pytest.raises(SettingsError, match="there are 4 ranks, and llm_args split the model over"):
-        made(model_dir, tensor_parallel_size=2)
+    with pytest.raises(SettingsError, match="4 ranks, but llm_args split the model over 2"):
+        make_engine(model_dir, tensor_parallel_size=2)
 
 
 JOB = (
@@ -541,7 +544,7 @@ JOB = (
 KEPT = ("PATH", "OMPI_MCA_btl", "PMIX_MCA_gds", "SLURM_CONF", "CUDA_VISIBLE_DEVICES")
 
 
-def test_an_inherited_job_is_forgotten() -> None:
+def test_variables_of_an_inherited_mpi_job_are_removed() -> None:
     environ = dict.fromkeys((*KEPT, *JOB), "1")
     compat.clear_job(environ)
     assert set(environ) == set(KEPT)
@@ -551,7 +554,7 @@ def test_log_probs_of_every_version() -> None:
     entry = SimpleNamespace(logprob=-0.5)
     assert compat.log_probs([{7: entry}, {8: entry}], (7, 8)) == (-0.5, -0.5)
     assert compat.log_probs([-0.25], (7,)) == (-0.25,)
-    with pytest.raises(EngineError, match="no log-probability of the token 9"):
+    with pytest.raises(EngineError, match="no log-probability of the generated token 9"):
         compat.log_probs([{7: entry}], (9,))
 
 
@@ -561,12 +564,12 @@ def test_each_instance_sees_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ServingSettings.take(own, "x")
     settings.choose_gpus("tensorrt_llm_0_1", "x")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
-    with pytest.raises(SettingsError, match="nothing for instance 3"):
+    with pytest.raises(SettingsError, match="has no GPUs for instance 3"):
         settings.choose_gpus("tensorrt_llm_0_2", "x")
 
 
 def parsed(**texts: str) -> GenerationRequest:
-    """What the engine's tensors make of a request with these inputs."""
+    """The request parsed from tensors with these inputs."""
     more = {name: np.array([[text.encode()]], dtype=np.object_) for name, text in texts.items()}
     base = {"input_ids": np.array([[5]]), "request_output_len": np.array([[1]])}
     (row,) = parse_requests({**base, **more, "return_perf_metrics": np.array([[False]])})

@@ -1,4 +1,4 @@
-"""The transformers engine against ``model.generate`` on a tiny Llama of random weights."""
+"""The engine transformers, compared with ``model.generate`` on a tiny Llama of random weights."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from trt_tokenizers.engines.transformers.sampling import (  # noqa: E402
     Nucleus,
     Row,
     RowProcessor,
-    Scheduler,
 )
+from trt_tokenizers.engines.transformers.scheduler import Scheduler  # noqa: E402
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError  # noqa: E402
 
 VOCAB = 256
-SECONDS = 20  # to wait for what takes milliseconds; more means that it hangs
+SECONDS = 20  # timeout of waits that normally take milliseconds
 SAMPLED = frozenset({"temperature", "top_k", "top_p"})
 KEYS = itertools.count(1)
 
 rng = random.Random(0)
-SYSTEM = [rng.randrange(VOCAB) for _ in range(80)]  # shared, as a system prompt is
+SYSTEM = [rng.randrange(VOCAB) for _ in range(80)]  # a shared prefix, like a system prompt
 PROMPTS = [
     [3],
     [5, 6, 7],
@@ -59,7 +59,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="session")
 def model() -> Any:
-    # A manager that stops collects garbage, 0.4 s each time with what two libraries have imported.
+    # manager.stop() runs gc.collect(), which takes 0.4 s with the objects of two libraries.
     gc.freeze()
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -70,7 +70,7 @@ def model() -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        initializer_range=0.3,  # apart enough for greedy to be a clear choice
+        initializer_range=0.3,  # separates the scores, so the greedy choice is clear
     )
     return transformers.LlamaForCausalLM(config).float().eval()
 
@@ -91,20 +91,20 @@ def engine(model_dir: Path) -> Iterator[TransformersEngine]:
 
 @pytest.fixture
 def make_engine(model_dir: Path) -> Iterator[Any]:
-    made = []
+    engines: list[TransformersEngine] = []
 
     def make(**settings: object) -> TransformersEngine:
         texts = {name: str(value) for name, value in settings.items()}
-        made.append(TransformersEngine({"model_dir": str(model_dir), "device": "cpu", **texts}))
-        return made[-1]
+        engines.append(TransformersEngine({"model_dir": str(model_dir), "device": "cpu", **texts}))
+        return engines[-1]
 
     yield make
-    for engine in made:
+    for engine in engines:
         engine.stop()
 
 
 class Stream:
-    """What one request got."""
+    """The chunks of one request."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
@@ -117,7 +117,7 @@ class Stream:
         return self.chunks[-1]
 
     def finish(self) -> Chunk:
-        """Every chunk as one; nothing comes after the last."""
+        """Wait for the last chunk and merge all of them; none may follow the last."""
         while not (self.chunks and self.chunks[-1].last):
             self.next()
         assert self._queue.empty()
@@ -143,7 +143,7 @@ def start(
 
 
 def generate(model: Any, prompt: Sequence[int], max_tokens: int, **more: Any) -> list[int]:
-    """The oracle."""
+    """The expected ids, by ``model.generate``."""
     given = torch.tensor([list(prompt)])
     more = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False, **more}
     found = model.generate(
@@ -194,7 +194,7 @@ def test_processing_equals_generate(
     assert list(plain.finish().token_ids) == generate(model, PROMPTS[0], 40)
 
 
-def test_bad_word_of_several_ids(engine: TransformersEngine, model: Any) -> None:
+def test_a_bad_word_of_several_ids(engine: TransformersEngine, model: Any) -> None:
     free = generate(model, PROMPTS[1], 30)
     word = free[10:13]
     found = start(engine, PROMPTS[1], 30, bad_words=(tuple(word),)).finish().token_ids
@@ -203,7 +203,7 @@ def test_bad_word_of_several_ids(engine: TransformersEngine, model: Any) -> None
 
 
 def test_embedding_bias(engine: TransformersEngine, model: Any) -> None:
-    """As transformers' sequence_bias for single tokens; a model may have more rows than it."""
+    """The bias acts like sequence_bias for single tokens; it may be shorter than the vocabulary."""
     bias = np.zeros(200, dtype=np.float32)
     bias[[187, 9]] = -50, 1.5
     found = start(engine, PROMPTS[1], 30, embedding_bias=bias).finish().token_ids
@@ -229,7 +229,7 @@ def test_presence_and_frequency_penalty(engine: TransformersEngine, model: Any) 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_log_probs(engine: TransformersEngine, model: Any, penalty: float) -> None:
     others = [start(engine, p, 30) for p in PROMPTS]
-    asked = start(
+    requested = start(
         engine, PROMPTS[2], 30, stream=True, return_log_probs=True, repetition_penalty=penalty
     )
     given = torch.tensor([PROMPTS[2]])
@@ -247,14 +247,14 @@ def test_log_probs(engine: TransformersEngine, model: Any, penalty: float) -> No
     expected = model.compute_transition_scores(
         oracle.sequences, oracle.scores, normalize_logits=True
     )[0]
-    whole = asked.finish()
+    whole = requested.finish()
     assert list(whole.token_ids) == oracle.sequences[0, len(PROMPTS[2]) :].tolist()
     torch.testing.assert_close(torch.tensor(whole.log_probs), expected, atol=1e-4, rtol=1e-4)
-    assert all(len(c.log_probs) == len(c.token_ids) for c in asked.chunks)
+    assert all(len(c.log_probs) == len(c.token_ids) for c in requested.chunks)
     assert all(other.finish().log_probs == () for other in others)
 
 
-def test_log_probs_of_sampled_tokens_leave_out_the_noise(engine: TransformersEngine) -> None:
+def test_log_probs_of_sampled_tokens_exclude_the_noise(engine: TransformersEngine) -> None:
     two = {"given": SAMPLED, "top_k": 2, "return_log_probs": True}
     probs = {}
     for seed in range(30):
@@ -285,7 +285,7 @@ def test_other_seeds_give_other_ids(
 
 @pytest.mark.parametrize(
     "narrow",
-    [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 0.0}, {"temperature": 1e-30}],
+    [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 0.0}, {"temperature": 1e-30}],
     ids=str,
 )
 def test_narrow_sampling_is_greedy(
@@ -312,7 +312,7 @@ def test_draws_follow_the_distribution(model: Any) -> None:
     assert drawn.total() == sum(drawn[token] for token in ids.tolist())
 
 
-def test_every_step_draws_anew() -> None:
+def test_every_step_samples_independently() -> None:
     scores = torch.zeros(1, 1000)
 
     def draws() -> list[int]:
@@ -335,7 +335,41 @@ def test_nucleus_equals_transformers(spread: float, top_p: float) -> None:
     assert torch.equal(Nucleus(top_p)(None, scores), expected)
 
 
-def test_plain_requests_are_left_alone() -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"min_p": 0.02},
+        {"min_p": 0.3, "temperature": 1.7},
+        {"min_p": 0.05, "temperature": 0.7, "top_k": 40, "top_p": 0.9},
+    ],
+    ids=str,
+)
+def test_min_p_has_the_distribution_of_generate(model: Any, sampling: dict[str, Any]) -> None:
+    prompt = torch.tensor([PROMPTS[1]])
+    generated = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, pad_token_id=0,
+        do_sample=True, output_scores=True, return_dict_in_generate=True,
+        **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, **sampling},
+    )  # fmt: skip
+    expected = generated.scores[0][0].log_softmax(0)
+    with torch.no_grad():
+        scores = model(prompt).logits[:, -1]
+
+    def log_prob(token: int) -> float:
+        request = GenerationRequest(
+            key=1, prompt_ids=tuple(PROMPTS[1]), max_tokens=1, return_log_probs=True,
+            given=frozenset(sampling), **sampling,
+        )  # fmt: skip
+        job = Job(request, torch.device("cpu"))
+        job.process(scores)
+        job.add(token)
+        return job.new_chunk().log_probs[0]
+
+    assert 1 < expected.isfinite().sum() < VOCAB
+    assert [log_prob(i) for i in range(VOCAB)] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_only_requests_with_processing_are_not_plain() -> None:
     def job(**more: Any) -> Job:
         request = GenerationRequest(key=1, prompt_ids=(1,), max_tokens=9, **more)
         return Job(request, torch.device("cpu"))
@@ -379,7 +413,7 @@ def test_no_stop_word_before_min_tokens(engine: TransformersEngine, model: Any) 
 def test_no_stop_word_of_one_token_before_min_tokens(
     engine: TransformersEngine, model: Any
 ) -> None:
-    """It is how the other end ids of a model arrive, so it is held off as an end id is."""
+    """Further end ids of a model arrive as stop words, so both are suppressed alike."""
     free = generate(model, PROMPTS[2], 40)
     end = {"end_ids": frozenset(free[:1]), "min_tokens": 5}
     word = {"stop_words": ((free[0],),), "min_tokens": 5}
@@ -388,7 +422,7 @@ def test_no_stop_word_of_one_token_before_min_tokens(
     assert free[0] not in first.token_ids[:5]
 
 
-def test_a_stop_word_ends_the_work(make_engine: Any) -> None:
+def test_no_forward_pass_follows_a_stop_word(make_engine: Any) -> None:
     engine = make_engine()
     forward, rows = engine._manager.model.forward, []
 
@@ -403,7 +437,7 @@ def test_a_stop_word_ends_the_work(make_engine: Any) -> None:
     assert rows == [len(PROMPTS[2]), len(PROMPTS[1]), 1, 1, 1, 1]
 
 
-def test_long_prompts_go_in_pieces(
+def test_long_prompts_are_split_over_several_passes(
     make_engine: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(settings._MAX_BATCH_TOKENS, "cpu", 48)
@@ -415,7 +449,7 @@ def test_long_prompts_go_in_pieces(
         assert list(stream.finish().token_ids) == expected
 
 
-def test_more_requests_than_the_batch_takes(make_engine: Any, model: Any) -> None:
+def test_more_requests_than_the_batch_size(make_engine: Any, model: Any) -> None:
     engine = make_engine(max_batch_size=8)
     prompts = [[i % 7, *range(i)] for i in range(1, 65)]
     streams = [start(engine, p, 8, stream=bool(i % 3)) for i, p in enumerate(prompts)]
@@ -425,19 +459,21 @@ def test_more_requests_than_the_batch_takes(make_engine: Any, model: Any) -> Non
 
 @pytest.fixture
 def evicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of the requests that lost their place in the KV cache."""
-    found = []
+    """Ids of the requests that were evicted from the KV cache."""
+    ids: list[str] = []
     original = Row.create_equivalent_initial_request
 
     def spy(row: Row) -> Row:
-        found.append(row.request_id)
+        ids.append(row.request_id)
         return original(row)
 
     monkeypatch.setattr(Row, "create_equivalent_initial_request", spy)
-    return found
+    return ids
 
 
-def test_eviction_does_not_show(make_engine: Any, model: Any, evicted: list[str]) -> None:
+def test_eviction_does_not_change_the_tokens(
+    make_engine: Any, model: Any, evicted: list[str]
+) -> None:
     engine = make_engine(kv_cache_tokens=192)
     hot = {"given": SAMPLED, "seed": 3, "temperature": 1.5}
     alone = start(engine, PROMPTS[1], 100, **hot).finish().token_ids
@@ -454,10 +490,10 @@ def test_eviction_does_not_show(make_engine: Any, model: Any, evicted: list[str]
     assert evicted
 
 
-def test_cancel_after_an_eviction_lets_the_evicted_in(
+def test_an_evicted_request_continues_after_a_cancel(
     make_engine: Any, model: Any, evicted: list[str]
 ) -> None:
-    """transformers 5.23 by itself waits for ever."""
+    """The scheduler of transformers 5.23 waits forever here."""
     engine = make_engine(kv_cache_tokens=128)
     prompts = [list(range(40)), list(range(50, 90))]
     streams = [Stream(GenerationRequest(next(KEYS), tuple(p), 80, stream=True)) for p in prompts]
@@ -500,7 +536,7 @@ def test_too_long_for_the_cache(make_engine: Any, model: Any) -> None:
         ({"end_ids": frozenset({2, 999})}, "end_id holds the token id 999"),
         ({"stop_words": ((1, 2), (3, 256))}, "stop_words holds the token id 256"),
         ({"bad_words": ((1, 2), (-3,))}, "bad_words holds the token id -3"),
-        ({"bad_words": ((1, 2), ())}, "bad_words holds nothing"),
+        ({"bad_words": ((1, 2), ())}, "bad_words holds no token ids"),
     ],
     ids=["prompt", "negative", "end", "stop", "bad", "empty"],
 )
@@ -531,25 +567,27 @@ def test_cancel(make_engine: Any, model: Any) -> None:
     engine.cancel(after.request.key)
 
 
-def test_a_cancellation_that_overtakes_its_request() -> None:
+def test_a_cancellation_may_arrive_one_round_before_its_request() -> None:
     class Cache:
         def free_blocks(self, request_id: str) -> None: ...
 
-    told: list[tuple[str, Chunk]] = []
+    delivered: list[tuple[str, Chunk]] = []
     scheduler = Scheduler(Cache(), None, 8)
-    scheduler.deliver = told.append
+    scheduler.deliver = delivered.append
     row = Row(Job(GenerationRequest(key=5, prompt_ids=(1,), max_tokens=2), torch.device("cpu")))
     for before, rounds, after in ((5, 1, 1), (6, 1, 0), (5, 2, 0)):
-        told.clear()
+        delivered.clear()
         scheduler.reset()
         scheduler.set_request_cancellation(str(before))
         for _ in range(rounds):
             scheduler.clear_cancelled_requests()
         scheduler.add_waiting_request(row)
-        assert len(scheduler.clear_cancelled_requests()) == len(told) == after
+        assert len(scheduler.clear_cancelled_requests()) == len(delivered) == after
 
 
-def test_cancel_without_streaming_gives_what_there_is(engine: TransformersEngine) -> None:
+def test_a_cancelled_request_without_streaming_returns_its_tokens(
+    engine: TransformersEngine,
+) -> None:
     clock = start(engine, PROMPTS[0], 500, stream=True)
     whole = start(engine, PROMPTS[1], 500)
     for _ in range(10):
@@ -562,7 +600,7 @@ def test_cancel_without_streaming_gives_what_there_is(engine: TransformersEngine
 
 
 def test_cancel_from_emit(engine: TransformersEngine) -> None:
-    """A backend that learns from its client, while it sends, that nobody listens."""
+    """The dispatcher cancels from emit if the client has disconnected."""
     stream = Stream(GenerationRequest(next(KEYS), (1,), max_tokens=500, stream=True))
 
     def emit(chunk: Chunk) -> None:
@@ -589,7 +627,7 @@ def test_stop_ends_open_requests(make_engine: Any) -> None:
         start(engine, [1], 1)
 
 
-def test_a_dead_thread_fails_everyone(make_engine: Any) -> None:
+def test_an_error_of_the_loop_fails_all_requests(make_engine: Any) -> None:
     engine = make_engine(max_batch_size=2)
     forward, calls = engine._manager.model.forward, itertools.count()
 
@@ -609,7 +647,7 @@ def test_a_dead_thread_fails_everyone(make_engine: Any) -> None:
         start(engine, [1], 1)
 
 
-def test_a_failing_request_leaves_the_others(
+def test_a_failing_request_does_not_affect_the_others(
     engine: TransformersEngine, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Job.process
@@ -630,7 +668,7 @@ def test_a_failing_request_leaves_the_others(
         assert list(stream.finish().token_ids) == expected
 
 
-def test_a_model_that_does_not_run_is_found_at_once(
+def test_a_model_that_fails_its_first_token_is_an_error_at_start(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*args: Any, **kwargs: Any) -> Any:
@@ -672,7 +710,7 @@ def test_a_folder_without_weights(tmp_path: Path, model_dir: Path) -> None:
         TransformersEngine({"model_dir": str(tmp_path)})
 
 
-def test_only_rows_that_need_it_are_processed() -> None:
+def test_only_rows_with_processing_are_processed() -> None:
     class Future:
         def __init__(self, **more: Any) -> None:
             request = GenerationRequest(key=1, prompt_ids=(1,), max_tokens=2, **more)
@@ -682,6 +720,6 @@ def test_only_rows_that_need_it_are_processed() -> None:
     futures = [Future(), Future(repetition_penalty=2.0)]
     assert processor.prepare_tensor_args(futures).numel() == 0
     assert [row for row, _ in processor._jobs] == [1]
-    # Requests that are still in prefill have a row of scores, at the end, and no token.
+    # Requests in prefill have a row of scores at the end, but no token.
     scores = torch.tensor([[1.0, 8.0, 2.0]] * 3)
     assert processor(scores, None).tolist() == [[1.0, 8.0, 2.0], [1.0, 4.0, 2.0], [1.0, 8.0, 2.0]]

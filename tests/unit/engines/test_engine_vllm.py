@@ -32,7 +32,6 @@ from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.engine import VllmEngine
 from trt_tokenizers.engines.vllm.sampling import (
     GUIDES,
-    SUPPORTED,
     sampling_params,
     split_stop_words,
 )
@@ -235,6 +234,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "temperature": ({"temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0, "top_k": 0}),
     "top_k": ({"top_k": 5}, {"top_k": 5, "temperature": 1.0}),
     "top_p": ({"top_p": 0.5}, {"top_p": 0.5, "temperature": 1.0}),
+    "min_p": ({"min_p": 0.25}, {"min_p": 0.25, "temperature": 1.0}),
     "seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
     "repetition_penalty": ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
     "presence_penalty": ({"presence_penalty": 0.5}, {"presence_penalty": 0.5}),
@@ -245,7 +245,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_parameters_become_sampling_params(name: str) -> None:
-    assert name in SUPPORTED
+    assert name in VllmEngine.supported
     values, expected = GIVEN[name]
     params = sampling_params(compat.Api(), request(given=frozenset(values), **values))
     assert {field: getattr(params, field) for field in expected} == expected

@@ -1,5 +1,5 @@
-"""The double of TensorRT-LLM is held to the contract of the real one's LLM API, and the engine to
-what both have."""
+"""The test double of TensorRT-LLM matches the contract of the real LLM API; the engine uses only
+names of that contract."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trt_tokenizers.engines.llmapi.compat import LLM_ARGUMENTS, Api
 from trt_tokenizers.engines.llmapi.sampling import sampling_params
 
 CONTRACT = json.loads((Path(__file__).parents[2] / "fakes" / "llmapi_contract.json").read_text())
-#: Everything that a request can ask for at once, but for beams.
+#: A request with every parameter of the engine except adapters.
 EVERYTHING = GenerationRequest(
     key=1, prompt_ids=(1,), max_tokens=9, stream=True, end_ids=frozenset((2,)), pad_id=3,
     stop_words=((4,), (5, 6)), bad_words=((7,), (8, 9)), temperature=0.5, top_k=10, top_p=0.9,
@@ -51,21 +51,21 @@ def test_llm_has_the_contracts_arguments() -> None:
     assert set(TorchLlmArgs.model_fields) | {"backend"} <= LLM_ARGUMENTS
     with pytest.raises(ValueError, match="LLM got invalid argument: tensor_paralel_size"):
         llmapi.LLM("m", tensor_paralel_size=2)
-    asked = [name.split(":")[0] for name in CONTRACT["LLM"]["generate_async"]]
-    assert set(asked) <= set(inspect.signature(llmapi.LLM.generate_async).parameters)
+    parameters = {name.split(":")[0] for name in CONTRACT["LLM"]["generate_async"]}
+    assert parameters <= set(inspect.signature(llmapi.LLM.generate_async).parameters)
     assert callable(llmapi.LLM.shutdown)
 
 
 def test_outputs_have_the_contracts_names() -> None:
     for name in CONTRACT["CompletionOutput"]:
         assert hasattr(CompletionOutput(0), name), name
-    shown = set(inspect.signature(RequestOutput.__init__).parameters) | set(dir(RequestOutput))
+    found = set(inspect.signature(RequestOutput.__init__).parameters) | set(dir(RequestOutput))
     names = {n.split("()")[0] for n in CONTRACT["RequestOutput"] if "iteration" not in n}
-    assert names - {"prompt"} <= shown
-    assert "__aiter__" in shown
+    assert names - {"prompt"} <= found
+    assert "__aiter__" in found
 
 
-def test_a_missing_end_id_asks_for_a_tokenizer() -> None:
+def test_a_missing_end_id_needs_a_tokenizer() -> None:
     llm = object.__new__(llmapi.LLM)
     llm._executor = type("Up", (), {"is_shutdown": lambda self: False})()
     with pytest.raises(ValueError, match="tokenizer is required"):
@@ -85,4 +85,3 @@ def test_the_engine_uses_fields_of_the_contract_only(monkeypatch: pytest.MonkeyP
     assert set(used) <= CONTRACT["SamplingParams"].keys()
     assert params._get_bad_words() == [[7], [8, 9]]
     assert params._get_stop_words() == [[4]]
-    assert api.double

@@ -1,15 +1,19 @@
-"""What several ranks do together: one choice for all, requests that travel, refusals."""
+"""Several ranks: connecting, the leader's choice, requests sent to followers, bad settings."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import socket
+from concurrent.futures import Future as Future_
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from applicable import needs_engine
+from harness import free_ports
 
 needs_engine()
 
@@ -18,16 +22,17 @@ import torch  # noqa: E402
 from trt_tokenizers.engines.base import GenerationRequest  # noqa: E402
 from trt_tokenizers.engines.transformers import loading, parallel  # noqa: E402
 from trt_tokenizers.engines.transformers.engine import TransformersEngine  # noqa: E402
-from trt_tokenizers.engines.transformers.sampling import Job, Row, Scheduler  # noqa: E402
+from trt_tokenizers.engines.transformers.sampling import Job, Row  # noqa: E402
+from trt_tokenizers.engines.transformers.scheduler import Scheduler  # noqa: E402
 from trt_tokenizers.engines.transformers.settings import TransformersSettings  # noqa: E402
-from trt_tokenizers.errors import SettingsError  # noqa: E402
+from trt_tokenizers.errors import EngineError, SettingsError  # noqa: E402
 from trt_tokenizers.mpi_environment import Rank  # noqa: E402
 
 CPU = torch.device("cpu")
 
 
 class Helper:
-    """As much of the library's helper as a choice needs."""
+    """The part of the library's helper that a choice needs."""
 
     tp_group = "the group"
     tp_root_global_rank = 0
@@ -47,7 +52,7 @@ def request(**more: Any) -> GenerationRequest:
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Broadcasts of the leader, which the follower then receives."""
+    """The leader's broadcasts, which the follower then receives."""
     sent: list[Any] = []
 
     def broadcast(tensor: Any, src: int, group: str) -> None:
@@ -68,8 +73,8 @@ def choose(jobs: list[Job], scores: Any, *, leads: bool) -> list[int]:
     return ids
 
 
-def test_the_leaders_choice_counts(wire: list[Any]) -> None:
-    """Whatever the follower's scores are, and whatever it would draw."""
+def test_followers_use_the_leaders_choice(wire: list[Any]) -> None:
+    """For all scores of the follower."""
     scores = torch.randn(3, 50)
     given = frozenset({"temperature"})
     asked = [request(), request(given=given), request(bad_words=((int(scores[2].argmax()),),))]
@@ -87,12 +92,12 @@ def test_a_row_in_prefill_has_no_job(wire: list[Any]) -> None:
     assert choose([Job(request(), CPU)], torch.zeros(4, 50), leads=False) == mine
 
 
-def test_log_probs_are_of_the_scores_and_not_of_the_choice(wire: list[Any]) -> None:
+def test_log_probs_come_from_the_scores(wire: list[Any]) -> None:
     job = Job(request(return_log_probs=True), CPU)
     scores = torch.randn(1, 50)
     (token,) = choose([job], scores.clone(), leads=True)
     job.add(token)
-    (found,) = job.news().log_probs
+    (found,) = job.new_chunk().log_probs
     assert found == pytest.approx(scores.log_softmax(-1)[0, token].item(), abs=1e-5)
 
 
@@ -110,7 +115,7 @@ def test_a_job_that_fails_fails_on_all_ranks(
     assert [job.done for job in leaders] == [job.done for job in followers] == [False, True]
 
 
-def test_a_row_travels_as_its_request() -> None:
+def test_a_row_is_pickled_as_its_request() -> None:
     asked = request(prompt_ids=(5, 6), given=frozenset({"top_k"}), seed=3, stop_words=((7, 8),))
     row = Row(Job(asked, CPU))
     other = pickle.loads(pickle.dumps(row))
@@ -119,8 +124,8 @@ def test_a_row_travels_as_its_request() -> None:
     assert other.job.generated == []
 
 
-def test_cancellations_come_in_one_order() -> None:
-    """Blocks are freed in it, and by it the caches of the ranks stay alike."""
+def test_cancellations_are_sorted() -> None:
+    """All ranks must free cache blocks in the same order."""
     freed: list[str] = []
 
     class Cache:
@@ -162,6 +167,57 @@ def test_ranks_on_cpus_where_torch_sees_gpus(monkeypatch: pytest.MonkeyPatch) ->
     assert loading.choose_device(settings, Rank()) == "cpu"
     with pytest.raises(SettingsError, match=r"for 2 ranks, .* hide them .* CUDA_VISIBLE_DEVICES="):
         loading.choose_device(settings, Rank(0, 2))
+
+
+def connect(size: int, *devices: str, timeout: float = 10) -> list[Future_[Any]]:
+    """Ranks 0, 1, ... of *size* in threads, one for each of *devices*."""
+    address = ("127.0.0.1", free_ports(1)[0])
+    with ThreadPoolExecutor(size) as pool:
+        return [
+            pool.submit(parallel.meet, Rank(index, size), address, device, timeout)
+            for index, device in enumerate(devices)
+        ]
+
+
+def test_ranks_share_the_leaders_store() -> None:
+    leader, *others = [future.result() for future in connect(3, "cpu", "cpu", "cpu")]
+    leader.set("key", "value")
+    assert [store.get("key") for store in others] == [b"value"] * 2
+
+
+def test_a_rank_that_does_not_connect_is_named_on_all_others() -> None:
+    for future in connect(4, "cpu", "cpu", timeout=2):
+        with pytest.raises(EngineError, match="rank 2, 3 of 4 did not connect to MASTER_ADDR 127"):
+            future.result()
+
+
+def test_ranks_that_differ_are_refused_on_all_ranks() -> None:
+    message = "rank 1 has 2 ranks on cuda, torch .*, but rank 0 has 2 ranks on cpu, torch "
+    for future in connect(2, "cpu", "cuda"):
+        with pytest.raises(EngineError, match=message):
+            future.result()
+
+
+def test_a_leader_that_does_not_listen() -> None:
+    address = ("127.0.0.1", free_ports(1)[0])
+    with pytest.raises(
+        EngineError, match=r"rank 1 cannot reach rank 0 on MASTER_ADDR 127\.0\.0\.1"
+    ):
+        parallel.meet(Rank(1, 2), address, "cpu", timeout=1)
+
+
+def test_a_port_in_use() -> None:
+    message = "cannot listen on .*: Address already in use"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as used,
+        pytest.raises(EngineError, match=message),
+    ):
+        parallel.meet(Rank(0, 2), used.getsockname(), "cpu")
+
+
+def test_the_interface_to_an_address() -> None:
+    assert parallel.interface_to(("127.0.0.1", 1)) == "lo"
+    assert parallel.interface_to(("255.255.255.255", 1)) is None
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The end of a follower's server: not before it can take the signal, and never somebody else's."""
+"""Ending a follower's server: not before it handles the signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trt_tokenizers.engines.termination import handles
 
-#: A server that starts a model's process, and takes SIGTERM only once it has "loaded".
+#: A server that starts a model's process, and handles SIGTERM only after it has "loaded".
 SERVER = """
     import os, signal, subprocess, sys, time
     model = subprocess.Popen([sys.executable, "-c", {model!r}], stdin=subprocess.PIPE)
@@ -27,13 +27,13 @@ MODEL = """
 """
 
 
-def test_a_server_is_ended_once_it_can_take_the_signal(tmp_path: Path) -> None:
+def test_a_server_is_ended_when_it_handles_the_signal(tmp_path: Path) -> None:
     loaded = tmp_path / "loaded"
     code = textwrap.dedent(SERVER).format(
         model=textwrap.dedent(MODEL), loading=1.5, loaded=str(loaded)
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=15)
-    assert done.returncode == 0, "not -15, which is what a signal without a handler leaves"
+    assert done.returncode == 0, "-15 would mean that the signal came before the handler"
     assert loaded.exists()
 
 

@@ -1,4 +1,4 @@
-"""Deployments -> command lines."""
+"""Launch options -> command lines."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SERVER = TritonInstallation(
 OPENMPI = Mpi("openmpi", "/usr/bin/mpirun")
 
 
-def deployment(folder: Path = Path("models"), **more: object) -> LaunchOptions:
+def options(folder: Path = Path("models"), **more: object) -> LaunchOptions:
     return dataclasses.replace(LaunchOptions(folder), **more)  # type: ignore[arg-type]
 
 
-def test_the_plan_of_one_rank() -> None:
-    made = build_command(deployment(shm_prefix="p", extra_args=("--log-format=ISO8601",)), SERVER)
-    assert made.ranks.argv_of(0) == [
+def test_the_command_of_one_rank() -> None:
+    command = build_command(options(shm_prefix="p", extra_args=("--log-format=ISO8601",)), SERVER)
+    assert command.ranks.argv_of(0) == [
         "/opt/tritonserver/bin/tritonserver",
         "--model-repository=models",
         "--exit-timeout-secs=20",
@@ -39,25 +39,25 @@ def test_the_plan_of_one_rank() -> None:
         "--metrics-port=8002",
         "--log-format=ISO8601",
     ]
-    assert made.ranks.follower == ()
-    assert made.mpi == ()
-    assert made.ranks.shm_prefix_of(0) == "p-r0-"
-    assert made.shm_prefix == "p-"
-    assert "PATH=/venv/bin:/bin" in made.ranks.env
-    assert made.http_url == "http://127.0.0.1:8000"
-    assert made.grpc_address == "127.0.0.1:8001"
-    assert made.metrics_url == "http://127.0.0.1:8002/metrics"
+    assert command.ranks.follower == ()
+    assert command.mpi == ()
+    assert command.ranks.shm_prefix_of(0) == "p-r0-"
+    assert command.shm_prefix == "p-"
+    assert "PATH=/venv/bin:/bin" in command.ranks.env
+    assert command.http_url == "http://127.0.0.1:8000"
+    assert command.grpc_address == "127.0.0.1:8001"
+    assert command.metrics_url == "http://127.0.0.1:8002/metrics"
 
 
-def test_the_other_ranks_load_the_engine_alone() -> None:
-    made = build_command(
-        deployment(
+def test_the_other_ranks_load_only_the_engine() -> None:
+    command = build_command(
+        options(
             shm_prefix="p", world_size=3, engine_models=("a", "b"), mpi=OPENMPI,
             extra_args=("--log-info=false",), gpu0_pool=7,
         ),
         SERVER,
     )  # fmt: skip
-    assert made.ranks.argv_of(2) == [
+    assert command.ranks.argv_of(2) == [
         "/opt/tritonserver/bin/tritonserver",
         "--model-repository=models",
         "--exit-timeout-secs=20",
@@ -71,16 +71,16 @@ def test_the_other_ranks_load_the_engine_alone() -> None:
         "--load-model=b",
         "--log-info=false",
     ]
-    assert "--cuda-memory-pool-byte-size=0:7" in made.ranks.argv_of(0)
-    assert made.ranks.rank_variable == "OMPI_COMM_WORLD_RANK"
-    assert made.command[: len(made.mpi)] == made.mpi
+    assert "--cuda-memory-pool-byte-size=0:7" in command.ranks.argv_of(0)
+    assert command.ranks.rank_variable == "OMPI_COMM_WORLD_RANK"
+    assert command.command[: len(command.mpi)] == command.mpi
 
 
-def test_the_agents_command_line_is_read_back() -> None:
-    made = build_command(deployment(world_size=2, mpi=OPENMPI, log_dir=Path("/logs")), SERVER).ranks
-    argv = made.to_argv("python")
+def test_the_agents_command_line_round_trip() -> None:
+    command = build_command(options(world_size=2, mpi=OPENMPI, log_dir=Path("/logs")), SERVER).ranks
+    argv = command.to_argv("python")
     assert argv[:3] == ("python", "-I", "-S")
-    assert RankCommand.from_argv(argv[4:]) == made
+    assert RankCommand.from_argv(argv[4:]) == command
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_the_agents_command_line_is_read_back() -> None:
 def test_where_ranks_meet(
     hosts: tuple[Host, ...], leader_host: str, address: str, url: str
 ) -> None:
-    wish = deployment(
+    wanted = options(
         world_size=2, host="0.0.0.0", hosts=hosts, leader_host=leader_host, mpi=OPENMPI,
         master_port=4242,
     )  # fmt: skip
-    made = build_command(wish, SERVER)
-    assert f"MASTER_ADDR={address}" in made.ranks.env
-    assert "MASTER_PORT=4242" in made.ranks.env
-    assert made.http_url == url
+    command = build_command(wanted, SERVER)
+    assert f"MASTER_ADDR={address}" in command.ranks.env
+    assert "MASTER_PORT=4242" in command.ranks.env
+    assert command.http_url == url
 
 
 def test_the_dry_run_can_be_pasted() -> None:
-    wish = deployment(
+    wanted = options(
         Path("my models"), world_size=2, mpi=OPENMPI, hosts=(Host("a"), Host("b")), host="0.0.0.0"
     )
-    made = build_command(wish, SERVER)
-    text = made.text()
+    command = build_command(wanted, SERVER)
+    text = command.text()
     assert "#   rank 1 on b" in text
-    assert tuple(shlex.split(text.replace("\\\n", ""), comments=True)) == made.command
+    assert tuple(shlex.split(text.replace("\\\n", ""), comments=True)) == command.command
     assert max(map(len, text.splitlines())) < 200
 
 
@@ -125,35 +125,35 @@ def test_the_dry_run_can_be_pasted() -> None:
     ],
 )
 def test_several_engines(more: dict[str, object], args: bool, spawn: str | None) -> None:
-    made = build_command(deployment(**more), SERVER).ranks
-    pools = [a for a in made.leader if a.startswith("--cuda-memory-pool-byte-size")]
+    command = build_command(options(**more), SERVER).ranks
+    pools = [a for a in command.leader if a.startswith("--cuda-memory-pool-byte-size")]
     assert pools == (
         ["--cuda-memory-pool-byte-size=0:0", "--cuda-memory-pool-byte-size=1:0"] if args else []
     )
-    assert ("--enable-peer-access=false" in made.leader) is args
+    assert ("--enable-peer-access=false" in command.leader) is args
     variable = f"TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES={spawn}"
-    assert (variable in made.env) is (spawn is not None)
+    assert (variable in command.env) is (spawn is not None)
 
 
-def test_options_of_the_plan() -> None:
+def test_other_options() -> None:
     server = dataclasses.replace(SERVER, backend_directory=Path("/cache/backends"))
-    made = build_command(
-        deployment(
+    command = build_command(
+        options(
             host="0.0.0.0", log_verbose=2, auto_complete=True, wrapper=("trtllm-llmapi-launch",)
         ),
         server,
     )
-    argv = made.ranks.leader
+    argv = command.ranks.leader
     assert argv[0] == "trtllm-llmapi-launch"
     assert "--http-address=0.0.0.0" in argv
     assert "--backend-directory=/cache/backends" in argv
     assert "--log-verbose=2" in argv
     assert "--disable-auto-complete-config" not in argv
-    assert made.http_url == "http://127.0.0.1:8000", "reached from here"
+    assert command.http_url == "http://127.0.0.1:8000", "reached from here"
 
 
 def test_each_launch_has_its_own_shared_memory() -> None:
-    assert deployment().shm_prefix != deployment().shm_prefix
+    assert options().shm_prefix != options().shm_prefix
 
 
 @pytest.mark.parametrize(
@@ -165,20 +165,20 @@ def test_each_launch_has_its_own_shared_memory() -> None:
         ),
         (
             {"orchestrator": "spawn", "world_size": 2, "mpi": OPENMPI},
-            "use --world-size 1, or --disable-spawn-processes",
+            "use --world-size 1, or add --disable-spawn-processes",
         ),
         ({"hosts": (Host("a"),)}, "--hosts and --hostfile need an MPI"),
         ({"mpi_args": ("-x",)}, "--mpi-arg need an MPI"),
-        ({"host": "localhost"}, "--host localhost: Triton takes a plain IPv4 address only"),
-        ({"host": "::1"}, "--host ::1: Triton takes a plain IPv4 address only"),
-        ({"grpc_port": 8000}, "are the same; give three"),
+        ({"host": "localhost"}, "--host localhost: Triton accepts only an IPv4 address"),
+        ({"host": "::1"}, "--host ::1: Triton accepts only an IPv4 address"),
+        ({"grpc_port": 8000}, "are equal; give three"),
         ({"extra_args": ("--http-port=1",)}, "use --http-port before the --"),
         ({"extra_args": ("--model-store", "x")}, "use --model-repo before the --"),
-        ({"extra_args": ("--allow-http=false",)}, "it has to stay on"),
+        ({"extra_args": ("--allow-http=false",)}, "it must stay on"),
     ],
 )
-def test_settings_that_are_refused(more: dict[str, object], message: str) -> None:
+def test_refused_options(more: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        build_command(deployment(**more), SERVER)
+        build_command(options(**more), SERVER)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A server's way from «no new requests» to «no requests»."""
+"""The drain of one server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing import process
 from trt_tokenizers.errors import StoppingError
 from trt_tokenizers.launcher.drain import SILENT_S, Drain
-from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor, TextRequest
+from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor
+from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.streams.context_store import LOOK_S, ContextStore, RequestContext
 from trt_tokenizers.streams.stream_folder import stream_folder
 
@@ -22,7 +24,7 @@ def store(tmp_path: Path) -> ContextStore:
     return ContextStore(tmp_path / "trt-tokenizers-12-34")
 
 
-def test_it_waits_until_the_last_stream_has_ended(store: ContextStore) -> None:
+def test_the_drain_waits_for_the_last_stream(store: ContextStore) -> None:
     waiting, running = (store.put(RequestContext(1)) for _ in range(2))
     store.take(running)
     drain = Drain(store.directory, 100.0, 20.0)
@@ -31,11 +33,11 @@ def test_it_waits_until_the_last_stream_has_ended(store: ContextStore) -> None:
     store.release(waiting)
     assert not drain.done(102.0)
     store.release(running)
-    assert not drain.done(103.0), "its last response may be on its way"
+    assert not drain.done(103.0), "its last response may not have arrived"
     assert drain.done(103.6)
 
 
-def test_a_request_that_was_on_its_way_counts(store: ContextStore) -> None:
+def test_a_request_that_passed_preprocessing_late_counts(store: ContextStore) -> None:
     drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(100.0)
     late = store.put(RequestContext(1))
@@ -45,31 +47,31 @@ def test_a_request_that_was_on_its_way_counts(store: ContextStore) -> None:
     assert drain.done(101.3)
 
 
-def test_its_time_is_bounded(store: ContextStore) -> None:
+def test_the_drain_ends_at_its_deadline(store: ContextStore) -> None:
     store.put(RequestContext(1))
     drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(119.9)
     assert drain.done(120.0)
 
 
-def test_a_server_without_streams_of_ours_is_asked_at_once(tmp_path: Path) -> None:
+def test_a_server_without_our_models_gets_sigterm_at_once(tmp_path: Path) -> None:
     assert Drain(tmp_path / "trt-tokenizers-1-2", 100.0, 20.0).done(100.0)
 
 
 @pytest.mark.parametrize("echo", ["", "kept by name " * 100])
-def test_a_stream_that_has_fallen_silent_is_not_waited_for(
+def test_a_silent_stream_does_not_delay_the_drain(
     store: ContextStore, monkeypatch: pytest.MonkeyPatch, echo: str
 ) -> None:
-    """Many engines do not tell which response was their last."""
+    """Many engines do not mark their last response."""
     assert SILENT_S > 5
     monkeypatch.setattr("trt_tokenizers.launcher.drain.SILENT_S", 0.3)
     key = store.put(RequestContext(1, echo=echo))
     store.take(key)
     time.sleep(0.35)
     drain = Drain(store.directory, 100.0, 20.0)
-    assert not drain.done(100.0), "its last response may be on its way"
+    assert not drain.done(100.0), "its last response may not have arrived"
     store.touch(key)
-    assert not drain.done(101.0), "it goes on"
+    assert not drain.done(101.0), "it is active again"
     time.sleep(0.35)
     assert not drain.done(102.0)
     assert drain.done(103.0)
@@ -77,24 +79,24 @@ def test_a_stream_that_has_fallen_silent_is_not_waited_for(
     assert not drain.done(104.0)
     waiting = store.put(RequestContext(1, echo=echo))
     time.sleep(0.35)
-    assert not drain.done(105.0), "what waits is waited for, however long"
+    assert not drain.done(105.0), "a waiting request always counts"
     store.discard(waiting)
     assert not drain.done(106.0)
     assert drain.done(107.0)
 
 
-def test_the_folder_is_of_one_process_and_not_of_its_number() -> None:
+def test_the_folder_name_contains_the_start_time() -> None:
     own = stream_folder(os.getpid())
     assert own.parent == Path("/dev/shm")
     assert own.name.startswith(f"trt-tokenizers-{os.getpid()}-")
     assert own.name != f"trt-tokenizers-{os.getpid()}-0"
 
 
-#: Without shared memory: a server (its Python model here) has two streams and is killed.
+#: Without shared memory: a server, whose Python model has one stream, is killed.
 NO_SHM = """
 import os, subprocess, sys
 from pathlib import Path
-from trt_tokenizers.launcher import drain, guardian
+from trt_tokenizers.launcher import drain, process_tree, shared_memory
 from trt_tokenizers.streams import stream_folder as folders
 folders.SHM = Path("/nowhere")
 model = "import os, time; from pathlib import Path; "
@@ -108,14 +110,14 @@ with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     folder = Path(process.stdout.readline().strip())
     print(folder.parent, folders.stream_folder(process.pid) == folder)
     print(drain.Drain(folder, 0.0, 20.0).done(1.0), (folder / folders.MARK).exists())
-    found = guardian.kill_all_beneath(os.getpid())
+    found = process_tree.kill_all_beneath(os.getpid())
     print(folder in found, folder.exists())
-    guardian.sweep("", found)
+    shared_memory.sweep("no-such-prefix", found)
     print(folder.exists())
 """
 
 
-def test_server_drain_and_guardian_agree_without_shared_memory(tmp_path: Path) -> None:
+def test_server_drain_and_sweep_agree_without_shared_memory(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", NO_SHM]
     out = subprocess.check_output(command, env=environment, text=True, timeout=60)
@@ -126,9 +128,9 @@ def test_new_requests_are_refused(store: ContextStore, bpe_dir: Path) -> None:
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir), stream_key="tensor")
     preprocessor = Preprocessor(settings, store)
     request = TextRequest(text_input=[b"a"])
-    preprocessor.process(request)
+    process(preprocessor, request)
     Drain(store.directory, 100.0, 20.0)
     time.sleep(LOOK_S)
     with pytest.raises(StoppingError, match="takes no new requests"):
-        preprocessor.process(request)
+        process(preprocessor, request)
     assert len(store) == 1

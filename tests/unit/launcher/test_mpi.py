@@ -1,4 +1,4 @@
-"""Which MPI is here, and what each is told to start ranks."""
+"""Which MPI is found, and its command line."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_flavours_by_version(output: str, flavour: str | None) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for programs, and nothing else anywhere."""
+    """A folder that is the only place with programs."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
     return tmp_path
 
 
-def program(folder: Path, name: str, says: str) -> str:
+def program(folder: Path, name: str, output: str) -> str:
     path = folder / name
-    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.write_text(f"#!/bin/sh\necho '{output}'\n")
     path.chmod(0o755)
     return str(path)
 
@@ -53,7 +53,7 @@ def find(folder: Path, wanted: str | None = None, n: int = 2, **environ: str) ->
     return find_mpi(wanted, n, {"PATH": str(folder), **environ})
 
 
-def test_one_rank_needs_none(programs: Path) -> None:
+def test_one_rank_needs_no_mpi(programs: Path) -> None:
     assert find(programs, n=1) == Mpi("none")
     assert find(programs, "none", n=1) == Mpi("none")
 
@@ -73,19 +73,19 @@ def test_srun_inside_an_allocation(programs: Path) -> None:
     assert find(programs, "slurm") == Mpi("slurm", srun)
 
 
-def test_one_of_several_by_its_own_name(programs: Path) -> None:
+def test_an_mpi_is_found_by_its_own_program_name(programs: Path) -> None:
     program(programs, "mpirun", HYDRA)
     own = program(programs, "mpirun.openmpi", OPEN_4)
     assert find(programs, "openmpi") == Mpi("openmpi", own)
 
 
-def test_the_one_that_is_named(programs: Path) -> None:
+def test_an_explicit_program(programs: Path) -> None:
     other = program(programs, "other", HYDRA)
     program(programs, "mpirun", OPEN_5)
     assert find_mpi(None, 1, {"PATH": str(programs)}, other) == Mpi("mpich", other)
 
 
-def test_what_is_missing_is_said_with_the_mend(programs: Path) -> None:
+def test_errors_name_the_missing_part_and_the_fix(programs: Path) -> None:
     with pytest.raises(LaunchError, match=r"needs mpirun, and there is none on PATH; pip install"):
         find(programs)
     with pytest.raises(LaunchError, match=r"--mpi slurm: no srun on PATH"):
@@ -93,37 +93,37 @@ def test_what_is_missing_is_said_with_the_mend(programs: Path) -> None:
     with pytest.raises(SettingsError, match=r"--mpi none starts one rank, and --world-size is 2"):
         find(programs, "none")
     program(programs, "mpirun", OTHER)
-    with pytest.raises(LaunchError, match=r"is neither Open MPI's nor Hydra's; name another"):
+    with pytest.raises(LaunchError, match=r"is neither Open MPI's nor Hydra's; give another"):
         find(programs)
     program(programs, "mpirun", HYDRA)
-    with pytest.raises(LaunchError, match=r"is of mpich; take --mpi mpich, or name"):
+    with pytest.raises(LaunchError, match=r"belongs to mpich; use --mpi mpich, or give"):
         find(programs, "openmpi")
 
 
 def test_hosts(tmp_path: Path) -> None:
     assert parse_hosts("a:2,b.c-d") == (Host("a", 2), Host("b.c-d", 1))
     file = tmp_path / "hosts"
-    file.write_text("# of the cluster\na slots=2\nb:1 # slow\n\nc slots = 3\n")
+    file.write_text("# the cluster\na slots=2\nb:1 # slow\n\nc slots = 3\n")
     assert read_hostfile(file) == (Host("a", 2), Host("b", 1), Host("c", 3))
     assert place(4, read_hostfile(file)) == ("a", "a", "b", "c")
     assert place(4, ()) == ()
 
 
 @pytest.mark.parametrize("text", ["", "a:", "a:0", "a:x", "a b", "a,,b"])
-def test_what_is_no_list_of_hosts(text: str) -> None:
-    with pytest.raises(SettingsError, match="is no host; write host or host:ranks"):
+def test_invalid_lists_of_hosts(text: str) -> None:
+    with pytest.raises(SettingsError, match="is not a host; write host or host:ranks"):
         parse_hosts(text)
 
 
-def test_hostfiles_that_are_none(tmp_path: Path) -> None:
+def test_invalid_hostfiles(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_hostfile(tmp_path / "nowhere")
     file = tmp_path / "hosts"
-    file.write_text("# nobody\n")
-    with pytest.raises(SettingsError, match="names no host"):
+    file.write_text("# empty\n")
+    with pytest.raises(SettingsError, match="contains no host"):
         read_hostfile(file)
     file.write_text("a\nb slots=x\n")
-    with pytest.raises(SettingsError, match=r"hosts:2: 'b:x' is no host"):
+    with pytest.raises(SettingsError, match=r"hosts:2: 'b:x' is not a host"):
         read_hostfile(file)
 
 
@@ -165,5 +165,5 @@ def test_the_first_of_slurms_nodes(nodelist: str, first: str) -> None:
         ),
     ],
 )
-def test_what_starts_the_ranks(flavour: str, more: dict[str, object], argv: str) -> None:
+def test_mpi_argv(flavour: str, more: dict[str, object], argv: str) -> None:
     assert mpi_argv(Mpi(flavour, "PROGRAM"), 3, **more) == tuple(argv.split())  # type: ignore[arg-type]

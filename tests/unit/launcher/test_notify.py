@@ -1,4 +1,4 @@
-"""What service managers and probes are told."""
+"""Messages to systemd, and the ready file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from trt_tokenizers.launcher.notify import notify_systemd, write_ready_file
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+def test_systemd_gets_the_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
     name = f"@{tmp_path}" if abstract else str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -22,14 +24,16 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstra
         assert manager.recv(4096) == b"READY=1\nSTATUS=serving"
 
 
-def test_nobody_to_tell_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_service_manager_is_not_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify_systemd("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify_systemd("READY=1")
 
 
-def test_a_ready_file_is_there_whole(tmp_path: Path) -> None:
+def test_the_ready_file_is_written_atomically(tmp_path: Path) -> None:
     write_ready_file(tmp_path / "ready", {"pid": 1})
     assert json.loads((tmp_path / "ready").read_text()) == {"pid": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["ready"]

@@ -1,10 +1,14 @@
-"""What is found wrong before anything starts."""
+"""Problems that are found before anything starts."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,36 +34,36 @@ def found(folder: Path, **more: object) -> list[str]:
     return list(problems(dataclasses.replace(LaunchOptions(folder), **{**ports, **more})))
 
 
-def test_nothing_is_wrong(repository: Path) -> None:
+def test_a_valid_repository(repository: Path) -> None:
     assert found(repository) == []
 
 
-def test_repositories_that_are_none(repository: Path) -> None:
+def test_invalid_repositories(repository: Path) -> None:
     nowhere = repository / "nowhere"
-    assert found(nowhere) == [
-        f"--model-repo {nowhere}: there is no such folder; name a model repository"
-    ]
+    assert found(nowhere) == [f"--model-repo {nowhere}: no such folder; give a model repository"]
     model = repository / "ensemble"
     assert found(model) == [
         f"--model-repo {model}: no model in it has a config.pbtxt; "
-        f"it is a model itself, give the folder above it: {repository}"
+        f"it is a model; give its parent folder: {repository}"
     ]
     nowhere.mkdir()
-    assert found(nowhere) == [f"--model-repo {nowhere}: no model in it has a config.pbtxt"]
+    assert found(nowhere) == [
+        f"--model-repo {nowhere}: no model in it has a config.pbtxt; generate writes a repository"
+    ]
 
 
 def test_placeholders_are_named_by_file_and_line(repository: Path) -> None:
     config = repository / "preprocessing" / "config.pbtxt"
     config.write_text('# ${comment}\nmax_batch_size: ${size}\n  value: "${tokenizer_dir}"\n')
     assert found(repository) == [
-        f"{config}:2: a placeholder was never filled: max_batch_size: ${{size}}; "
-        "fill_template gives it a value",
-        f'{config}:3: a placeholder was never filled: value: "${{tokenizer_dir}}"; '
-        "fill_template gives it a value",
+        f"{config}:2: placeholder without a value: max_batch_size: ${{size}}; "
+        "set it with fill_template",
+        f'{config}:3: placeholder without a value: value: "${{tokenizer_dir}}"; '
+        "set it with fill_template",
     ]
 
 
-def test_a_port_in_use_names_who_uses_it(repository: Path) -> None:
+def test_a_port_in_use_names_its_process(repository: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -67,21 +71,21 @@ def test_a_port_in_use_names_who_uses_it(repository: Path) -> None:
         name = Path("/proc/self/comm").read_text().strip()
         assert found(repository, grpc_port=port) == [
             f"--grpc-port {port} is in use by pid {os.getpid()} ({name}); "
-            "end that or take another port"
+            "stop it or use another port"
         ]
 
 
-def test_an_address_that_is_not_ours(repository: Path) -> None:
+def test_an_address_of_another_host(repository: Path) -> None:
     assert "cannot be bound on --host 192.0.2.1" in found(repository, host="192.0.2.1")[0]
 
 
-def test_the_engine_model_has_to_be_there_for_several_ranks(repository: Path) -> None:
+def test_several_ranks_need_the_engine_model(repository: Path) -> None:
     assert found(repository, engine_models=("tensorrt_llm",)) == []
     lines = found(repository, engine_models=("tensorrt_llm", "ensemble"), world_size=2)
     assert [line.partition(":")[0] for line in lines] == ["--tensorrt-llm-model-name tensorrt_llm"]
 
 
-def test_a_rank_0_elsewhere_has_to_be_reachable(repository: Path) -> None:
+def test_a_rank_0_on_another_host_must_be_reachable(repository: Path) -> None:
     elsewhere = (Host("gpu1.invalid", 2),)
     assert "--host 127.0.0.1: rank 0 runs on gpu1.invalid" in found(repository, hosts=elsewhere)[0]
     assert found(repository, hosts=elsewhere, host="0.0.0.0") == []
@@ -92,7 +96,7 @@ def test_a_full_dev_shm(repository: Path, monkeypatch: pytest.MonkeyPatch) -> No
     full = (*os.statvfs("/dev/shm")[:3], 0, 0, *os.statvfs("/dev/shm")[5:])
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
     (line,) = found(repository)
-    assert line.startswith("/dev/shm has 0.0 MB free, and 2 Python models take 1 MB each")
+    assert line.startswith("/dev/shm has 0.0 MB free, but 2 Python models need 1 MB each")
 
 
 def test_one_server_per_repository(
@@ -101,21 +105,38 @@ def test_one_server_per_repository(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     same = tmp_path / "link"
     same.symlink_to(repository)
-    with locked(repository, force=False):
-        with pytest.raises(LaunchError) as caught, locked(same, force=False):
+    with locked(repository, "p-", force=False):
+        with pytest.raises(LaunchError) as caught, locked(same, "q-", force=False):
             pass
         assert f"another launch_server (pid {os.getpid()}) serves {same}" in str(caught.value)
-        with locked(same, force=True):
+        with locked(same, "q-", force=True):
             pass
-    with locked(same, force=False):
+    with locked(same, "q-", force=False):
         pass
+
+
+def test_a_start_waits_for_the_servers_of_a_killed_launcher(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    prefix = f"trt-launch-{secrets.token_hex(6)}-"
+    left = Path(f"/dev/shm/{prefix}mpi")
+    left.mkdir()
+    with locked(repository, prefix, force=False):
+        pass
+    code = "import time; time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-S", "-c", code, prefix]) as server:
+        threading.Thread(target=server.wait, daemon=True).start()
+        with locked(repository, "q-", force=False):
+            assert server.poll() == 0
+            assert not left.exists()
 
 
 @pytest.mark.parametrize(
     ("environ", "leader"),
     [
         ({}, ""),
-        # salloc's shell may stand on a login node.
+        # salloc's shell may run on a login node.
         ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "gpu1"}, "gpu1"),
         ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": socket.gethostname()}, ""),
         ({"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "gpu[03-05]"}, "gpu03"),

@@ -1,11 +1,10 @@
-"""The rank agent by itself: its lines, its rank, its exit code, its end."""
+"""The rank agent alone: its output, its rank, its exit code, its end."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from launching import alive, until
-from trt_tokenizers.launcher import guardian
 from trt_tokenizers.launcher.rank_protocol import LONGEST, RankCommand, RankEvent
+from trt_tokenizers.launcher.shared_memory import remove_with, sweep
 from trt_tokenizers.streams.stream_folder import SHM
 
 SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
@@ -29,7 +28,7 @@ def python(code: str) -> tuple[str, ...]:
 
 
 class Agent:
-    """An agent without MPI, run for real."""
+    """A real agent process without MPI."""
 
     def __init__(self, ranks: RankCommand, env: dict[str, str]) -> None:
         self.mark = ranks.mark
@@ -39,23 +38,23 @@ class Agent:
             stderr=subprocess.PIPE,
             env={**os.environ, **env},
         )
-        self.reports: list[RankEvent] = []
+        self.events: list[RankEvent] = []
         self.lines: list[bytes] = []
 
-    def until(self, event: str) -> RankEvent:
+    def until(self, name: str) -> RankEvent:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            rest, report = RankEvent.find(line, self.mark)
-            if report is None:
+            rest, event = RankEvent.find(line, self.mark)
+            if event is None:
                 self.lines.append(rest)
                 continue
-            self.reports.append(report)
-            if report.event == event:
-                return report
-        raise AssertionError(f"no {event}: {self.reports} {self.lines}")
+            self.events.append(event)
+            if event.event == name:
+                return event
+        raise AssertionError(f"no {name}: {self.events} {self.lines}")
 
     def up(self) -> int:
-        """Its server's process id, once that has said something."""
+        """The server's process id, after its first output."""
         pid = self.until("started").pid
         assert self.process.stdout is not None
         assert self.process.stdout.readline().endswith(b"up\n")
@@ -70,7 +69,7 @@ def run() -> Iterator[object]:
         ranks = RankCommand(
             leader=python(code),
             follower=python(follower),
-            shm_prefix=f"trt-test-{secrets.token_hex(4)}-{{rank}}-",
+            shm_prefix=f"trt-test-{secrets.token_hex(4)}-r{{rank}}-",
             rank_variable="" if rank is None else "TEST_RANK",
         )
         ranks = dataclasses.replace(ranks, **more)  # type: ignore[arg-type]
@@ -83,12 +82,12 @@ def run() -> Iterator[object]:
         agent.process.communicate(timeout=30)
 
 
-def test_a_drain_of_rank_0_ends_its_server_and_is_clean(run) -> None:
+def test_a_drain_of_rank_0_ends_its_server_cleanly(run) -> None:
     agent = run(SLEEP, SLEEP, rank=0)
     server = agent.up()
     agent.process.send_signal(signal.SIGUSR1)
     end = agent.until("ended")
-    assert (end.rank, end.code, end.pid, end.told) == (0, 0, server, False)
+    assert (end.rank, end.code, end.pid, end.external) == (0, 0, server, False)
     assert agent.process.wait(30) == 0
     assert not alive(server)
 
@@ -97,9 +96,9 @@ def test_a_drain_leaves_other_ranks_to_their_engines(run) -> None:
     agent = run("", SLEEP, rank=2)
     server = agent.up()
     agent.process.send_signal(signal.SIGUSR1)
-    time.sleep(1.0)  # it looks four times a second; one that obeyed would have ended its server
+    time.sleep(1.0)  # the agent acts within 0.25 s
     assert alive(server)
-    agent.process.send_signal(signal.SIGUSR1)  # may come as one with the first: sent until it ends
+    agent.process.send_signal(signal.SIGUSR1)  # two pending signals may merge, so repeat it
     until(lambda: agent.process.send_signal(signal.SIGUSR1) or not alive(server))
     assert agent.until("ended").code == 0
     assert agent.process.wait(30) == 0
@@ -117,7 +116,7 @@ def test_a_server_that_does_not_end_is_killed(run) -> None:
     [("raise SystemExit(3)", 3, "exit code 3"), ("pass", 1, "exit code 0"),
      ("import os; os.kill(os.getpid(), 9)", 137, "SIGKILL")],
 )  # fmt: skip
-def test_an_end_that_nobody_asked_for(run, code: str, exit_code: int, how: str) -> None:
+def test_an_end_without_an_order(run, code: str, exit_code: int, how: str) -> None:
     agent = run("", code, rank=1)
     end = agent.until("ended")
     assert (end.rank, end.code, end.how) == (1, exit_code, how)
@@ -129,13 +128,13 @@ def test_sigterm_kills_at_once(run) -> None:
     server = agent.up()
     agent.process.terminate()
     end = agent.until("ended")
-    assert (end.code, end.told) == (143, True)
+    assert (end.code, end.external) == (143, True)
     assert agent.process.wait(30) == 143
     assert not alive(server)
 
 
 def test_the_shared_memory_of_a_rank_is_swept(run) -> None:
-    prefix = f"trt-test-{secrets.token_hex(4)}-{{rank}}-"
+    prefix = f"trt-test-{secrets.token_hex(4)}-r{{rank}}-"
     shm = Path("/dev/shm")
     mine, other = (shm / (prefix.format(rank=rank) + "x") for rank in (1, 2))
     try:
@@ -148,20 +147,28 @@ def test_the_shared_memory_of_a_rank_is_swept(run) -> None:
         other.unlink()
 
 
-def test_a_stream_folder_goes_although_who_knew_it_was_killed() -> None:
-    """Its name lies beside the launch's shared memory; any other name removes only itself."""
+def test_sweep_removes_registered_paths(tmp_path: Path) -> None:
     prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
-    folder = SHM / f"trt-tokenizers-{os.getpid()}-{secrets.randbelow(10**12)}"
-    other = SHM / f"other-{secrets.token_hex(6)}"
-    for made in (folder, other):
-        made.mkdir()
-        (made / "17.0").touch()
-        guardian.name_stream_folder(prefix, made)
-    guardian.sweep(prefix, set())
-    assert not folder.exists()
-    assert other.exists()
+    folder, file, unrelated = (tmp_path / name for name in ("folder", "file", "unrelated"))
+    folder.mkdir()
+    for path in (folder / "17.0", file, unrelated):
+        path.touch()
+    for path in (folder, file, tmp_path / "missing"):
+        remove_with(prefix, path)
+    sweep(prefix, set())
+    assert list(tmp_path.iterdir()) == [unrelated]
     assert not list(SHM.glob(f"{prefix}*"))
-    shutil.rmtree(other)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of another user")
+def test_sweep_ignores_the_links_of_other_users(tmp_path: Path) -> None:
+    prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
+    remove_with(prefix, tmp_path)
+    (link,) = SHM.glob(f"{prefix}*")
+    os.lchown(link, 65534, 65534)
+    sweep(prefix, set())
+    assert tmp_path.exists()
+    assert not list(SHM.glob(f"{prefix}*"))
 
 
 def test_lines_begin_with_the_rank(run) -> None:
@@ -177,21 +184,21 @@ def test_a_program_that_cannot_be_run(run) -> None:
     assert agent.process.wait(30) == 126
 
 
-def test_an_mpi_that_does_not_say_the_rank(run) -> None:
+def test_a_missing_rank_variable(run) -> None:
     agent = run("pass", rank_variable="NO_SUCH_RANK")
     _, err = agent.process.communicate(timeout=30)
     assert agent.process.returncode == 2
-    assert err.startswith(b"error: NO_SUCH_RANK is '', and this MPI should have set it")
+    assert err.startswith(b"error: NO_SUCH_RANK is '', but the MPI must set it to the rank; ")
 
 
-def test_a_report_survives_what_stands_around_it() -> None:
-    report = RankEvent(1, "ended", text="why: «ß»", code=3)
+def test_an_event_is_found_after_other_output() -> None:
+    event = RankEvent(1, "ended", text="why: «ß»", code=3)
     mark = RankCommand(leader=(), shm_prefix="trt-launch-12ab-r{rank}-").mark
-    line = report.to_line(mark)
-    assert RankEvent.find(line, mark) == (b"", report)
-    assert RankEvent.find(b"half a li" + line, mark) == (b"half a li", report)
+    line = event.to_line(mark)
+    assert RankEvent.find(line, mark) == (b"", event)
+    assert RankEvent.find(b"half a li" + line, mark) == (b"half a li", event)
     assert RankEvent.find(line[:-9], mark) == (line[:-9], None), "cut short"
     assert RankEvent.find(mark + b"1\n", mark) == (mark + b"1\n", None)
     other = RankCommand(leader=(), shm_prefix="trt-launch-34cd-r{rank}-").mark
-    assert RankEvent.find(line, other) == (line, None), "of another launch, or of a prompt"
-    assert len(dataclasses.replace(report, text="ß" * 10**5).to_line(mark)) <= LONGEST
+    assert RankEvent.find(line, other) == (line, None), "the mark of another launch"
+    assert len(dataclasses.replace(event, text="ß" * 10**5).to_line(mark)) <= LONGEST

@@ -1,4 +1,4 @@
-"""What is read from a server's log, its repository index and its processes."""
+"""A server's log, its repository index and its processes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from trt_tokenizers.launcher.guardian import children, descendants
+from trt_tokenizers.launcher.process_tree import children, descendants
 from trt_tokenizers.launcher.readiness import Readiness, judge, read_readiness
 from trt_tokenizers.launcher.server_watch import (
     UNCOLLECTED,
@@ -30,7 +32,7 @@ LOADED_23 = b"I1016 10:00:00.00 1 model_lifecycle.cc:818] successfully loaded 't
 
 
 @pytest.mark.parametrize("line", [LOADED_24, LOADED_23])
-def test_loaded_models_are_read_at_every_split(line: bytes) -> None:
+def test_loaded_models_are_found_at_every_split(line: bytes) -> None:
     for cut in range(len(line)):
         log = LogReader()
         assert log.feed(line[:cut], 1) + log.feed(line[cut:], 1) == ["two"]
@@ -53,7 +55,7 @@ def test_the_reason_is_the_first_model_that_failed() -> None:
     assert log.reason == "model 'identity2': ModuleNotFoundError: No module named '_struct'"
 
 
-def test_the_reason_of_a_stop_that_took_too_long() -> None:
+def test_the_reason_of_an_expired_stop() -> None:
     log = LogReader()
     log.feed(b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n', 1)
     assert log.reason == "Internal - Exit timeout expired."
@@ -78,7 +80,7 @@ def test_ready_needs_every_model() -> None:
     assert judge(True, [entry("a", "READY"), entry("b", "READY")]).ready
 
 
-def test_models_that_nobody_asked_for_are_not_waited_for() -> None:
+def test_models_that_need_not_load_are_ignored() -> None:
     seen = judge(True, [entry("a", "READY"), entry("b"), entry("c", "UNAVAILABLE", "unloaded")])
     assert seen.ready
     assert seen.models == ("a",)
@@ -91,17 +93,17 @@ def test_a_model_that_failed_is_named_with_the_first_line() -> None:
     assert not seen.ready
 
 
-def test_one_good_version_is_enough() -> None:
+def test_one_ready_version_is_enough() -> None:
     seen = judge(True, [entry("a", "UNAVAILABLE", "old"), entry("a", "READY")])
     assert seen.ready
     assert seen.failed == ()
 
 
-def test_a_port_that_nobody_listens_on_is_not_ready() -> None:
+def test_a_closed_port_is_not_ready() -> None:
     assert read_readiness("http://127.0.0.1:1") == Readiness()
 
 
-def test_output_comes_in_whole_lines_or_late() -> None:
+def test_output_arrives_in_whole_lines_or_late() -> None:
     source, feed = os.pipe()
     shown: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     thread = threading.Thread(target=copy_output, args=(source, shown.put, 0.05))
@@ -117,7 +119,7 @@ def test_output_comes_in_whole_lines_or_late() -> None:
     assert not thread.is_alive()
 
 
-def test_output_without_patience_is_lines_alone() -> None:
+def test_output_without_patience_is_whole_lines() -> None:
     source, feed = os.pipe()
     shown: list[bytes] = []
     thread = threading.Thread(target=copy_output, args=(source, shown.append, None))
@@ -131,14 +133,14 @@ def test_output_without_patience_is_lines_alone() -> None:
     assert all(len(piece) < 40_000 for piece in shown)
 
 
-def test_a_reader_that_left_does_not_stop_the_writer() -> None:
+def test_a_closed_reader_does_not_block_the_writer() -> None:
     result, target = os.pipe()
     os.close(result)
     write_all(target, b"x" * 10**6)  # more than a pipe holds
     os.close(target)
 
 
-def test_a_stop_that_waited_for_idle_connections_is_told_from_one_that_cut_requests() -> None:
+def test_a_stop_delayed_by_idle_connections_is_clean() -> None:
     expired = b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n'
     count = (
         b'I1 server.cc:321] "Timeout %d: Found %d model versions that have in-flight inferences"\n'
@@ -146,13 +148,13 @@ def test_a_stop_that_waited_for_idle_connections_is_told_from_one_that_cut_reque
     for left, running, drained in ((0, 0, True), (0, 1, False), (7, 0, False)):
         log = LogReader()
         log.feed(count % (left, running), 1)
-        assert not log.drained, "it may still end by itself"
+        assert not log.drained, "the server may still end in time"
         log.feed(expired, 1)
         assert log.drained is drained
 
 
-def test_a_dead_child_counts_when_it_stays_uncollected() -> None:
-    # A «server» whose «stub» dies and is not collected.
+def test_a_lasting_zombie_is_reported() -> None:
+    # A "server" that does not collect its dead "stub".
     code = (
         "import subprocess, sys; p = subprocess.Popen([sys.executable, '-S', '-c', 'input()', "
         "'repo/chat/1/model.py'], stdin=0); print(p.pid, flush=True); import time; time.sleep(60)"
@@ -181,7 +183,21 @@ def test_a_dead_child_counts_when_it_stays_uncollected() -> None:
         server.communicate()
 
 
-def test_children_of_a_process_that_is_gone() -> None:
+def test_children_without_the_kernels_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONFIG_PROC_CHILDREN is optional."""
+    iterdir = Path.iterdir
+
+    def without_tasks(path: Path) -> Iterator[Path]:
+        if path.name == "task":
+            raise FileNotFoundError
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", without_tasks)
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in children(os.getpid())
+
+
+def test_children_of_a_missing_process() -> None:
     gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
     gone.wait()
     assert children(gone.pid) == []

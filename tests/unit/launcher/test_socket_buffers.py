@@ -1,4 +1,4 @@
-"""Widening the socket pairs of another process."""
+"""Enlarging the socket buffers of another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from trt_tokenizers.launcher.socket_buffers import widen
 
-# Says how many commands of 24 bytes a socket pair takes, once it is told to.
+# Prints how many commands of 24 bytes fit into a socket pair, after a line on its input.
 _CHILD = """
 import socket, sys
 a, b = socket.socketpair()
@@ -45,17 +45,17 @@ def _held(child: subprocess.Popen[str]) -> int:
 
 
 def test_a_widened_pair_takes_thousands(child: subprocess.Popen[str]) -> None:
-    mend = widen(child.pid)
+    warning = widen(child.pid)
     held = _held(child)
-    if mend is None:
+    if warning is None:
         assert held > 5000
     else:  # without CAP_NET_ADMIN the kernel's own limit holds
         assert int(Path("/proc/sys/net/core/wmem_default").read_text()) < 4 << 20
-        assert "sysctl -w net.core.wmem_default" in mend
+        assert "sysctl -w net.core.wmem_default" in warning
 
 
-def test_what_a_pair_takes_by_itself(child: subprocess.Popen[str]) -> None:
-    """The reason for all this; a machine that is set up otherwise does not need it."""
+def test_a_pair_with_default_buffers_takes_few(child: subprocess.Popen[str]) -> None:
+    """The problem that `widen` solves; a machine with larger default buffers does not have it."""
     default = int(Path("/proc/sys/net/core/wmem_default").read_text())
     if default > 1 << 20:
         pytest.skip(f"net.core.wmem_default is {default} here already")

@@ -1,4 +1,4 @@
-"""Real launches of a fake tritonserver: stopped, killed from outside; nothing may be left."""
+"""Real launches of a fake tritonserver: each process is stopped or killed, and nothing is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_that_was_asked_for_exits_0(start: Start, number: signal.Signals) -> None:
+def test_a_requested_stop_exits_0(start: Start, number: signal.Signals) -> None:
     launch = start("--world_size", "1").until_ready()
     addresses = json.loads(launch.ready.read_text())
     assert addresses["models"] == ["one", "two"]
@@ -43,7 +43,7 @@ def test_a_stop_that_was_asked_for_exits_0(start: Start, number: signal.Signals)
     assert f"signals: [{signal.SIGTERM.value}]" in launch.err()
 
 
-def test_systemd_hears_of_ready_and_of_the_stop(
+def test_systemd_gets_ready_and_stopping(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -51,13 +51,13 @@ def test_systemd_hears_of_ready_and_of_the_stop(
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         launch = start()
-        heard = [b""]
-        while not heard[-1].startswith(b"READY=1\nSTATUS=serving at http://127.0.0.1:"):
-            heard.append(manager.recv(4096))
-        assert any(line.startswith(b"STATUS=model one is ready") for line in heard)
+        received = [b""]
+        while not received[-1].startswith(b"READY=1\nSTATUS=serving at http://127.0.0.1:"):
+            received.append(manager.recv(4096))
+        assert any(line.startswith(b"STATUS=model one is ready") for line in received)
         launch.until_ready().process.terminate()
-        while heard[-1] != b"STOPPING=1":
-            heard.append(manager.recv(4096))
+        while received[-1] != b"STOPPING=1":
+            received.append(manager.recv(4096))
         assert launch.ended() == 0
 
 
@@ -92,13 +92,13 @@ def test_a_stop_while_loading(start: Start) -> None:
     assert "launch: ready" not in launch.said()
 
 
-def test_a_killed_launcher_takes_everything_along(start: Start) -> None:
+def test_a_killed_launcher_leaves_nothing(start: Start) -> None:
     launch = start().until_ready()
     launch.process.kill()
     launch.ended()
 
 
-def test_a_killed_server_is_told_by_the_exit_code(start: Start) -> None:
+def test_the_exit_code_of_a_killed_server(start: Start) -> None:
     launch = start().until_ready()
     os.kill(launch.server(), signal.SIGKILL)
     assert launch.ended() == 128 + signal.SIGKILL
@@ -109,7 +109,7 @@ def test_a_killed_stub_ends_the_launch(start: Start) -> None:
     launch = start().until_ready()
     os.kill(launch.stub(), signal.SIGKILL)
     assert launch.ended() == 1
-    # One that dies within 0.25 s of its start is not known by its model.
+    # The model of a stub that dies within 0.25 s is unknown.
     assert re.fullmatch(
         "error: the Python process of (model 'one'|a Python model) died "
         r"\(SIGKILL; the kernel sends it when memory runs out\)",
@@ -117,25 +117,11 @@ def test_a_killed_stub_ends_the_launch(start: Start) -> None:
     )
 
 
-def test_a_killed_guardian_ends_the_launch(start: Start) -> None:
-    launch = start().until_ready()
-    os.kill(launch.guardian(), signal.SIGKILL)
-    assert launch.ended() == 1
-    assert "guardian process of the launch was killed" in launch.said()[-1]
-
-
 def test_a_killed_agent_ends_the_launch(start: Start) -> None:
     launch = start().until_ready()
     os.kill(launch.agent(), signal.SIGKILL)
     assert launch.ended() == 128 + signal.SIGKILL
     assert launch.said()[-1] == "error: the rank agent ended by itself (SIGKILL)"
-
-
-def test_a_guardian_cannot_be_ended_by_a_signal_to_all(start: Start) -> None:
-    launch = start().until_ready()
-    os.kill(launch.guardian(), signal.SIGTERM)
-    launch.process.terminate()
-    assert launch.ended() == 0
 
 
 def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
@@ -149,7 +135,7 @@ def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
         "model 'two': ValueError: no tokenizer"
     )
     assert "launch: the last lines of rank 0:" in said
-    # Two pipes, so which of the server's last lines is the very last is open.
+    # The server writes to two pipes, so the order of its last lines is undefined.
     assert "launch:   error: creating server: Internal - failed to load all models" in said
     assert launch.out() == ""
     assert log.read_text().startswith("kept\n")
@@ -162,7 +148,7 @@ def test_ready_timeout(start: Start) -> None:
     assert launch.said()[-1] == ("error: not ready within --ready-timeout 0.5 s; ready so far: one")
 
 
-def test_a_program_that_cannot_be_run(start: Start, tmp_path: Path) -> None:
+def test_an_invalid_program(start: Start, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("this is no program")
     broken.chmod(0o755)
@@ -183,7 +169,7 @@ def test_arguments_after_the_dashes_reach_the_server(start: Start) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--ready-file", "its folder is not there; make it first"),
+        ("--ready-file", "its folder does not exist; create it first"),
         ("--log-file", "No such file or directory"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where tritonserver is found, on installations made here."""
+"""Finding tritonserver in fake installations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def distribution(site: Path, name: str, version: str) -> None:
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment with a cache of its own and no tritonserver on PATH."""
+    """A separate cache, and no tritonserver on PATH."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "/usr/bin")
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
@@ -42,7 +42,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The files of nvidia-pytriton as far as they matter, in a site-packages of their own."""
+    """The relevant files of nvidia-pytriton, in a separate site-packages."""
     site = tmp_path / "site"
     root = site / "pytriton" / "tritonserver"
     executable(root / "bin" / "tritonserver")
@@ -78,7 +78,7 @@ def test_an_explicit_path_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_an_explicit_path_that_is_no_program(tmp_path: Path, name: str) -> None:
+def test_an_explicit_path_without_a_program(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerNotFoundError, match=f"{name} is not an executable file"):
         find_server(str(tmp_path / name))
@@ -92,7 +92,7 @@ def test_the_container_comes_before_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_server(None, tmp_path / "opt").executable == container
 
 
-def test_nothing_found_lists_the_places_and_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_found_names_the_places_and_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tritonserver, "_wheel_root", lambda: None)
     with pytest.raises(ServerNotFoundError) as caught:
         find_server(None, NOWHERE)
@@ -100,7 +100,7 @@ def test_nothing_found_lists_the_places_and_the_mend(monkeypatch: pytest.MonkeyP
         assert part in str(caught.value)
 
 
-def test_the_wheel_made_ready(wheel: Path, tmp_path: Path) -> None:
+def test_the_assembled_wheel(wheel: Path, tmp_path: Path) -> None:
     found = find_server(None, NOWHERE)
     assert found.executable == wheel / "bin" / "tritonserver"
     assert found.source == "the wheel nvidia-pytriton 0.7.0"
@@ -114,12 +114,10 @@ def test_the_wheel_made_ready(wheel: Path, tmp_path: Path) -> None:
     assert os.access(files["triton_python_backend_stub"], os.X_OK)
     libraries = f"{wheel.parents[1] / 'nvidia_pytriton.libs'}:{tmp_path / 'python' / 'lib'}"
     assert found.env["LD_LIBRARY_PATH"] == libraries
-    assert find_server(None, NOWHERE) == found, "made once"
+    assert find_server(None, NOWHERE) == found, "assembled once"
 
 
-def test_the_wheel_keeps_the_libraries_that_were_asked_for(
-    wheel: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wheel_keeps_ld_library_path(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/local/cuda/lib64")
     assert find_server(None, NOWHERE).env["LD_LIBRARY_PATH"].endswith(":/usr/local/cuda/lib64")
 
@@ -148,14 +146,14 @@ def test_a_source_tree_is_visible_to_models(wheel: Path, monkeypatch: pytest.Mon
     assert find_server(None, NOWHERE).backend_directory != found.backend_directory
 
 
-def test_an_incomplete_cache_is_made_anew(wheel: Path) -> None:
+def test_an_incomplete_cache_is_replaced(wheel: Path) -> None:
     first = find_server(None, NOWHERE).backend_directory
     assert first is not None
     (first / "python" / "libtriton_python.so").write_text("lib")
     second = find_server(None, NOWHERE).backend_directory
     assert second == first
     assert (first / "python" / "libtriton_python.so").read_text() == "library"
-    assert [p.name for p in first.parent.iterdir()] == [first.name], "nothing is left lying about"
+    assert [p.name for p in first.parent.iterdir()] == [first.name], "no scratch folder is left"
 
 
 def test_many_launches_at_once(wheel: Path) -> None:
@@ -177,7 +175,7 @@ def test_many_launches_at_once(wheel: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ServerNotFoundError, match="set XDG_CACHE_HOME to a folder"):
+    with pytest.raises(ServerNotFoundError, match="set XDG_CACHE_HOME to a writable folder"):
         find_server(None, NOWHERE)
 
 
@@ -189,7 +187,7 @@ def test_numpy_2_is_refused(wheel: Path) -> None:
         find_server(None, NOWHERE)
 
 
-def test_a_python_that_the_wheel_does_not_know(wheel: Path) -> None:
+def test_a_python_that_the_wheel_does_not_support(wheel: Path) -> None:
     shutil.rmtree(wheel / "python_backend_stubs" / PYTHON)
     with pytest.raises(ServerNotFoundError, match=f"no Python backend for Python {PYTHON}; it has"):
         find_server(None, NOWHERE)

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from preprocessing import process
 from trt_tokenizers.errors import RequestError, SettingsError
-from trt_tokenizers.processing.preprocess import (
-    EngineRequest,
-    PreprocessingSettings,
-    Preprocessor,
-    TextRequest,
-)
+from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
+from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.processing.stop_words import tokenizations
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore
@@ -39,9 +36,9 @@ def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocesso
     return Preprocessor(settings, contexts)
 
 
-def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextStore) -> None:
-    made = preprocessor.process(
-        TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
+def test_arrays_for_the_engine(preprocessor: Preprocessor, contexts: ContextStore) -> None:
+    made = process(
+        preprocessor, TextRequest(rows=2, text_input=[b"hello world", b"a"], max_tokens=[3, 4])
     )
     tokenizer = preprocessor.tokenizer
     ids = tokenizer.encode("hello world")
@@ -54,7 +51,7 @@ def test_arrays_are_tensorrt_llms(preprocessor: Preprocessor, contexts: ContextS
     assert made.arrays["OUT_END_ID"].tolist() == [[2], [2]]
     # The model's second EOS id reaches the engine as a stop word of one token.
     assert [from_array(row) for row in made.arrays["STOP_WORDS_IDS"]] == [((0,),), ((0,),)]
-    assert "BAD_WORDS_IDS" not in made.arrays, "what says nothing is left out"
+    assert "BAD_WORDS_IDS" not in made.arrays, "an empty list makes no array"
     keys = made.arrays["STREAM_KEY"][:, 0].tolist()
     assert len(set(keys)) == 2
     assert all(0 <= key < 2**53 for key in keys)
@@ -76,7 +73,7 @@ def test_messages_give_the_ids_of_apply_chat_template(
         {"role": "assistant", "content": "a"},
         {"role": "user", "content": "v"},
     ]
-    made = preprocessor.process(TextRequest(messages=[json.dumps(messages).encode()]))
+    made = process(preprocessor, TextRequest(messages=[json.dumps(messages).encode()]))
     expected = AutoTokenizer.from_pretrained(bpe_dir).apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False
     )
@@ -90,7 +87,7 @@ def test_one_bos_with_any_template(
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama", template=template,
                         max_seq_len="")  # fmt: skip
     messages = b'[{"role": "user", "content": "hi"}]'
-    ids = preprocessor.process(TextRequest(messages=[messages])).arrays["INPUT_ID"][0].tolist()
+    ids = process(preprocessor, TextRequest(messages=[messages])).arrays["INPUT_ID"][0].tolist()
     assert ids[0] == preprocessor.tokenizer.bos_id
     assert ids.count(preprocessor.tokenizer.bos_id) == 1
 
@@ -109,6 +106,9 @@ def test_one_bos_with_any_template(
         (TextRequest(text_input=[b"ab cd" * 64]), "the model takes 64 in all; shorten the prompt"),
         (TextRequest(text_input=[b"a"], parameters={"max_token": 1}),
          r"unknown parameter 'max_token' \(did you mean 'max_tokens'\?\)"),
+        # An input that this ensemble lacks, as Triton passes it.
+        (TextRequest(text_input=[b"a"], parameters={"min_p": 0.1}),
+         "unknown parameter 'min_p'; this server's ensemble has no such input, leave it out"),
         (TextRequest(text_input=[b"a"], stop_words=[[b"\xff"]]), "stop_words is not valid UTF-8"),
         # More than 16 characters for each of the model's 64 tokens.
         (TextRequest(text_input=[b"a" * 1025]),
@@ -125,11 +125,11 @@ def test_one_bos_with_any_template(
          "decoder_text_input has 1025 characters"),
     ],
 )  # fmt: skip
-def test_bad_requests_are_named_and_leave_nothing(
+def test_bad_requests_are_refused_and_leave_no_context(
     preprocessor: Preprocessor, contexts: ContextStore, request_: TextRequest, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        preprocessor.process(request_)
+        process(preprocessor, request_)
     assert len(contexts) == 0
 
 
@@ -139,11 +139,11 @@ def test_bad_requests_are_named_and_leave_nothing(
         ({}, 1024),
         ({"max_prompt_chars": "7"}, 7),
         ({"max_seq_len": "0"}, 5_000_000),
-        # What is to be cut need not fit.
+        # Longer prompts are truncated.
         ({"truncate_prompt_tokens": "3"}, 5_000_000),
     ],
 )
-def test_no_text_is_encoded_that_is_too_long_for_any_tokenizer(
+def test_texts_over_the_limit_are_not_encoded(
     bpe_dir: Path,
     contexts: ContextStore,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,31 +165,31 @@ def test_no_text_is_encoded_that_is_too_long_for_any_tokenizer(
     assert [type(each) for each in made] == [EngineRequest, RequestError]
 
 
-def test_a_bad_row_leaves_no_context_of_its_neighbours(
+def test_a_bad_row_leaves_no_context_of_other_rows(
     preprocessor: Preprocessor, contexts: ContextStore
 ) -> None:
     with pytest.raises(RequestError):
-        preprocessor.process(TextRequest(rows=2, text_input=[b"good", b""]))
+        process(preprocessor, TextRequest(rows=2, text_input=[b"good", b""]))
     assert len(contexts) == 0
 
 
-def test_messages_without_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
+def test_messages_need_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama")
     with pytest.raises(RequestError, match="this server has no chat template"):
-        preprocessor.process(TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
+        process(preprocessor, TextRequest(messages=[b'[{"role": "user", "content": "hi"}]']))
 
 
 def test_end_id(preprocessor: Preprocessor) -> None:
-    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[7]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"], end_id=[7]))
     assert made.arrays["OUT_END_ID"].tolist() == [[7]]
     assert set(from_array(made.arrays["STOP_WORDS_IDS"][0])) == {(2,), (0,)}
-    made = preprocessor.process(TextRequest(text_input=[b"a"], end_id=[-1]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"], end_id=[-1]))
     assert made.arrays["OUT_END_ID"].tolist() == [[-1]]
     assert "STOP_WORDS_IDS" not in made.arrays
 
 
 def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
-    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"]))
     assert made.arrays["REQUEST_OUTPUT_LEN"].tolist() == [[63]]
 
 
@@ -211,14 +211,14 @@ def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
         ({"word_lists": "xml"}, "word_lists is 'xml'; it must be list or csv"),
     ],
 )
-def test_bad_settings_are_named(
+def test_bad_settings_are_refused(
     bpe_dir: Path, contexts: ContextStore, parameters: dict[str, str], message: str
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         make(bpe_dir, contexts, **parameters)
 
 
-def test_word_arrays_there_and_back() -> None:
+def test_word_arrays_round_trip() -> None:
     rows = [[(1, 2), (3,)], [], [(4, 5, 6)]]
     array = to_array(rows)
     assert array.shape == (3, 2, 3)
@@ -228,7 +228,7 @@ def test_word_arrays_there_and_back() -> None:
         from_array(np.array([[1, 2], [3, -1]], dtype=np.int32))
 
 
-def test_a_word_is_found_however_it_is_tokenized(preprocessor: Preprocessor) -> None:
+def test_a_word_has_ids_at_the_start_and_after_a_space(preprocessor: Preprocessor) -> None:
     tokenizer = preprocessor.tokenizer
     found = tokenizations(tokenizer, ["", "space"], "stop_words")
     assert tuple(tokenizer.encode("space")) in found
@@ -239,35 +239,35 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
     preprocessor = make(bpe_dir, contexts, stream_key="auto")  # no response parameters here
-    made = preprocessor.process(
-        TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine")
+    made = process(
+        preprocessor,
+        TextRequest(rows=2, text_input=[b"a", b"hello"], max_tokens=[1, 2], request_id="mine"),
     )
     assert ("STREAM_KEY" in made.arrays, made.sequence_id) == (False, None)
     key = key_of_request_id("mine")
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
-    preprocessor.process(TextRequest(text_input=[b"a"]))
-    assert len(contexts) == 0, "without an id nobody could find it"
+    process(preprocessor, TextRequest(text_input=[b"a"]))
+    assert len(contexts) == 0, "without an id postprocessing cannot find it"
 
 
-def test_triton_carries_a_number_that_json_can_hold(bpe_dir: Path, contexts: ContextStore) -> None:
+def test_a_sequence_id_is_a_number_that_json_can_hold(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
     settings = PreprocessingSettings(tokenizer_dir=str(bpe_dir))
     preprocessor = Preprocessor(settings, contexts, response_parameters=True)
-    made = preprocessor.process(TextRequest(text_input=[b"a"]))
+    made = process(preprocessor, TextRequest(text_input=[b"a"]))
     assert "STREAM_KEY" not in made.arrays
     assert isinstance(made.sequence_id, int)
     assert 0 < made.sequence_id < 2**53
     assert contexts.take(made.sequence_id) is not None
 
 
-def test_a_comma_is_a_comma_unless_the_server_speaks_csv(
-    bpe_dir: Path, contexts: ContextStore
-) -> None:
+def test_commas_separate_words_only_with_csv(bpe_dir: Path, contexts: ContextStore) -> None:
     words = [[b'a,b,"c,d"']]
     for form, expected in (("list", ('a,b,"c,d"',)), ("csv", ("a", "b", "c,d"))):
-        made = make(bpe_dir, contexts, word_lists=form).process(
-            TextRequest(text_input=[b"x"], stop_words=words)
-        )
+        preprocessor = make(bpe_dir, contexts, word_lists=form)
+        made = process(preprocessor, TextRequest(text_input=[b"x"], stop_words=words))
         context = contexts.take(int(made.arrays["STREAM_KEY"][0, 0]))
         assert context is not None
         assert context.stop_strings == expected

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from preprocessing import process
 from texts import HARD_TEXTS
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
@@ -36,7 +37,7 @@ def make(folder: Path, contexts: ContextStore, **parameters: str) -> Preprocesso
 
 
 def prompt(preprocessor: Preprocessor, request: TextRequest) -> str:
-    ids = preprocessor.process(request).arrays["INPUT_ID"][0].tolist()
+    ids = process(preprocessor, request).arrays["INPUT_ID"][0].tolist()
     return preprocessor.tokenizer.decode(ids, skip_special_tokens=False)
 
 
@@ -47,11 +48,11 @@ def test_tools_and_arguments_reach_the_template(bpe_dir: Path, contexts: Context
     assert prompt(preprocessor, request) == "é|f|False"
     assert prompt(preprocessor, TextRequest(messages=[HI])) == "||"
     empty = TextRequest(messages=[HI], tools=[b""], chat_template_kwargs=[b""])
-    assert prompt(preprocessor, empty) == "||", "old clients send empty strings for none"
+    assert prompt(preprocessor, empty) == "||", "an empty string counts as not sent"
 
 
 def with_templates(folder: Path, work: Path, layout: str, **sources: str) -> Path:
-    """A copy of *folder* with templates of its own, by name."""
+    """A copy of *folder* with these templates, by name."""
     shutil.copytree(folder, work)
     path = work / "tokenizer_config.json"
     config = json.loads(path.read_text())
@@ -67,7 +68,7 @@ def with_templates(folder: Path, work: Path, layout: str, **sources: str) -> Pat
 
 
 @pytest.mark.parametrize("layout", ["list", "files"])
-def test_the_models_own_tools_template_is_taken_for_tools(
+def test_requests_with_tools_use_the_models_tools_template(
     bpe_dir: Path, tmp_path: Path, layout: str
 ) -> None:
     folder = with_templates(
@@ -93,17 +94,15 @@ def test_the_models_own_tools_template_is_taken_for_tools(
         prompt(chosen, named("rag"))
 
 
-def test_a_model_without_a_default_template_serves_what_its_own_are_for(
-    bpe_dir: Path, tmp_path: Path
-) -> None:
+def test_a_model_without_a_default_template(bpe_dir: Path, tmp_path: Path) -> None:
     folder = with_templates(bpe_dir, tmp_path / "model", "list", tool_use="{{ tools | length }}")
     preprocessor = make(folder, ContextStore(tmp_path / "streams"))
     assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "1"
-    with pytest.raises(RequestError, match="own templates are tool_use, without a default; name"):
+    with pytest.raises(RequestError, match="has the templates tool_use and no default; name"):
         prompt(preprocessor, TextRequest(messages=[HI]))
 
 
-def test_a_template_that_a_type_sets_is_its_only_one(
+def test_a_template_of_the_tokenizer_type_replaces_those_of_files(
     bpe_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "templated.py").write_text(
@@ -119,34 +118,32 @@ def test_a_template_that_a_type_sets_is_its_only_one(
     assert prompt(preprocessor, TextRequest(messages=[HI], tools=[TOOLS])) == "mine 1"
 
 
-def test_an_answer_that_goes_on_with_the_prompt_keeps_its_first_space(
+def test_the_context_says_whether_the_answer_continues_the_prompt(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
     preprocessor = make(bpe_dir, contexts)
-    going_on = b'{"continue_final_message": true}'
+    continuing = b'{"continue_final_message": true}'
     for request, continues in (
         (TextRequest(messages=[HI]), False),
-        (TextRequest(messages=[HI], chat_template_kwargs=[going_on]), True),
+        (TextRequest(messages=[HI], chat_template_kwargs=[continuing]), True),
         (TextRequest(text_input=[b"hi"]), True),
     ):
-        key = int(preprocessor.process(request).arrays["STREAM_KEY"][0, 0])
+        key = int(process(preprocessor, request).arrays["STREAM_KEY"][0, 0])
         context = contexts.take(key)
         assert context is not None
         assert context.continues is continues
 
 
-def test_a_requests_own_template_only_where_the_server_allows_it(
-    bpe_dir: Path, contexts: ContextStore
-) -> None:
+def test_templates_in_requests_need_the_setting(bpe_dir: Path, contexts: ContextStore) -> None:
     own = json.dumps({"chat_template": "own {{ messages[0].content }}"}).encode()
     request = TextRequest(messages=[HI], chat_template_kwargs=[own])
-    with pytest.raises(RequestError, match="takes no templates from requests"):
-        make(bpe_dir, contexts).process(request)
+    with pytest.raises(RequestError, match="accepts no templates from requests"):
+        process(make(bpe_dir, contexts), request)
     allowing = make(bpe_dir, contexts, allow_request_templates="true")
     assert prompt(allowing, request) == "own hi"
     broken = TextRequest(messages=[HI], chat_template_kwargs=[b'{"chat_template": "{% x"}'])
     with pytest.raises(RequestError, match="template 'chat_template', line 1"):
-        allowing.process(broken)
+        process(allowing, broken)
 
 
 def test_templates_from_files_and_inline(bpe_dir: Path, contexts: ContextStore) -> None:
@@ -175,11 +172,11 @@ def test_templates_from_files_and_inline(bpe_dir: Path, contexts: ContextStore) 
                      embedding_bias_weights=[[1.0]]), "set vocab_size of the model preprocessing"),
     ],
 )  # fmt: skip
-def test_bad_requests_are_named(
+def test_bad_requests_are_refused(
     bpe_dir: Path, contexts: ContextStore, request_: TextRequest, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        make(bpe_dir, contexts).process(request_)
+        process(make(bpe_dir, contexts), request_)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +188,13 @@ def test_truncation_keeps_bos(
     preprocessor = make(sentencepiece_dir, contexts, tokenizer_type="llama",
                         truncate_prompt_tokens="4", truncation_side=side)  # fmt: skip
     words = preprocessor.tokenizer.encode("one two three four", add_special_tokens=False)
-    made = preprocessor.process(TextRequest(text_input=[b"one two three four"]))
+    made = process(preprocessor, TextRequest(text_input=[b"one two three four"]))
     assert made.arrays["INPUT_ID"][0].tolist() == [1, *(words[at] for at in expected[1:])]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("frame", ["$A <|im_end|>", "<|endoftext|> $A <|im_end|>", "$A"])
-def test_truncation_is_transformers_and_keeps_an_added_eos(
+def test_truncation_equals_transformers_and_keeps_an_added_eos(
     bpe_dir: Path, tmp_path: Path, contexts: ContextStore, frame: str, side: str
 ) -> None:
     from transformers import AutoTokenizer
@@ -213,10 +210,10 @@ def test_truncation_is_transformers_and_keeps_an_added_eos(
             tmp_path, contexts, truncate_prompt_tokens=str(limit), truncation_side=side
         )
         for text in ("hello there my friend", "a", "capital<|im_end|> of France<|im_end|>"):
-            made = preprocessor.process(TextRequest(text_input=[text.encode()]))
+            made = process(preprocessor, TextRequest(text_input=[text.encode()]))
             expected = oracle(text, truncation=True, max_length=limit)["input_ids"]
             ids = made.arrays["INPUT_ID"][0].tolist()
-            # What adds EOS adds none where the text ends with one.
+            # Our types add no EOS to a text that ends with one.
             assert ids == expected or text.endswith(">"), (text, limit)
             assert len(ids) <= limit
             assert ids[-1] == 2 or "<|im_end|>" not in frame
@@ -234,7 +231,7 @@ def test_truncation_keeps_eos_of_every_type_that_adds_it(
     head = 1 if tokenizer.adds_bos else 0
     for limit in range(1, len(whole) + 2):
         preprocessor = make(folder, contexts, **asked, truncate_prompt_tokens=str(limit))
-        made = preprocessor.process(TextRequest(text_input=[b"hello there my friend"]))
+        made = process(preprocessor, TextRequest(text_input=[b"hello there my friend"]))
         ids = made.arrays["INPUT_ID"][0].tolist()
         body = whole[head:-1]
         room = min(len(body), max(0, limit - head - 1))
@@ -250,11 +247,11 @@ def test_truncation_of_a_rendered_prompt_keeps_no_eos(
                         template="{{ messages[0].content }}</s>")  # fmt: skip
     whole = preprocessor.tokenizer.encode("hi</s>", add_special_tokens=False)
     assert len(whole) > 3
-    made = preprocessor.process(TextRequest(messages=[HI]))
+    made = process(preprocessor, TextRequest(messages=[HI]))
     assert made.arrays["INPUT_ID"][0].tolist() == [1, *whole[:3]]
     plain = make(sentencepiece_dir, contexts, **adding, truncate_prompt_tokens="3",
                  add_special_tokens="false")  # fmt: skip
-    made = plain.process(TextRequest(text_input=[b"hi</s>"]))
+    made = process(plain, TextRequest(text_input=[b"hi</s>"]))
     assert made.arrays["INPUT_ID"][0].tolist() == whole[:3]
 
 
@@ -262,7 +259,8 @@ def test_embedding_bias_is_one_weight_for_each_token_of_a_word(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
     preprocessor = make(bpe_dir, contexts, vocab_size="700")
-    made = preprocessor.process(
+    made = process(
+        preprocessor,
         TextRequest(
             rows=2, text_input=[b"a", b"b"], embedding_bias_words=[[b"hello", b"l"], [b"", b""]],
             embedding_bias_weights=[[2.0, -0.5], [0.0, 0.0]],
@@ -277,27 +275,27 @@ def test_embedding_bias_is_one_weight_for_each_token_of_a_word(
     for token in encode("l", add_special_tokens=False):
         expected[token] -= 0.5
     assert bias.tolist() == [expected.tolist(), [0.0] * 700]
-    assert "EMBEDDING_BIAS" not in preprocessor.process(TextRequest(text_input=[b"a"])).arrays
+    assert "EMBEDDING_BIAS" not in process(preprocessor, TextRequest(text_input=[b"a"])).arrays
 
 
 def test_embedding_bias_names_a_word_without_tokens(sentencepiece_dir: Path) -> None:
     from trt_tokenizers.tokenizers.base import TokenizerSettings
     from trt_tokenizers.tokenizers.registry import create
 
-    class Mute:
+    class WithoutTokens:
         unk_id = None
 
         def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
             return []
 
     with pytest.raises(RequestError, match="embedding_bias_words: 'a' has no tokens"):
-        embedding_bias(Mute(), ["a"], [1.0], 10)  # type: ignore[arg-type]
+        embedding_bias(WithoutTokens(), ["a"], [1.0], 10)  # type: ignore[arg-type]
     tokenizer = create(TokenizerSettings(str(sentencepiece_dir), "llama"))
     assert embedding_bias(tokenizer, [], [], 0) is None
 
 
 def test_words_of_unknown_characters_are_refused(tmp_path: Path, contexts: ContextStore) -> None:
-    """They would match any other unknown character, whatever the library puts in front."""
+    """Their id stands for every unknown character."""
     pieces = ["<unk>", "</s>", "\u2581", "a", "\u2581a"]
     library = Tokenizer(models.Unigram([(p, -1.0) for p in pieces], unk_id=0))
     library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -314,16 +312,15 @@ def test_words_of_unknown_characters_are_refused(tmp_path: Path, contexts: Conte
     ):
         message = f"{next(iter(fields))}: .* has only characters that the tokenizer does not know"
         with pytest.raises(RequestError, match=message):
-            preprocessor.process(TextRequest(text_input=[b"a"], **fields))
+            process(preprocessor, TextRequest(text_input=[b"a"], **fields))
     served = [[b"</s>", b"<unk>", b"a", "a\u4e2d".encode()]]
-    preprocessor.process(TextRequest(text_input=[b"a"], stop_words=served, bad_words=served))
+    process(preprocessor, TextRequest(text_input=[b"a"], stop_words=served, bad_words=served))
 
 
 @pytest.mark.parametrize("parameters", [False, True], ids=["request_id", "sequence_id"])
-def test_keys_and_parameters_of_a_batch_stay_apart(
+def test_each_request_of_a_batch_has_its_own_key_and_parameters(
     bpe_dir: Path, contexts: ContextStore, parameters: bool
 ) -> None:
-    """Triton batches what waits: each request's context lies under its own key."""
     settings = parse(PreprocessingSettings, {"tokenizer_dir": str(bpe_dir)}, "here")
     preprocessor = Preprocessor(settings, contexts, response_parameters=parameters)
     requests = [
@@ -352,14 +349,16 @@ def test_keys_and_parameters_of_a_batch_stay_apart(
             assert its.arrays["REQUEST_OUTPUT_LEN"][row].item() == context.max_tokens
 
 
-def test_a_batch_is_what_its_requests_are_alone(bpe_dir: Path, contexts: ContextStore) -> None:
+def test_requests_in_a_batch_give_the_same_ids_as_alone(
+    bpe_dir: Path, contexts: ContextStore
+) -> None:
     preprocessor = make(bpe_dir, contexts)
     requests: list[TextRequest | Exception] = [
         *(TextRequest(text_input=[text.encode()]) for text in HARD_TEXTS),
         TextRequest(messages=[HI]),
         TextRequest(text_input=[b""]),
         TextRequest(rows=2, text_input=[b"a", b"b"]),
-        RequestError("wrong from the start"),
+        RequestError("bad tensors"),
         TextRequest(rows=2, messages=[HI, b"["]),
         TextRequest(messages=[HI], text_input=[b""]),
     ]
@@ -367,18 +366,18 @@ def test_a_batch_is_what_its_requests_are_alone(bpe_dir: Path, contexts: Context
     assert len(batch) == len(requests)
     for request, made in zip(requests, batch, strict=True):
         if isinstance(made, Exception):
-            with pytest.raises(RequestError, match=str(made)[:20].replace("[", r"\[")):
-                preprocessor.process_batch([request])[0] and preprocessor.process(request)  # type: ignore[arg-type]
+            (alone,) = preprocessor.process_batch([request])
+            assert (type(alone), str(alone)) == (type(made), str(made))
             continue
         assert isinstance(request, TextRequest)
-        alone = preprocessor.process(request).arrays["INPUT_ID"]
-        assert made.arrays["INPUT_ID"].tolist() == alone.tolist()
+        ids = process(preprocessor, request).arrays["INPUT_ID"]
+        assert made.arrays["INPUT_ID"].tolist() == ids.tolist()
     errors = [at for at, made in enumerate(batch) if isinstance(made, Exception)]
     n = len(HARD_TEXTS)
     assert errors == [n + 1, n + 3, n + 4]
 
 
-def test_tensors_become_fields() -> None:
+def test_tensors_become_inputs() -> None:
     request = from_tensors(
         {
             "QUERY": np.array([[b"a"], [b"b"]], dtype=object),
@@ -389,8 +388,9 @@ def test_tensors_become_fields() -> None:
         "id",
         {},
     )
-    assert (request.rows, request.text_input, request.request_id) == (2, [b"a", b"b"], "id")
-    assert request.min_tokens == [3, 4], "the newer name wins"
-    assert request.stop_words == [[b"x", b"y"], [b"z", b""]]
-    with pytest.raises(RequestError, match="QUERY has the shape"):
+    assert (request.rows, request.request_id) == (2, "id")
+    assert request.inputs["text_input"] == [b"a", b"b"]
+    assert request.inputs["min_tokens"] == [3, 4], "the newer name wins"
+    assert request.inputs["stop_words"] == [[b"x", b"y"], [b"z", b""]]
+    with pytest.raises(RequestError, match="text_input has the shape"):
         from_tensors({"QUERY": np.array([[b"a", b"b"]], dtype=object)}, "", {})

@@ -1,4 +1,4 @@
-"""Ids of stop and bad words, wherever in a text they stand."""
+"""Ids of stop and bad words, anywhere in a text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trt_tokenizers.tokenizers.registry import create
 
 @pytest.fixture(scope="module")
 def t5_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As T5's own: unigram, NMT-NFKC, which makes spaces of line ends and drops those outside."""
+    """Like T5: unigram with NMT-NFKC, which turns line ends into spaces and strips the text."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([HARD_TEXTS[0], "stop (a-b) x the capital", *HARD_TEXTS[10:12]] * 5),
@@ -42,7 +42,7 @@ def tokenizer(
 
 
 @pytest.mark.parametrize("word", ["stop", "capital", "x", "(a", "-b"])
-def test_a_word_is_found_at_the_beginning_after_a_space_and_inside(
+def test_a_word_is_found_at_the_start_after_a_space_and_inside(
     tokenizer: Tokenizer, word: str
 ) -> None:
     found = tokenizations(tokenizer, [word, ""], "stop_words")
@@ -54,7 +54,7 @@ def test_a_word_is_found_at_the_beginning_after_a_space_and_inside(
 
 
 @given(word=st.text("abcehiloprstx ()-", min_size=1, max_size=8))
-def test_what_stands_inside_a_line_is_found_if_its_neighbours_ids_stay(
+def test_a_word_inside_a_line_is_found_if_the_ids_before_it_do_not_change(
     t5_dir: Path, word: str
 ) -> None:
     assume(word.strip())
@@ -68,7 +68,7 @@ def test_what_stands_inside_a_line_is_found_if_its_neighbours_ids_stay(
             return
 
 
-def test_unknown_characters_that_are_one_give_no_part_of_a_word(tmp_path: Path) -> None:
+def test_merged_unknown_characters_give_no_part_of_a_word(tmp_path: Path) -> None:
     pieces = ["<unk>", "</s>", "\u2581", "a", "\u2581a", "b"]
     library = tokenizers.Tokenizer(models.Unigram([(p, -1.0) for p in pieces], unk_id=0))
     library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -76,7 +76,7 @@ def test_unknown_characters_that_are_one_give_no_part_of_a_word(tmp_path: Path) 
     library.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"unk_token": "<unk>"}))
     tokenizer = create(TokenizerSettings(str(tmp_path)))
-    assert library.encode("(\u4e2da").ids == [2, 0, 3], "the two are one"
+    assert library.encode("(\u4e2da").ids == [2, 0, 3], "they merge into one token"
     found = tokenizations(tokenizer, ["\u4e2da"], "bad_words")
-    assert (3,) not in found, "it would ban every a"
+    assert (3,) not in found, "this would ban every a"
     assert (3, 5) in tokenizations(tokenizer, ["ab"], "bad_words")

@@ -1,4 +1,4 @@
-"""adopt: the text models are ours afterwards, and no client of any version can tell."""
+"""adopt installs our text models, and clients of every version see no difference."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.adopt import plan_adoption
 from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
-from trt_tokenizers.repository.schemas import layout
-from upstream import VERSIONS, tensor, upstream_repository
+from trt_tokenizers.repository.schemas import VERSIONS, schema
+from upstream import tensor, upstream_repository
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -53,30 +53,30 @@ def test_a_dry_run_prints_and_changes_nothing(old: Path) -> None:
     assert snapshot(old.parent) == before
 
 
-def test_clients_find_every_tensor_as_it_was(old: Path, version: str) -> None:
-    """The contract is the test: names, types and shapes of that version."""
+def test_clients_find_every_tensor_unchanged(old: Path, version: str) -> None:
+    """Names, types and shapes are those of the version's schema."""
     assert run(old).exit_code == 0
     ensemble = config(old, "ensemble")
     for kind, there in (("inputs", ensemble.input), ("outputs", ensemble.output)):
         found = {t.name: t for t in there}
         assert len(found) == len(there)
         types = type(there[0]).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-        for line in layout(version)["ensemble"][kind]:
+        for line in schema(version)["ensemble"][kind]:
             wanted = tensor(line)
-            its = found[wanted["name"]]
-            assert types[its.data_type].name == wanted["type"], line
-            assert list(its.dims) == wanted["dims"], line
+            kept = found[wanted["name"]]
+            assert types[kept.data_type].name == wanted["type"], line
+            assert list(kept.dims) == wanted["dims"], line
             if kind == "inputs" and wanted["optional"]:
-                assert its.optional, line
+                assert kept.optional, line
     assert {"messages", "stream"} <= {t.name for t in ensemble.input}
     assert "finish_reason" in {t.name for t in ensemble.output}
     consumed = {v for s in ensemble.ensemble_scheduling.step for v in s.input_map.values()}
-    assert {t.name for t in ensemble.input} <= consumed, "an input that nobody reads"
+    assert {t.name for t in ensemble.input} <= consumed, "an unused input"
     assert check_text(old) == []
 
 
 def check_text(repository: Path) -> list[str]:
-    """Problems but those of the engine, whose folder is not there."""
+    """All problems but those of the engine, whose folder does not exist."""
     return [str(p) for p in check(repository) if "tensorrt_llm" not in p.path.parts]
 
 
@@ -103,21 +103,19 @@ def test_engine_and_values_stay_and_the_old_one_is_kept(old: Path) -> None:
     assert sorted(p.name for p in old.parent.iterdir()) == sorted(["repo", backup.name])
 
 
-def test_a_batcher_that_ends_the_server_is_left_out_and_named(
-    bpe_dir: Path, tmp_path: Path
-) -> None:
+def test_dynamic_batching_is_removed_with_a_note(bpe_dir: Path, tmp_path: Path) -> None:
     old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
     path = old / "preprocessing/config.pbtxt"
     path.write_text(path.read_text() + "dynamic_batching { max_queue_delay_microseconds: 7 }")
     done = run(old)
     assert done.exit_code == 0
-    assert "preprocessing gets no dynamic_batching" in done.stderr
+    assert "preprocessing loses dynamic_batching" in done.stderr
     assert not config(old, "preprocessing").HasField("dynamic_batching")
     assert check_text(old) == []
     assert "nothing to do" in run(old).stderr
 
 
-def test_twice_changes_nothing(old: Path) -> None:
+def test_a_second_run_changes_nothing(old: Path) -> None:
     assert run(old).exit_code == 0
     once = snapshot(old.parent)
     again = run(old)
@@ -130,19 +128,19 @@ def test_twice_changes_nothing(old: Path) -> None:
 def test_the_prompt_in_front_of_whole_answers_stays(
     version: str, bpe_dir: Path, tmp_path: Path
 ) -> None:
-    """What the engine was told holds: its default gives the prompt back."""
-    told = "exclude_input_in_output" in layout(version)["tensorrt_llm"]["parameters"]
-    input_too = "exclude_input_in_output" in str(layout(version)["tensorrt_llm"]["inputs"])
+    """The engine's setting decides; by default the engine returns the prompt."""
+    has_parameter = "exclude_input_in_output" in schema(version)["tensorrt_llm"]["parameters"]
+    has_input = "exclude_input_in_output" in str(schema(version)["tensorrt_llm"]["inputs"])
     for value in ("", "true"):
         old = upstream_repository(
             tmp_path / f"r{value}", version, bpe_dir, exclude_input_in_output=value
         )
         done = run(old)
-        excludes = bool(value) and told
+        excludes = bool(value) and has_parameter
         before = config(old, "preprocessing").parameters["exclude_input_in_output"].string_value
         after = config(old, "postprocessing").parameters["prompt_in_output"].string_value
         assert before == str(excludes).lower()
-        assert after == str(not excludes and not input_too).lower()
+        assert after == str(not excludes and not has_input).lower()
         assert ("begin with the prompt, as before" in done.stderr) is not excludes
 
 
@@ -153,13 +151,13 @@ def test_word_lists_and_stop_requests(old: Path, version: str) -> None:
     assert (words, stop) == (("csv", "") if version == "0.5" else ("list", "tensorrt_llm"))
 
 
-def test_values_that_were_never_filled_get_their_defaults(bpe_dir: Path, tmp_path: Path) -> None:
+def test_unfilled_values_get_their_defaults(bpe_dir: Path, tmp_path: Path) -> None:
     old = upstream_repository(
         tmp_path / "r", "0.17", bpe_dir, add_special_tokens="${add_special_tokens}"
     )
     done = run(old)
     assert done.exit_code == 0, done.output
-    assert "preprocessing: add_special_tokens were never filled" in done.stderr
+    assert "preprocessing: no value for add_special_tokens; the defaults are used" in done.stderr
     assert config(old, "preprocessing").parameters["add_special_tokens"].string_value == ""
 
 
@@ -186,20 +184,20 @@ def replace(path: Path, old: str, new: str) -> None:
     ("file", "was", "now", "message"),
     [
         ("ensemble", "max_batch_size: 8", "max_batch_size: ${triton_max_batch_size}",
-         r"ensemble/config.pbtxt:2: ${triton_max_batch_size} was never filled; fill it first"),
+         r"ensemble/config.pbtxt:2: ${triton_max_batch_size} has no value; fill it first"),
         ("ensemble", 'model_name: "tensorrt_llm"', 'model_name: "postprocessing"',
          "has the steps preprocessing, postprocessing, postprocessing"),
         ("tensorrt_llm", 'name: "input_lengths"', 'name: "input_lenghts"',
-         "needs the input 'input_lenghts', which neither preprocessing nor a client gives"),
+         "needs the input 'input_lenghts', which neither preprocessing nor a client provides"),
         ("tensorrt_llm", 'name: "output_ids"', 'name: "ids"', "has no output 'output_ids'"),
         ("tensorrt_llm", 'name: "cum_log_probs"', 'name: "x"',
          "the output 'cum_log_probs' is made by neither"),
         ("preprocessing", '"visual_model_path"\n  value: {\n    string_value: ""',
-         '"visual_model_path"\n  value: {\n    string_value: "/v"', "images are not served"),
+         '"visual_model_path"\n  value: {\n    string_value: "/v"', "does not serve images"),
         ("preprocessing", "backend", "backendd", "not a Triton model configuration"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_adopted_is_refused(
+def test_unsuitable_repositories_are_refused(
     bpe_dir: Path, tmp_path: Path, file: str, was: str, now: str, message: str
 ) -> None:
     old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
@@ -225,7 +223,7 @@ def test_a_missing_model_and_a_missing_tokenizer(bpe_dir: Path, tmp_path: Path) 
         plan_adoption(old)
 
 
-def test_a_repository_of_ours_stays_as_it_is(bpe_dir: Path, tmp_path: Path) -> None:
+def test_a_repository_of_ours_does_not_change(bpe_dir: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(bpe_dir, model)
     (model / "config.json").write_text('{"n_positions": 64}')
@@ -238,7 +236,7 @@ def test_a_repository_of_ours_stays_as_it_is(bpe_dir: Path, tmp_path: Path) -> N
     assert snapshot(tmp_path) == before
 
 
-def test_an_engine_of_another_name(bpe_dir: Path, tmp_path: Path) -> None:
+def test_an_engine_with_another_name(bpe_dir: Path, tmp_path: Path) -> None:
     old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
     (old / "tensorrt_llm").rename(old / "llama")
     replace(old / "llama/config.pbtxt", 'name: "tensorrt_llm"', 'name: "llama"')
@@ -252,7 +250,7 @@ def test_an_engine_of_another_name(bpe_dir: Path, tmp_path: Path) -> None:
 def test_an_input_that_only_their_preprocessing_read_is_refused(
     bpe_dir: Path, tmp_path: Path
 ) -> None:
-    """Rather than taken from clients and passed over."""
+    """Otherwise clients would send it without effect."""
     old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
     replace(
         old / "ensemble/config.pbtxt",
@@ -264,8 +262,8 @@ def test_an_input_that_only_their_preprocessing_read_is_refused(
     assert "no step reads the input 'persona'" in done.stderr
 
 
-#: Between 0.5 and 0.11: what configurations of 0.6 and 0.8 in public reports have, by which they
-#: differ from both. A base, and what of it the engine has not yet.
+#: Versions between 0.5 and 0.11, from configurations in public reports: the most similar schema,
+#: the inputs that they have in addition, and those that they lack.
 BETWEEN = {
     "0.6": ("0.5", {"draft_input_ids": "TYPE_INT32"}, set()),
     "0.8": ("0.11", {}, {"decoder_input_ids", "decoder_input_lengths"}),
@@ -273,7 +271,9 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("version", BETWEEN)
-def test_versions_between_go_by_their_tensors(version: str, bpe_dir: Path, tmp_path: Path) -> None:
+def test_versions_between_the_schemas_are_adopted_by_their_tensors(
+    version: str, bpe_dir: Path, tmp_path: Path
+) -> None:
     base, more, less = BETWEEN[version]
     repository = upstream_repository(tmp_path / "repo", base, bpe_dir)
     engine = config(repository, "tensorrt_llm")
@@ -300,3 +300,22 @@ def test_versions_between_go_by_their_tensors(version: str, bpe_dir: Path, tmp_p
     assert inputs <= {(t.name, t.data_type) for t in adopted.input}
     (step,) = (s for s in adopted.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
     assert set(step.input_map) <= {t.name for t in engine.input}
+
+
+@pytest.mark.parametrize("client", [False, True])
+def test_an_engine_with_min_p(bpe_dir: Path, tmp_path: Path, client: bool) -> None:
+    repository = upstream_repository(tmp_path / "repo", "0.17", bpe_dir)
+    engine, ensemble = config(repository, "tensorrt_llm"), config(repository, "ensemble")
+    engine.input.add(name="min_p", data_type="TYPE_FP32", dims=[1], optional=True)
+    if client:
+        ensemble.input.add(name="min_p", data_type="TYPE_FP32", dims=[1], optional=True)
+        (step,) = (s for s in ensemble.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+        step.input_map["min_p"] = "min_p"
+    (repository / "tensorrt_llm/config.pbtxt").write_text(format_config(engine))
+    (repository / "ensemble/config.pbtxt").write_text(format_config(ensemble))
+    done = run(repository)
+    assert done.exit_code == 0, done.output
+    assert check_text(repository) == []
+    adopted = config(repository, "ensemble")
+    (step,) = (s for s in adopted.ensemble_scheduling.step if s.model_name == "tensorrt_llm")
+    assert step.input_map.get("min_p") == ("min_p" if client else None)

@@ -1,4 +1,4 @@
-"""Folders put in the place of others, also where the kernel cannot exchange two names."""
+"""Folders replace others atomically, also if the kernel cannot exchange two names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_mount_point_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [p.name for p in place.parent.iterdir()] == ["place"]
 
 
-def test_large_files_are_shared_and_links_stay(place: Path, tmp_path: Path) -> None:
+def test_copies_share_large_files_and_keep_links(place: Path, tmp_path: Path) -> None:
     large = place / "rank0.engine"
     large.write_bytes(b"e" * (2 << 20))
     (place / "link").symlink_to("file")

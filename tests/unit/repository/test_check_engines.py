@@ -1,4 +1,4 @@
-"""Engines against ranks and GPUs, over small made-up folders of every form."""
+"""Engines are checked against ranks and GPUs, with small engine folders of every version."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def found(repository: Path, world_size: int, **more: bool) -> list[str]:
     lines = list(engine_problems(repository, world_size, **more))
     for line in lines:
         assert "\n" not in line
-        assert "; " in line, f"no mend: {line}"
+        assert "; " in line, f"no fix: {line}"
     return lines
 
 
@@ -77,7 +77,7 @@ def test_a_good_engine(
 ) -> None:
     folder = engine(tmp_path / "engine", config, files)
     model(repository, gpt_model_path=folder, encoder_model_path="${encoder_model_path}")
-    model(repository, "preprocessing", "python", 64, gpt_model_path=tmp_path / "not-its-business")
+    model(repository, "preprocessing", "python", 64, gpt_model_path=tmp_path / "unused")
     assert found(repository, ranks) == []
 
 
@@ -89,7 +89,7 @@ def test_a_world_size_that_the_engine_was_not_built_for(repository: Path, tmp_pa
         "parallel 2 x context parallel 1) and --world-size is 2; use --world-size 4, or build the "
         "engine for 2"
     ]
-    assert found(repository, 1, multi_model=True) == [], "the server starts them itself"
+    assert found(repository, 1, multi_model=True) == [], "the server starts them"
 
 
 def test_context_parallelism_counts(repository: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_context_parallelism_counts(repository: Path, tmp_path: Path) -> None:
     assert "context parallel 2" in found(repository, 1)[0]
 
 
-def test_pipeline_parallelism_is_in_the_old_files_names(repository: Path, tmp_path: Path) -> None:
+def test_pipeline_parallelism_in_the_old_file_names(repository: Path, tmp_path: Path) -> None:
     config = {"builder_config": {**OLD["builder_config"], "pipeline_parallel": 2}}
     files = tuple(f"llama_float16_tp2_pp2_rank{rank}.engine" for rank in range(4))
     model(repository, gpt_model_path=engine(tmp_path / "engine", config, files))
@@ -138,25 +138,23 @@ def test_a_batch_size_above_the_engines(
     ]
 
 
-def test_folders_that_are_not_there(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_folders(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = model(repository, gpt_model_path="engines/1", encoder_model_path="/no/encoder")
     assert found(repository, 4) == [
-        f"{file}: gpt_model_path is 'engines/1' and there is no such folder below the working "
-        f"folder {tmp_path}; give the absolute path of the engine's folder, as the server sees it",
-        f"{file}: encoder_model_path is '/no/encoder' and there is no such folder; give the "
-        "absolute path of the engine's folder, as the server sees it",
+        f"{file}: gpt_model_path is 'engines/1' and there is no such folder in the working "
+        f"folder {tmp_path}; set it to the absolute path of the engine's folder in the server",
+        f"{file}: encoder_model_path is '/no/encoder' and there is no such folder; set it to "
+        "the absolute path of the engine's folder in the server",
     ]
     engine(tmp_path / "engines" / "1")
-    assert len(found(repository, 4)) == 1, "a relative path counts from the working folder"
+    assert len(found(repository, 4)) == 1, "a relative path starts at the working folder"
 
 
 def test_a_model_without_an_engine(repository: Path) -> None:
     file = model(repository, backend="python", gpt_model_type="inflight_fused_batching")
     assert found(repository, 1) == [
-        f"{file}: gpt_model_path has no value; give the absolute path of the engine's folder"
+        f"{file}: gpt_model_path has no value; set it to the absolute path of the engine's folder"
     ]
 
 
@@ -166,11 +164,11 @@ def test_a_model_without_an_engine(repository: Path) -> None:
         (None, "config.json cannot be read: No such file or directory; give the folder that"),
         ("{", "config.json cannot be read: Expecting"),
         ("[]", "config.json cannot be read: it holds no JSON object; give the folder that"),
-        ('{"architecture": "LlamaForCausalLM", "mapping": {}}', "says neither pretrained_config"),
+        ('{"architecture": "LlamaForCausalLM", "mapping": {}}', "has neither pretrained_config"),
         ('{"builder_config": {"tensor_parallel": "two"}}', "(ValueError: invalid literal"),
     ],
 )
-def test_folders_that_are_no_engines(
+def test_folders_that_are_not_engines(
     repository: Path, tmp_path: Path, text: str | None, message: str
 ) -> None:
     (tmp_path / "engine").mkdir()
@@ -208,8 +206,8 @@ def test_the_engines_version_and_the_installed_one(
     model(repository, gpt_model_path=folder)
     expected = (
         f"{folder}/config.json: the engine was built by TensorRT-LLM {built} and {installed} is "
-        f"installed, which cannot load it; build it again with {installed}, or run it in the "
-        f"container that has {built}"
+        f"installed, which cannot load it; build it again with {installed}, or use a "
+        f"container with {built}"
     )
     assert found(repository, 4) == ([] if good else [expected])
 
@@ -230,7 +228,7 @@ def test_a_configuration_that_does_not_parse(repository: Path) -> None:
     (line,) = found(repository, 1)
     assert line.startswith(f"{file}: not a Triton model configuration: 1:17")
     file.write_text("max_batch_size: ${size}")
-    assert found(repository, 1) == [], "launch.problems says so"
+    assert found(repository, 1) == [], "preflight.problems reports it"
 
 
 SMOLLM2 = {"num_attention_heads": 9, "num_key_value_heads": 3}
@@ -242,7 +240,7 @@ def hugging_face(folder: Path, config: Mapping[str, object] = SMOLLM2) -> Path:
     return folder
 
 
-def test_heads_that_the_ranks_cannot_share(repository: Path, tmp_path: Path) -> None:
+def test_heads_that_do_not_divide_by_the_ranks(repository: Path, tmp_path: Path) -> None:
     folder = hugging_face(tmp_path / "m")
     file = model(repository, backend="python", engine="transformers", model_dir=folder)
     assert found(repository, 3) == []
@@ -257,12 +255,12 @@ def test_heads_that_the_ranks_cannot_share(repository: Path, tmp_path: Path) -> 
     ]
 
 
-# GPUs, as nvidia-smi tells of them.
+# GPUs, as nvidia-smi reports them.
 
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path) -> dict[str, str]:
-    """An environment with an nvidia-smi that tells of two GPUs of 24 GB and 80 GB."""
+    """An environment with an nvidia-smi that reports two GPUs, of 24 GB and 80 GB."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "nvidia-smi"
@@ -274,11 +272,11 @@ def nvidia_smi(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{folder}:/usr/bin:/bin"}
 
 
-def test_gpus_are_those_of_nvidia_smi(nvidia_smi: dict[str, str]) -> None:
+def test_gpus_come_from_nvidia_smi(nvidia_smi: dict[str, str]) -> None:
     assert host_gpus(nvidia_smi) == [Gpu("GPU-aa-1", 24 * 2**30), Gpu("GPU-bb-2", 80 * 2**30)]
 
 
-def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path) -> None:
+def test_without_nvidia_smi_the_gpus_come_from_the_driver(tmp_path: Path) -> None:
     (tmp_path / "0000:3b:00.0").mkdir()
     environ = {"PATH": str(tmp_path / "nothing")}
     assert host_gpus(environ, tmp_path) == [Gpu("0000:3b:00.0")]
@@ -299,13 +297,13 @@ def test_without_nvidia_smi_the_driver_is_asked(tmp_path: Path) -> None:
         ("MIG-cc-3,MIG-dd-4", ["MIG-cc-3", "MIG-dd-4"]),
     ],
 )
-def test_what_cuda_shows(value: str | None, seen: list[str]) -> None:
+def test_visible_gpus(value: str | None, seen: list[str]) -> None:
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
     gpus = [Gpu("GPU-aa-1"), Gpu("GPU-bb-2")]
     assert [gpu.name for gpu in visible_gpus(gpus, environ)] == seen
 
 
-def lacking(
+def unmet(
     repository: Path, world_size: int, here: int, environ: Mapping[str, str], **more: bool
 ) -> list[str]:
     lines = list(gpu_problems(repository, world_size, here, environ, **more))
@@ -317,18 +315,20 @@ def test_an_engine_of_tensorrt_llm_needs_a_gpu_for_each_rank(
     repository: Path, tmp_path: Path, nvidia_smi: dict[str, str]
 ) -> None:
     folder = engine(tmp_path / "engine")
-    file = model(repository, gpt_model_path=folder, encoder_model_path=folder)
-    assert lacking(repository, 4, 2, nvidia_smi) == [], "the others are elsewhere"
-    mend = "; give the container GPUs (docker run --gpus all), or use fewer ranks here with --hosts"
-    assert lacking(repository, 4, 4, {"PATH": ""}) == [
-        f"{file}: a TensorRT-LLM engine needs 4 GPUs on this host, one a rank, and 0 can be seen"
-        + mend
+    encoder = engine(tmp_path / "encoder")
+    (encoder / "rank0.engine").write_bytes(b"larger engine")
+    file = model(repository, gpt_model_path=folder, encoder_model_path=encoder)
+    assert unmet(repository, 4, 2, nvidia_smi) == [], "the other ranks are on other hosts"
+    fix = "; give the container GPUs (docker run --gpus all), or use fewer ranks here with --hosts"
+    assert unmet(repository, 4, 4, {"PATH": ""}) == [
+        f"{file}: a TensorRT-LLM engine needs 4 GPUs on this host, one per rank, and 0 are visible"
+        + fix
     ]
-    assert lacking(repository, 4, 2, {**nvidia_smi, "CUDA_VISIBLE_DEVICES": "1"}) == [
-        f"{file}: a TensorRT-LLM engine needs 2 GPUs on this host, one a rank, and 1 can be seen, "
-        f"CUDA_VISIBLE_DEVICES=1 shows 1 of 2{mend}"
+    assert unmet(repository, 4, 2, {**nvidia_smi, "CUDA_VISIBLE_DEVICES": "1"}) == [
+        f"{file}: a TensorRT-LLM engine needs 2 GPUs on this host, one per rank, and 1 are "
+        f"visible, CUDA_VISIBLE_DEVICES=1 shows 1 of 2{fix}"
     ]
-    assert "needs 4 GPUs" in lacking(repository, 1, 1, nvidia_smi, multi_model=True)[0]
+    assert "needs 4 GPUs" in unmet(repository, 1, 1, nvidia_smi, multi_model=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -344,11 +344,11 @@ def test_the_transformers_engine_needs_gpus_where_it_uses_them(
 ) -> None:
     folder = hugging_face(tmp_path / "m")
     model(repository, backend="python", engine="transformers", model_dir=folder, device=device)
-    assert len(lacking(repository, 3, 3, {"PATH": ""})) == without
-    lines = lacking(repository, 3, 3, nvidia_smi)
+    assert len(unmet(repository, 3, 3, {"PATH": ""})) == without
+    lines = unmet(repository, 3, 3, nvidia_smi)
     assert len(lines) == with_two
-    assert all("needs 3 GPUs on this host, one a rank, and 2 can be seen; " in li for li in lines)
-    assert lacking(repository, 2, 2, nvidia_smi) == []
+    assert all("needs 3 GPUs on this host, one per rank, and 2 are visible; " in li for li in lines)
+    assert unmet(repository, 2, 2, nvidia_smi) == []
 
 
 def test_an_engine_file_larger_than_a_gpu(
@@ -359,11 +359,11 @@ def test_an_engine_file_larger_than_a_gpu(
     with (folder / "rank0.engine").open("wb") as file:
         file.truncate(30 * 10**9)  # a hole: no bytes on the disk
     model(repository, gpt_model_path=folder)
-    assert lacking(repository, 1, 1, nvidia_smi) == [
+    assert unmet(repository, 1, 1, nvidia_smi) == [
         f"{folder}/rank0.engine: a rank's weights are 30.0 GB and the smallest GPU has 25.8 GB; "
-        "split the model over more ranks, quantize it, or take larger GPUs"
+        "split the model over more ranks, quantize it, or use larger GPUs"
     ]
-    assert lacking(repository, 1, 1, {**nvidia_smi, "CUDA_VISIBLE_DEVICES": "1"}) == []
+    assert unmet(repository, 1, 1, {**nvidia_smi, "CUDA_VISIBLE_DEVICES": "1"}) == []
 
 
 @pytest.mark.parametrize(
@@ -382,6 +382,6 @@ def test_a_checkpoint_larger_than_the_ranks_gpus(
     index = {"metadata": {"total_size": 30 * 10**9}, "weight_map": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     model(repository, backend="python", engine="transformers", model_dir=folder, dtype=dtype)
-    lines = lacking(repository, world_size, world_size, nvidia_smi)
+    lines = unmet(repository, world_size, world_size, nvidia_smi)
     assert (lines == []) == fits
     assert all(line.startswith(f"{folder}: a rank's weights are 30.0 GB") for line in lines)

@@ -1,4 +1,4 @@
-"""generate: for every engine, from flags and files, and never half of a repository."""
+"""generate: every engine, from options and files; it never leaves half of a repository."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.repository.adopt import adopt, plan_adoption
 from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.generate import GenerateOptions, render, write
-from trt_tokenizers.repository.nvidia_settings import SURVEYED
 from trt_tokenizers.repository.pbtxt import parse_config
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import VERSIONS, schema
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 from upstream import tensor, upstream_repository
@@ -43,7 +42,7 @@ def parameters(repository: Path, model: str) -> dict[str, str]:
 
 
 def engine_folder(folder: Path, version: str, **built: int) -> Path:
-    """Two ranks; the files are as empty as they may be."""
+    """An engine for two ranks, with empty engine files."""
     folder.mkdir()
     written = {
         "version": version,
@@ -66,7 +65,7 @@ def cpp(tmp_path: Path, tokenizer: Path, version: str, *more: object) -> Result:
     )
 
 
-@pytest.mark.parametrize("version", SURVEYED)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_cpp_backend(version: str, bpe_dir: Path, tmp_path: Path) -> None:
     done = cpp(tmp_path, bpe_dir, version)
     assert done.exit_code == 0, done.output
@@ -74,7 +73,7 @@ def test_the_cpp_backend(version: str, bpe_dir: Path, tmp_path: Path) -> None:
     assert f"launch_server --model-repo {repository} --world-size 2\n" in done.stderr
     assert check(repository) == []
     engine, ensemble = config(repository, "tensorrt_llm"), config(repository, "ensemble")
-    its = layout(version)
+    its = schema(version)
     for model, there in (("tensorrt_llm", engine), ("ensemble", ensemble)):
         assert {tensor(line)["name"] for line in its[model]["inputs"]} <= {
             t.name for t in there.input
@@ -90,7 +89,7 @@ def test_the_cpp_backend(version: str, bpe_dir: Path, tmp_path: Path) -> None:
     assert (text["exclude_input_in_output"], text["word_lists"]) == ("true", "list")
     echoes = parameters(repository, "postprocessing")["prompt_in_output"]
     assert echoes == ("true" if version == "0.5" else "false"), "0.5 cannot leave it out"
-    # The layout is what adopt makes of the same: nothing to do.
+    # adopt makes the same repository, so it changes nothing.
     assert not plan_adoption(repository).files
 
 
@@ -108,16 +107,21 @@ def test_the_engine_says_its_version(bpe_dir: Path, tmp_path: Path) -> None:
         *(
             (
                 version,
-                f"layout of TensorRT-LLM {version} is not known; fill NVIDIA's templates of that "
-                "version (fill_template -i FILE KEY:VALUE,…), then: trt-tokenizers adopt ",
+                f"the tensors of TensorRT-LLM {version} are not known; fill NVIDIA's templates of "
+                "that version (fill_template -i FILE KEY:VALUE,…), then run: trt-tokenizers adopt ",
             )
             for version in ("0.6.0", "0.8", "v0.10.0")
         ),
-        ("1.3.0", "TensorRT-LLM 1.3.0 has no C++ backend any more"),
-        ("new", "'new' is no version of TensorRT-LLM"),
+        (
+            "99.1.0",
+            f"TensorRT-LLM 99.1.0 has no known C++ backend, the newest known one is {VERSIONS[-1]}",
+        ),
+        ("new", "'new' is not a version of TensorRT-LLM"),
     ],
 )
-def test_versions_that_cannot_be(version: str, message: str, bpe_dir: Path, tmp_path: Path) -> None:
+def test_versions_without_a_schema(
+    version: str, message: str, bpe_dir: Path, tmp_path: Path
+) -> None:
     done = cpp(tmp_path, bpe_dir, version)
     assert done.exit_code == 1
     assert message in done.stderr
@@ -135,7 +139,7 @@ def test_versions_that_cannot_be(version: str, message: str, bpe_dir: Path, tmp_
         (("--engine-dir", "/nowhere", "--tensorrt-llm-version", ""), "/nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_generated(
+def test_wrong_values_are_refused(
     more: tuple[str, ...], message: str, bpe_dir: Path, tmp_path: Path
 ) -> None:
     done = cpp(tmp_path, bpe_dir, "0.11", *more)
@@ -145,7 +149,7 @@ def test_what_cannot_be_generated(
 
 
 def test_an_engine_on_another_machine(bpe_dir: Path, tmp_path: Path) -> None:
-    """Its files are not here to be checked; the path is the server's."""
+    """The path is the server's; its files cannot be checked here."""
     done = cpp(tmp_path, bpe_dir, "1.2", "--engine-dir", "/engines/e", "--print")
     assert done.exit_code == 0, done.output
     assert 'key: "gpt_model_path" value { string_value: "/engines/e" }' in done.stdout
@@ -161,7 +165,7 @@ def model(bpe_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
-def test_a_deployment_file_and_flags_that_win(suffix: str, model: Path, tmp_path: Path) -> None:
+def test_options_override_a_deployment_file(suffix: str, model: Path, tmp_path: Path) -> None:
     wanted = {
         "engine": "transformers", "model": str(model), "output": str(tmp_path / "repo"),
         "template": "llama2", "copy_tokenizer": True,
@@ -193,7 +197,7 @@ def test_a_deployment_file_and_flags_that_win(suffix: str, model: Path, tmp_path
     [
         ("modle: x", "unknown key 'modle' (did you mean 'model'?)"),
         ("force: true", "unknown key 'force'"),
-        ("- model", "holds no mapping"),
+        ("- model", "is not a mapping"),
         ("model: [", "cannot be read: while parsing"),
         ("model: {a: b}", "model must be one value"),
     ],
@@ -211,10 +215,10 @@ def test_print_writes_nothing(model: Path, tmp_path: Path) -> None:
     assert "==> preprocessing/config.pbtxt <==\n" in done.stdout
     assert f"preprocessing/1/tokenizer/tokenizer.json <== copy of {model}" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    assert "there is no --output" in run("--model", model).stderr
+    assert "--output is missing" in run("--model", model).stderr
 
 
-def test_a_copied_tokenizer_makes_the_repository_whole(model: Path, tmp_path: Path) -> None:
+def test_a_copied_tokenizer_makes_the_repository_movable(model: Path, tmp_path: Path) -> None:
     done = run("--model", model, "--output", tmp_path / "repo", "--copy-tokenizer")
     assert done.exit_code == 0, done.output
     moved = tmp_path / "elsewhere" / "repo"
@@ -227,10 +231,10 @@ def test_a_copied_tokenizer_makes_the_repository_whole(model: Path, tmp_path: Pa
     for name in copied:
         (model / name).rename(model / f"{name}.gone")
     problems = [str(p) for p in check(moved) if "tensorrt_llm" not in str(p.path)]
-    assert problems == [], "the tokenizer is its own"
+    assert problems == [], "it needs no file outside"
 
 
-#: Of every type: the fixtures whose files lie in the folder, and which of them it needs.
+#: Type -> the fixtures whose files are in the folder, and the files that the type needs.
 COPIED = {
     "auto": (("bpe_dir", "gpt2_dir"), {"tokenizer.json"}),
     "llama": (("sentencepiece_dir", "bpe_dir"), {"tokenizer.model"}),
@@ -264,7 +268,7 @@ def test_only_what_the_type_needs_is_copied(
     )
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates/tool_use.jinja").write_text("{{ tools | length }}")
-    pattern = r"\s+|\S+" if kind == "tiktoken" else ""  # nobody knows this rank file's
+    pattern = r"\s+|\S+" if kind == "tiktoken" else ""  # this rank file is unknown
     whole = create(TokenizerSettings(str(folder), kind, tiktoken_pattern=pattern))
     done = run(
         *("--model", folder, "--output", tmp_path / "repo"),
@@ -293,7 +297,7 @@ def any_model(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=15)
 @given(value=st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_value_is_written_exactly_or_refused(any_model: Path, value: str) -> None:
-    """Python engines and the C++ backend, their own parameters too."""
+    """For Python engines and the C++ backend, also in the engines' own parameters."""
     cases = (
         ({"engine": "replay:E", "engine_parameters": {"a": value}}, "template", "a"),
         (
@@ -306,7 +310,7 @@ def test_any_value_is_written_exactly_or_refused(any_model: Path, value: str) ->
         try:
             rendered = render(GenerateOptions(model_dir=any_model, template=value, **more))
         except RepositoryError as error:
-            assert "placeholder" in str(error)  # noqa: PT017 - one of two right ends
+            assert "placeholder" in str(error)  # noqa: PT017 - one of two correct results
             assert "${" in value
             continue
         for model, name in (("preprocessing", text), ("tensorrt_llm", own)):
@@ -321,8 +325,10 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Run *work* in a process that kills itself before its *step*-th change of a file; whether it
-    came that far."""
+    """Run *work* in a process that kills itself before its *step*-th change of a file.
+
+    Returns whether it reached that step.
+    """
     child = os.fork()
     if child == 0:
         left = step
@@ -428,7 +434,7 @@ def test_llmapi_takes_arguments_of_llm(bpe_dir: Path, tmp_path: Path) -> None:
     [
         (("--llm-arg=tensor_paralel_size=2",), "(did you mean 'tensor_parallel_size'?)"),
         (("--llm-arg=a=1", "--llm-arg=a.b=2"), "a has a value already"),
-        (("--llm-arg=a",), "'a' is no NAME=VALUE"),
+        (("--llm-arg=a",), "'a' is not NAME=VALUE"),
         (("--set", "loras=fr=/nowhere"), "there is no folder /nowhere"),
         (("--set", "dtype=bfloat16"), "unknown parameter 'dtype'"),
         (("--engine", "transformers", "--llm-arg=a=1"), "--llm-arg is for the engine llmapi"),
@@ -453,3 +459,42 @@ def test_a_model_on_the_hub(bpe_dir: Path, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert parameters(tmp_path / "repo", "tensorrt_llm")["model_dir"] == "org/name"
+
+
+def test_an_engine_of_another_package_needs_only_an_entry_point(
+    any_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings_class gives the parameters to `generate`, `check` and `settings`."""
+    (tmp_path / "echo_engine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from trt_tokenizers.settings import parse, setting\n"
+        "@dataclass(frozen=True)\n"
+        "class Settings:\n"
+        "    model_dir: str = setting('', 'a folder')\n"
+        "    max_seq_len: int = setting(0, 'tokens')\n"
+        "    echo_count: int = setting(3, 'number of repetitions')\n"
+        "class Echo:\n"
+        "    settings_class = Settings\n"
+        "    @classmethod\n"
+        "    def check(cls, settings):\n"
+        "        parse(Settings, settings, 'engine echo')\n"
+    )
+    info = tmp_path / "echo_engine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: echo-engine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[trt_tokenizers.engines]\necho = echo_engine:Echo\nmute = no_such_module:Mute\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--engine", "echo", "--model", any_model, "--output", tmp_path / "repo", "--force")
+    done = run(*options, "--set", "echo_count=5")
+    assert done.exit_code == 0, done.output
+    assert parameters(tmp_path / "repo", "tensorrt_llm")["echo_count"] == "5"
+    wrong = run(*options, "--set", "echo_count=many")
+    assert "engine echo: parameter 'echo_count' is 'many'; expected a whole number" in wrong.stderr
+    wrong = run(*options, "--set", "echo_cuont=5")
+    assert "unknown value 'echo_cuont' (did you mean 'echo_count'?)" in wrong.stderr
+    wrong = run(*options, "--engine", "ecko")
+    assert "unknown engine 'ecko' (did you mean 'echo'?)" in wrong.stderr
+    listed = CliRunner().invoke(main, ["settings", "echo_count"])
+    assert "echo_count  (int, default 3)\n    number of repetitions\n" in listed.output

@@ -1,4 +1,4 @@
-"""fill_template: the old command's lines work, and what it let through is refused."""
+"""fill_template accepts the old command's lines and refuses errors that it ignored."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from trt_tokenizers.cli.main import fill_template as command
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository.nvidia_settings import UPSTREAM
+from trt_tokenizers.repository.nvidia_settings import NVIDIA_SETTINGS
 from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.placeholders import fill, fill_template
 
 ROOT = Path(__file__).parents[3]
 OLD = 'max_batch_size: ${size}\nparameters { key: "a" value: { string_value: "${a}" } }\n'
 
-#: A repository of 0.6 to 0.10, and the three commands with which its owner fills it.
+#: A repository of TensorRT-LLM 0.6 to 0.10, and three commands that fill it.
 TEMPLATES = {
     "tensorrt_llm": """name: "tensorrt_llm"
 backend: "tensorrtllm"
@@ -65,7 +65,7 @@ COMMANDS = {
 }
 
 
-def as_the_old_one_did(text: str, substitutions: str) -> str:
+def old_fill_template(text: str, substitutions: str) -> str:
     for pair in substitutions.split(","):
         key, value = pair.split(":")
         text = text.replace(f"${{{key}}}", value)
@@ -75,7 +75,7 @@ def as_the_old_one_did(text: str, substitutions: str) -> str:
 @pytest.mark.parametrize("model", COMMANDS)
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_old_commands_give_the_old_file(model: str, installed: bool, tmp_path: Path) -> None:
-    """By the command, and by the script in an environment where nothing is installed."""
+    """With the command, and with the script in an environment without packages."""
     file = tmp_path / "config.pbtxt"
     file.write_text(TEMPLATES[model])
     file.chmod(0o640)
@@ -87,7 +87,7 @@ def test_the_old_commands_give_the_old_file(model: str, installed: bool, tmp_pat
         alone = [sys.executable, "-I", "-S", str(script), "-i", str(file), COMMANDS[model]]
         shown = subprocess.run(alone, capture_output=True, text=True, check=True, env={})
         assert "google.protobuf, tritonclient.grpc; pip install" in shown.stderr
-    assert file.read_text() == as_the_old_one_did(TEMPLATES[model], COMMANDS[model])
+    assert file.read_text() == old_fill_template(TEMPLATES[model], COMMANDS[model])
     assert file.stat().st_mode & 0o777 == 0o640
     assert [p.name for p in tmp_path.iterdir()] == ["config.pbtxt"]
     parse_config(file.read_text())
@@ -112,7 +112,7 @@ def test_the_script_refuses_without_a_schema(tmp_path: Path) -> None:
         assert done.stdout == ""
 
 
-def test_a_link_stays_one_and_a_refused_file_as_it_was(tmp_path: Path) -> None:
+def test_a_link_stays_a_link_and_a_refused_file_does_not_change(tmp_path: Path) -> None:
     (tmp_path / "real").write_text(OLD)
     link = tmp_path / "link"
     link.symlink_to("real")
@@ -138,7 +138,7 @@ def test_a_link_stays_one_and_a_refused_file_as_it_was(tmp_path: Path) -> None:
 )
 def test_values(pairs: str, value: str | None) -> None:
     if value is None:
-        with pytest.raises(RepositoryError, match="is no key:value"):
+        with pytest.raises(RepositoryError, match="is not key:value"):
             fill_template(OLD, f"size:8,{pairs}", "x")
     else:
         config = parse_config(fill_template(OLD, f"size:8,{pairs}", "x"))
@@ -148,34 +148,39 @@ def test_values(pairs: str, value: str | None) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("size:8,a", "'a' is no key:value"),
-        ("size:8,b:1", "x has no placeholder 'b'; leave it out"),
+        ("size:8,a", "'a' is not key:value"),
+        ("size:8,b:1", "x has no placeholder 'b'; remove it"),
         ("a:1,siez:8", r"no placeholder 'siez' \(did you mean 'size'"),
-        ("a:1,size:8,max_beam_width:1", "'max_beam_width', which is one of tensorrt_llm in other"),
+        (
+            "a:1,size:8,max_beam_width:1",
+            "'max_beam_width', which other versions have in tensorrt_llm; remove",
+        ),
         ("size:8", r"would keep \$\{a\}; give each a value"),
-        ("size:,a:1", "x:1: size is empty, and stands outside quotes"),
-        ("size:8 name: x,a:1", "x:1: size is '8 name: x', and stands outside quotes"),
+        ("size:,a:1", "x:1: size is empty, outside quotes"),
+        ("size:8 name: x,a:1", "x:1: size is '8 name: x', outside quotes"),
         ("size:010,a:1", "x:1: size is '010'"),
         ("size:many,a:1", "x: not a Triton model configuration: 1:17"),
         ("size:8,a:${b}", r"x:2: a is '\$\{b\}', which holds a placeholder"),
         ("size:8,size:9,a:1", "'size' is given twice, as '8' and as '9'"),
     ],
 )
-def test_what_the_old_one_let_through_is_refused(pairs: str, message: str) -> None:
+def test_errors_that_the_old_command_ignored_are_refused(pairs: str, message: str) -> None:
     with pytest.raises(RepositoryError, match=message):
         fill_template(OLD, pairs, "x")
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [("-", "a number"), ("maybe", "true or false"), ("guaranteed", "one of guaranteed_no_evict")],
+    ("name", "value", "message"),
+    [
+        ("kv_cache_free_gpu_mem_fraction", "-", "a number"),
+        ("max_beam_width", "1.5", "a whole number"),
+        ("max_attention_window_size", "1,x", "comma-separated whole numbers"),
+        ("decoupled_mode", "maybe", "true or false"),
+        ("logits_datatype", "FP32", "a Triton data type such as TYPE_FP32"),
+        ("batch_scheduler_policy", "guaranteed", "one of guaranteed_no_evict"),
+    ],
 )
-def test_known_keys_have_types(value: str, message: str) -> None:
-    name = {
-        "-": "kv_cache_free_gpu_mem_fraction",
-        "maybe": "decoupled_mode",
-        "guaranteed": "batch_scheduler_policy",
-    }[value]
+def test_known_keys_have_types(name: str, value: str, message: str) -> None:
     with pytest.raises(RepositoryError, match=f"x:1: {name} is '{value}'; it must be {message}"):
         fill(f'name: "${{{name}}}"', {name: value}, "x")
 
@@ -191,8 +196,8 @@ def test_empty_outside_quotes_is_the_default() -> None:
     assert (config.max_batch_size, config.model_transaction_policy.decoupled) == (64, True)
 
 
-def test_a_name_that_is_no_placeholder_is_refused() -> None:
-    with pytest.raises(RepositoryError, match=r"x:2: '\$\{engine dir\}\"' is no placeholder"):
+def test_an_invalid_placeholder_name_is_refused() -> None:
+    with pytest.raises(RepositoryError, match=r"x:2: '\$\{engine dir\}\"' is not a placeholder"):
         fill('# it\'s "odd" #\nname: "${engine dir}"\n', {}, "x")
 
 
@@ -233,14 +238,14 @@ def test_any_pairs_come_back_exactly(values: dict[str, str]) -> None:
     pairs = ",".join(
         f"{k}:" + v.replace("\\", "\\\\").replace(",", "\\,") for k, v in values.items()
     )
-    if any(name in UPSTREAM for name in values):  # it has a type
+    if any(name in NVIDIA_SETTINGS for name in values):  # it has a type
         return
     config = parse_config(fill_template(text, pairs, "x"))
     assert {k: v.string_value for k, v in config.parameters.items()} == values
 
 
 @given(value=ANY, number=st.integers(0, 2**31 - 1))
-def test_what_is_written_reads_back(value: str, number: int) -> None:
+def test_format_and_parse_are_inverse(value: str, number: int) -> None:
     made = parse_config("")
     made.name = value
     made.max_batch_size = number

@@ -1,4 +1,4 @@
-"""The catalogue of settings: complete, and what the documentation says."""
+"""The settings reference: it is complete, and the documentation agrees with it."""
 
 from __future__ import annotations
 
@@ -10,57 +10,46 @@ from click.testing import CliRunner
 
 from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository import settings_reference
-from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, FIXED, SURVEYED, UPSTREAM
+from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, NVIDIA_SETTINGS
 from trt_tokenizers.repository.placeholders import PLACEHOLDER
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import VERSIONS, schema
 
 ROOT = Path(__file__).parents[3]
-CONTRACTS = {version: layout(version) for version in SURVEYED}
 
 
-@pytest.mark.parametrize("version", SURVEYED)
-def test_every_key_of_upstreams_templates_is_known(version: str) -> None:
-    for model, contract in CONTRACTS[version].items():
-        for name in contract.get("placeholders", {}):
-            assert name in UPSTREAM, f"{version}, {model}: {name}"
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_name_in_nvidias_templates_is_known(version: str) -> None:
+    for model, contents in schema(version).items():
+        for name in contents.get("placeholders", {}):
+            assert name in NVIDIA_SETTINGS, f"{version}, {model}: {name}"
         if model == "tensorrt_llm":
-            assert set(contract["parameters"]) <= ENGINE_PARAMETERS
+            assert set(contents["parameters"]) <= ENGINE_PARAMETERS
 
 
-@pytest.mark.parametrize("name", UPSTREAM)
-def test_versions_are_those_of_the_templates(name: str) -> None:
-    setting = UPSTREAM[name]
-    having = [
-        version
-        for version, models in CONTRACTS.items()
-        if any(name in contract.get("placeholders", {}) for contract in models.values())
-        # 1.2 has the BLS model too, which the contract leaves out.
-        or (version == "1.2" and setting.models == ("tensorrt_llm_bls",))
-    ]
-    if having:
-        assert (setting.since, setting.until) == (having[0], having[-1])
-    else:
-        assert setting.since not in SURVEYED, "between the surveyed ones"
+def test_every_setting_of_nvidia_is_in_a_template() -> None:
+    """A misspelt name would have no version."""
+    assert [name for name, setting in NVIDIA_SETTINGS.items() if not setting.since] == []
+    names = ("decoupled_mode", "max_num_sequences", "medusa_choices", "lora_prefetch_dir")
+    assert [(NVIDIA_SETTINGS[name].since, NVIDIA_SETTINGS[name].until) for name in names] == [
+        ("0.5", VERSIONS[-1]), ("0.5", "0.5"), ("0.11", VERSIONS[-1]), ("1.2", VERSIONS[-1]),
+    ]  # fmt: skip
 
 
-def test_every_placeholder_of_the_skeleton_is_there() -> None:
-    known = {setting.name for setting in settings_reference.catalogue()}
+def test_every_placeholder_of_the_skeleton_is_documented() -> None:
+    known = {setting.name for setting in settings_reference.all_settings()}
     for file in (ROOT / "model_repo_skeleton").glob("*/config.pbtxt"):
         assert set(PLACEHOLDER.findall(file.read_text())) <= known, file
 
 
-def test_defaults_are_of_their_types_and_all_is_said() -> None:
-    for setting in settings_reference.catalogue():
+def test_every_default_is_valid() -> None:
+    for setting in settings_reference.all_settings():
         assert setting.problem(setting.default) is None
-        assert setting.meaning
-        assert setting.models
-    assert not set(FIXED) & set(UPSTREAM)
 
 
 def test_the_command_lists_finds_and_refuses() -> None:
     run = CliRunner().invoke
     text = run(main, ["settings"]).output
-    assert "max_beam_width  (int, default 1)  [TensorRT-LLM 0.11 … 1.2]" in text
+    assert f"max_beam_width  (int, default 1)  [TensorRT-LLM 0.11 … {VERSIONS[-1]}]" in text
     found = json.loads(run(main, ["settings", "--json", "gpt_model_path", "stream_key"]).output)
     assert [(s["name"], s["parameter"]) for s in found] == [
         ("engine_dir", "gpt_model_path"),
@@ -79,8 +68,8 @@ def test_the_documentation_is_current() -> None:
 
 def engine_tensors(version: str) -> dict[str, list[str]]:
     """Name -> type and dims."""
-    its = CONTRACTS[version]["tensorrt_llm"]
-    return {line.split()[0]: line.split()[1:3] for line in (*its["inputs"], *its["outputs"])}
+    engine = schema(version)["tensorrt_llm"]
+    return {line.split()[0]: line.split()[1:3] for line in (*engine["inputs"], *engine["outputs"])}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +81,7 @@ def engine_tensors(version: str) -> dict[str, list[str]]:
         ("0.17", "1.2", {"min_length", "random_seed", "return_kv_cache_reuse_stats"}),
     ],
 )  # fmt: skip
-def test_what_a_version_between_can_be_given(older: str, newer: str, differ: set[str]) -> None:
-    """docs/migration.md says it: what both neighbours have alike, those between had too."""
+def test_tensors_that_changed_between_versions(older: str, newer: str, differ: set[str]) -> None:
+    """docs/migration.md relies on it: a tensor that both have alike, the versions between have."""
     before, after = engine_tensors(older), engine_tensors(newer)
     assert {name for name in before if before[name] != after.get(name)} == differ

@@ -1,8 +1,8 @@
-# ruff: noqa: E501 - prompts stand as they are published
-"""Named templates against the forms that the models' makers publish, written out here by hand.
+# ruff: noqa: E501 - prompts as published
+"""Named templates compared with the formats that the models' makers publish, copied here by hand.
 
-Each form names its source. `PUBLISHED` are whole prompts as recorded there; `FORMS` say the same
-piece by piece, so that ten conversations can be held against them.
+Each format names its source. `PUBLISHED` has whole prompts. `FORMS` has the parts of the formats, to
+build the prompts of all test conversations.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ ASKED = ("You are a helpful assistant", "Hello", "Hi there", "Who are you",
          "   I am an assistant   ", "Another question")  # fmt: skip
 ROLES = ("system", "user", "assistant", "user", "assistant", "user")
 
-#: What the models' own templates make of `ASKED`, as recorded in ggml-org/llama.cpp,
-#: tests/test-chat-template.cpp (BOS, which is empty there, put in front).
+#: Prompts of the models' own templates for `ASKED`, from ggml-org/llama.cpp,
+#: tests/test-chat-template.cpp (there without BOS).
 PUBLISHED = {
     "chatml": "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n<|im_start|>user\nHello"
     "<|im_end|>\n<|im_start|>assistant\nHi there<|im_end|>\n<|im_start|>user\nWho are you<|im_end|>"
@@ -65,20 +65,20 @@ PUBLISHED = {
 def test_the_published_conversation(name: str) -> None:
     messages = [{"role": r, "content": c} for r, c in zip(ROLES, ASKED, strict=True)]
     expected = PUBLISHED[name]
-    if name == "mistral-v7":  # mistral-common, the maker's own, drops spaces at an answer's end
+    if name == "mistral-v7":  # mistral-common drops spaces at the end of an answer
         expected = expected.replace("assistant   </s>", "assistant</s>")
     assert render(name, messages) == expected
 
 
 @dataclass(frozen=True)
 class Form:
-    """What stands around a content, "{}", by role; and where a system message goes.
+    """The text around the content "{}" of each role.
 
     Attributes:
-        source: who publishes it.
-        system: None: in front of the first user's content, with a blank line between.
-        default: the system message where there is none.
-        trims: roles whose contents lose the space around them.
+        source: where it is published.
+        system: None: the system message precedes the first user's content, with an empty line between.
+        default: the system message if the conversation has none.
+        trims: roles whose contents are stripped.
     """
 
     source: str
@@ -175,15 +175,13 @@ def by_form(form: Form, messages: Messages) -> str:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_ten_conversations(name: str) -> None:
-    assert len(CONVERSATIONS) >= 10
+def test_conversations(name: str) -> None:
     for messages in CONVERSATIONS:
         assert render(name, messages) == by_form(FORMS[name], messages), messages
 
 
 def test_every_named_template_has_a_reference() -> None:
-    """Mistral's is mistral-common (tests/oracle holds each of these against it), llama2's is in
-    test_templates."""
+    """Mistral's is mistral-common, in tests/oracle; llama2's is in test_templates."""
     assert set(named_templates()) == {*FORMS, *MISTRAL, "llama2"}
 
 
@@ -255,7 +253,7 @@ def test_llama3_tools() -> None:
     assert "\n}\n\ns<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>" in in_system
 
 
-def test_llama3_takes_one_call_at_a_time_and_a_user_message_first() -> None:
+def test_llama3_refuses_several_calls_at_once_and_tools_without_a_user_message() -> None:
     messages = called("{}")
     messages[1]["tool_calls"] *= 2
     with pytest.raises(RequestError, match=r"'llama3' refuses .* one tool call at a time"):
@@ -265,8 +263,10 @@ def test_llama3_takes_one_call_at_a_time_and_a_user_message_first() -> None:
 
 
 def test_deepseek_calls() -> None:
-    """As in deepseek-ai/DeepSeek-V3-0324 and R1-0528, tokenizer_config.json; on these the templates
-    in vllm-project/vllm, examples/tool_chat_template_deepseekv3.jinja and …r1.jinja, are built."""
+    """As in deepseek-ai/DeepSeek-V3-0324 and R1-0528, tokenizer_config.json.
+
+    vllm-project/vllm's examples/tool_chat_template_deepseekv3.jinja and …r1.jinja derive from them.
+    """
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Łódź"}}}
     as_text = {"type": "function", "function": {"name": "time", "arguments": "{}"}}
     messages = [
@@ -288,7 +288,7 @@ def test_deepseek_calls() -> None:
         "<｜end▁of▁sentence｜><｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>one<｜tool▁output▁end｜>"
         "<｜tool▁outputs▁end｜>"
     )
-    assert render("deepseek", messages) == prompt, "the model goes on without <｜Assistant｜>"
+    assert render("deepseek", messages) == prompt, "no <｜Assistant｜> after tool answers"
     answered = [*messages, {"role": "assistant", "content": "It is one."}, *talk("Bye")]
     assert render("deepseek", answered) == (
         f"{prompt}It is one.<｜end▁of▁sentence｜><｜User｜>Bye<｜Assistant｜>"
@@ -377,19 +377,23 @@ def penguins(arguments: object) -> Messages:
     "arguments", [{"query": "biggest penguin species"}, '{"query": "biggest penguin species"}']
 )
 def test_command_r_tools(arguments: object) -> None:
-    """What CohereForAI/c4ai-command-r-v01's own tool_use template makes of them, as recorded in
-    huggingface/huggingface.js, packages/jinja/test/e2e.test.js; without the call as in
-    huggingface/transformers, tests/models/cohere/test_tokenization_cohere.py."""
+    """Prompts of CohereForAI/c4ai-command-r-v01's own tool_use template.
+
+    From huggingface/huggingface.js, packages/jinja/test/e2e.test.js; the one without a call from
+    huggingface/transformers, tests/models/cohere/test_tokenization_cohere.py.
+    """
     messages = penguins(arguments)
-    asked = render("command-r", messages[:1], tools=COMMAND_R_TOOLS)
-    assert asked == COMMAND_R_HEAD + COMMAND_R_END
+    question = render("command-r", messages[:1], tools=COMMAND_R_TOOLS)
+    assert question == COMMAND_R_HEAD + COMMAND_R_END
     prompt = render("command-r", messages, tools=COMMAND_R_TOOLS)
     assert prompt == COMMAND_R_HEAD + COMMAND_R_CALL + COMMAND_R_END
 
 
-def test_command_r_tools_in_other_shapes() -> None:
-    """As in CohereForAI/c4ai-command-r-plus, tool_use, which ggerganov/llama.cpp carries in
-    models/templates; docs/templates.md says where they differ."""
+def test_command_r_parameters_of_all_types() -> None:
+    """As in CohereForAI/c4ai-command-r-plus, tool_use, from ggerganov/llama.cpp, models/templates.
+
+    docs/templates.md lists the differences.
+    """
     properties = {
         "count": {"type": "integer", "description": "How many"},
         "share": {"type": ["number", "boolean"], "description": "A part"},
@@ -415,9 +419,9 @@ def test_command_r_tools_in_other_shapes() -> None:
     assert f"<|CHATBOT_TOKEN|>I look.\nAction:\n```json\n[\n{call},\n{call}\n]```\n<" in prompt
 
 
-def test_command_r_refuses_what_its_tools_do_not_take() -> None:
+def test_command_r_refuses_unsupported_tools_and_calls() -> None:
     for messages, tools, why in (
-        (penguins({}), None, "only where tools are sent"),
+        (penguins({}), None, "need tools in the request"),
         (penguins("{"), COMMAND_R_TOOLS, "arguments of a tool call are not JSON"),
         (talk("Hi"), [{"name": "f", "parameter_definitions": {}}], "as JSON schema"),
         ([{"role": "developer", "content": "d"}], COMMAND_R_TOOLS, "the role developer"),
@@ -427,7 +431,7 @@ def test_command_r_refuses_what_its_tools_do_not_take() -> None:
 
 
 @pytest.mark.parametrize(("name", "tools"), [("deepseek", None), ("command-r", COMMAND_R_TOOLS)])
-def test_an_answer_to_no_call_is_refused(name: str, tools: object) -> None:
+def test_an_answer_without_a_call_is_refused(name: str, tools: object) -> None:
     answer = {"role": "tool", "content": "sun"}
     for messages in ([answer], [*talk("Hi"), answer], [*talk("Hi", "Hello"), answer]):
         with pytest.raises(RequestError, match=f"'{name}' refuses .* must follow a tool call"):
@@ -443,19 +447,19 @@ WITH_TOOLS = {"command-r", "granite", "llama3", "mistral-v3", "mistral-v3-tekken
     [("tools", WITH_TOOLS, {"messages": talk("Hi"), "tools": [TOOL]}),
      ("tool_calls", WITH_TOOLS | {"deepseek"}, {"messages": called({})})],
 )  # fmt: skip
-def test_tools_where_there_is_no_form_for_them_are_refused(
+def test_templates_without_tools_refuse_them(
     what: str, taking: set[str], given: dict[str, Any]
 ) -> None:
-    """Nor are they dropped without a word; the refusal names the templates that take them."""
+    """The error names the templates that support them."""
     named = ", ".join(sorted(taking))
     for name in {*named_templates()} - taking:
-        refusal = rf"'{name}' has no form for {what}; leave them out, .*: {named}, or auto"
+        refusal = rf"'{name}' does not support {what}; leave them out, .*: {named}, or auto"
         with pytest.raises(RequestError, match=refusal):
             render(name, **given)
 
 
 @pytest.mark.parametrize("name", sorted({*named_templates()} - {"chatml", "gpt-oss"}))
-def test_a_role_that_the_model_does_not_know_is_refused(name: str) -> None:
+def test_an_unknown_role_is_refused(name: str) -> None:
     with pytest.raises(RequestError, match=f"'{name}' refuses these messages"):
         render(name, [{"role": "developer", "content": "d"}, *talk("Hi")])
 
@@ -482,7 +486,7 @@ def test_continue_final_message_as_transformers(bpe_dir: object) -> None:
      ({"continue_final_message": True, "add_generation_prompt": True}, "send one of them"),
      ({"continue_final_message": True}, "changes the last message, or it is empty")],
 )  # fmt: skip
-def test_arguments_that_will_not_do(arguments: dict[str, object], message: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     template = load("chatml", None)
     assert template is not None
     with pytest.raises(RequestError, match=message):

@@ -1,4 +1,4 @@
-"""Templates against transformers' own renderer and against forms written out by hand."""
+"""Templates compared with transformers' renderer and with expected prompts; checks of messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def render(name: str, *turns: str) -> str:
     return template.render(chat(*turns), {})
 
 
-def test_llama2_is_the_users_form() -> None:
+def test_llama2() -> None:
     assert render(
         "llama2", "system: Be terse.", "user: hi ", "assistant:  hello ", "user:  bye "
     ) == ("<s>[INST] <<SYS>>\nBe terse.\n<</SYS>>\n\nhi  [/INST] hello </s><s>[INST] bye [/INST]")
@@ -61,7 +61,7 @@ REAL = """{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0][
 """
 
 
-def test_own_template_renders_as_in_transformers(bpe_dir: Path) -> None:
+def test_a_models_own_template_renders_as_in_transformers(bpe_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(bpe_dir)
@@ -83,22 +83,6 @@ def test_names() -> None:
         load("lama2", None)
     with pytest.raises(TemplateError, match="'auto', line 2: "):
         load("auto", "\n{% if %}")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.append(1) }}",
-        "{{ (1).__class__.__base__ }}",
-        "{% include '/etc/passwd' %}",
-        "{{ 1 / 0 }}",
-        "{{ messages[9].content.x }}",
-    ],
-)
-def test_a_template_reaches_nothing_outside(source: str) -> None:
-    with pytest.raises(RequestError, match="template 'x'"):
-        ChatTemplate("x", source).render(chat("user: u"), {})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +113,7 @@ CALLS = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
 def test_only_the_assistant_calls_tools(role: str) -> None:
-    """A template would write the call into another's turn, or drop it."""
+    """A template would write the call into another role's turn, or drop it."""
     message = {"role": role, "content": "a", "tool_calls": CALLS}
     wrong = rf"messages\[1\] has tool_calls and the role '{role}'; only the assistant calls tools"
     with pytest.raises(RequestError, match=wrong):
@@ -139,7 +123,7 @@ def test_only_the_assistant_calls_tools(role: str) -> None:
         assert parsed == [{"role": role, "content": "a"}]
 
 
-def test_the_assistants_tool_calls_are_handed_on() -> None:
+def test_the_assistants_tool_calls_reach_the_template() -> None:
     for calls in (CALLS, []):
         message = {"role": "assistant", "content": "a", "tool_calls": calls}
         assert parse_messages(json.dumps([message])) == [message]
@@ -151,7 +135,3 @@ def test_content_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     parsed = parse_messages(json.dumps([{"role": "user", "content": parts, "name": "n"}]))
     assert parsed == [{"role": "user", "content": "ab", "name": "n"}]
-
-
-def test_an_unsafe_attribute_is_undefined() -> None:
-    assert ChatTemplate("x", "{{ ''.__class__ }}").render(chat("user: u"), {}) == ""

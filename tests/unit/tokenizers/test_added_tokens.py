@@ -1,4 +1,4 @@
-"""Tokens that tokenizer_config.json and its neighbours add, against transformers; long texts."""
+"""Tokens that the small JSON files add, compared with transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = [
 
 
 def altered(folder: Path, work: Path, **files: dict) -> Path:
-    """A copy of *folder*; ``config`` is laid over its tokenizer_config.json."""
+    """A copy of *folder*; ``config`` updates its tokenizer_config.json."""
     shutil.copytree(folder, work, dirs_exist_ok=True)
     path = work / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | files.pop("config", {})))
@@ -76,7 +76,7 @@ def test_tokens_beside_tokenizer_json(bpe_dir: Path, tmp_path: Path, files: dict
     check(altered(bpe_dir, tmp_path, **files))
 
 
-def test_an_ordinary_added_token_that_is_named_eos_is_skipped(
+def test_an_added_token_that_is_not_special_is_skipped_as_eos(
     bpe_dir: Path, tmp_path: Path
 ) -> None:
     folder = altered(bpe_dir, tmp_path, config={"eos_token": "<tool>"})
@@ -114,10 +114,10 @@ PARTS = st.lists(
 
 
 @given(parts=PARTS)
-def test_tokens_of_a_rank_file_are_found_where_the_tokenizers_library_finds_them(
+def test_added_tokens_of_a_rank_file_are_found_as_by_the_tokenizers_library(
     tmp_path_factory: pytest.TempPathFactory, parts: list[str]
 ) -> None:
-    """Marks and letters of any script before and after a single word, blanks around others."""
+    """With marks and letters of any script around single words, and whitespace around others."""
     library = tokenizers.Tokenizer(models.BPE())
     added = {"258": ALONE, "259": {**TOOL, "single_word": True}, "260": BLANKS}
     library.add_tokens([tokenizers.AddedToken(**token) for token in added.values()])
@@ -137,13 +137,13 @@ def test_tokens_of_a_rank_file_are_found_where_the_tokenizers_library_finds_them
 
 
 @given(words=st.lists(st.text("ab.\\|", min_size=1), max_size=8), text=st.text("ab.\\|"))
-def test_words_are_found_the_longest_first(words: list[str], text: str) -> None:
+def test_the_longest_word_is_found(words: list[str], text: str) -> None:
     one_by_one = "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)"
     assert re.findall(any_of(words), text) == re.findall(one_by_one, text)
 
 
-def test_a_thousand_special_tokens_do_not_slow_down() -> None:
-    """Each of them tried at every '<' took ten seconds for a million."""
+def test_a_thousand_special_tokens_are_found_in_linear_time() -> None:
+    """Trying each of them at every '<' took ten seconds for a million."""
     expression = re.compile(any_of(f"<SPECIAL_{n}>" for n in range(1000)))
     start = time.perf_counter()
     assert not expression.findall("<" * 1_000_000)

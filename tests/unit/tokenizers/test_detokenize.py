@@ -1,4 +1,4 @@
-"""The law of every stream: joined pieces == the whole decode, however the ids are cut."""
+"""Every stream's texts, joined, equal the decoded ids, however the ids are divided."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def streamed(tokenizer: Tokenizer, ids: Sequence[int], cuts: Sequence[int], skip
 
 
 @pytest.mark.parametrize("text", HARD_TEXTS, ids=range(len(HARD_TEXTS)))
-def test_hard_texts_come_back_whole_at_every_split(tokenizer: Tokenizer, text: str) -> None:
+def test_hard_texts_are_restored_at_every_split(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(ids) == text
     for cut in range(len(ids) + 1):
@@ -46,7 +46,7 @@ def test_hard_texts_come_back_whole_at_every_split(tokenizer: Tokenizer, text: s
 
 
 @given(text=st.text(), cuts=st.lists(st.integers(0, 200)))
-def test_any_text_any_cut(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
+def test_any_text_any_division(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert streamed(tokenizer, ids, cuts, skip=True) == tokenizer.decode(ids)
     if "<" not in text:  # no special token written out
@@ -54,22 +54,23 @@ def test_any_text_any_cut(tokenizer: Tokenizer, text: str, cuts: list[int]) -> N
 
 
 @given(ids=st.lists(st.integers(0, 700)), cuts=st.lists(st.integers(0, 200)), skip=st.booleans())
-def test_any_ids_any_cut(tokenizer: Tokenizer, ids: list[int], cuts: list[int], skip: bool) -> None:
-    """Engines may stop inside a character, or give ids beyond the vocabulary."""
+def test_any_ids_any_division(
+    tokenizer: Tokenizer, ids: list[int], cuts: list[int], skip: bool
+) -> None:
+    """Engines may stop inside a character, or return ids beyond the vocabulary."""
     whole = tokenizer.decode(ids, skip_special_tokens=skip)
     assert streamed(tokenizer, ids, cuts, skip) == whole
 
 
 @given(ids=st.lists(st.integers(0, 599)))
-def test_any_ids_decode_as_the_library_decodes_them(
+def test_any_ids_decode_as_with_the_library(
     bpe_dir: Path, sentencepiece_dir: Path, ids: list[int]
 ) -> None:
-    """The libraries' own decoders are the oracle, up to what each makes of bytes that are no
-    character: there both say U+FFFD, but not equally often."""
+    """For invalid UTF-8 both give U+FFFD, but different numbers of them."""
     bpe = tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))
     model = str(sentencepiece_dir / "tokenizer.model")
     sp = sentencepiece.SentencePieceProcessor(model_file=model)
-    # Its surface of an unknown token is its own; special tokens give nothing there as here.
+    # The library has its own text for an unknown token.
     sp_ids = [i for i in ids if i < sp.get_piece_size() and i != sp.unk_id()]
     for ours, its, library in (
         (create(TokenizerSettings(str(bpe_dir))), ids, bpe.decode(ids)),
@@ -80,8 +81,8 @@ def test_any_ids_decode_as_the_library_decodes_them(
 
 
 @given(ids=st.lists(st.integers(0, 600)))
-def test_pieces_never_end_in_half_a_character(tokenizer: Tokenizer, ids: list[int]) -> None:
-    """What was emitted is never wrong later: each prefix of the stream is a prefix of the whole."""
+def test_emitted_text_is_final(tokenizer: Tokenizer, ids: list[int]) -> None:
+    """Each prefix of the stream is a prefix of the whole text."""
     stream = tokenizer.stream()
     text = ""
     whole = tokenizer.decode(ids)
@@ -91,10 +92,10 @@ def test_pieces_never_end_in_half_a_character(tokenizer: Tokenizer, ids: list[in
 
 
 @given(ids=st.lists(st.integers(0, 600)), cuts=st.lists(st.integers(0, 200)))
-def test_window_decoder_agrees_with_bytes(
+def test_window_decoder_equals_byte_decoder(
     tokenizer: Tokenizer, ids: list[int], cuts: list[int]
 ) -> None:
-    """The decoder for unknown tokenizers, on ids whose characters are whole."""
+    """For ids of complete characters."""
     ids = tokenizer.encode(tokenizer.decode(ids).replace("\N{REPLACEMENT CHARACTER}", "?"),
                            add_special_tokens=False)  # fmt: skip
     window = WindowStreamDecoder(tokenizer.decode)
@@ -103,17 +104,25 @@ def test_window_decoder_agrees_with_bytes(
     assert "".join([*pieces, window.finish()]) == tokenizer.decode(ids)
 
 
-def test_window_decoder_survives_a_decode_that_takes_text_back() -> None:
-    """ByteFallback of `tokenizers` does: an incomplete byte spoils the characters before it."""
+def test_window_decoder_if_a_decode_changes_earlier_text() -> None:
+    """ByteFallback of `tokenizers` does: an incomplete byte replaces the characters before it."""
     texts = {(1,): "é", (1, 2): "\ufffd\ufffd\ufffd", (1, 2, 3): "\ufffd\ufffd\ufffda"}
     window = WindowStreamDecoder(lambda ids: texts.get(tuple(ids), "\ufffda"))
     assert window.feed([1]) == "é"
     assert window.feed([2]) == ""
-    assert window.feed([3]) == "\ufffd\ufffda", "what was emitted stays; the rest follows"
+    assert window.feed([3]) == "\ufffd\ufffda", "emitted text stays"
+
+
+def test_the_public_module_exports_the_decoders() -> None:
+    """docs/plugins.md names it for tokenizer types of other packages."""
+    from trt_tokenizers import detokenize
+
+    assert detokenize.WindowStreamDecoder is WindowStreamDecoder
+    assert issubclass(detokenize.ByteStreamDecoder, detokenize.StreamDecoder)
 
 
 def cut(text: str, stops: Sequence[str], include: bool) -> str:
-    """The rule, on the whole text: the stop string that is complete first ends it."""
+    """Reference on the whole text: the stop string that is complete first ends it."""
     for end in range(len(text) + 1):
         for stop in sorted(stops, key=len, reverse=True):
             if stop and text[:end].endswith(stop):
@@ -127,7 +136,7 @@ def cut(text: str, stops: Sequence[str], include: bool) -> str:
     sizes=st.lists(st.integers(1, 5)),
     include=st.booleans(),
 )
-def test_stop_strings_cut_as_on_the_whole_text(
+def test_stop_strings_end_a_stream_as_they_end_the_whole_text(
     text: str, stops: list[str], sizes: list[int], include: bool
 ) -> None:
     filter_ = StopStrings(stops, include=include)
@@ -137,6 +146,8 @@ def test_stop_strings_cut_as_on_the_whole_text(
         out += filter_.feed(text[at : at + size])
         at = min(len(text), at + size)
         if not filter_.stopped:
-            assert len(out) >= at - max(0, longest - 1), "held back more than the longest less one"
+            assert len(out) >= at - max(0, longest - 1), (
+                "holds back at most the longest stop string less one character"
+            )
     out += filter_.finish()
     assert out == cut(text, stops, include)

@@ -1,4 +1,4 @@
-"""Long texts are encoded in pieces; the library's own ids of the whole are the oracle."""
+"""Long texts are encoded in pieces; the reference are the library's ids of the whole text."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def backend(*steps: pre_tokenizers.PreTokenizer) -> tokenizers.Tokenizer:
 
 
 @pytest.fixture(autouse=True)
-def _every_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut wherever a text can be cut."""
+def _split_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split texts wherever they can be split."""
     monkeypatch.setattr(split_long_text, "PIECE", 1)
     monkeypatch.setattr(split_long_text, "LONG", 2)
 
@@ -116,14 +116,14 @@ def test_pieces_have_the_ids_of_the_whole(bpe_dir: Path, name: str, form: Any) -
     whole.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    assert split_long_text.sure(whole)
+    assert split_long_text.can_split(whole)
     ours = FastTokenizer(TokenizerSettings(str(bpe_dir)), whole, always_bos=True)
 
     @given(TEXTS)
     def check(text: str) -> None:
         for special in (False, True):
             expected = whole.encode(text, add_special_tokens=special).ids
-            # bpe_dir's files call another token BOS; what the library adds has to be all.
+            # The files in bpe_dir name another BOS, so only the library adds tokens.
             assert ours._encode(["x y", text], special) == [
                 whole.encode("x y", add_special_tokens=special).ids, expected
             ]  # fmt: skip
@@ -135,7 +135,7 @@ def test_pieces_have_the_ids_of_the_whole(bpe_dir: Path, name: str, form: Any) -
         assert ours._encode([text * 2], False) == [expected]
 
 
-def test_pieces_are_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_join_to_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert split_long_text.pieces("a b c d") == ["a", " b", " c", " d"]
     monkeypatch.setattr(split_long_text, "PIECE", 4)
     monkeypatch.setattr(split_long_text, "LONG", 8)
@@ -163,32 +163,32 @@ UNSURE = {
 
 
 @pytest.mark.parametrize("name", UNSURE)
-def test_what_is_not_known_to_cut_is_not_cut(name: str) -> None:
+def test_unknown_pre_tokenizers_are_not_split(name: str) -> None:
     made = tokenizers.Tokenizer(models.BPE())
     if UNSURE[name]:
         made.pre_tokenizer = pre_tokenizers.Sequence(list(UNSURE[name]))
-    assert not split_long_text.sure(made)
+    assert not split_long_text.can_split(made)
 
 
 @pytest.mark.parametrize(
-    ("token", "sure"),
+    ("token", "splits"),
     [
         (AddedToken("foo bar"), False),
         (AddedToken("foo "), False),
         (AddedToken("x\u00a0y"), False),
-        (AddedToken("x´"), False),  # NFKC makes a space of it
+        (AddedToken("x´"), False),  # NFKC changes it to a space
         (AddedToken("foo", rstrip=True), False),
         (AddedToken("<foo>", rstrip=True), True),
         (AddedToken(" foo"), True),
-        (AddedToken(" foo", single_word=True), False),  # looks at the letter before it
+        (AddedToken(" foo", single_word=True), False),  # inspects the letter before it
         (AddedToken("  "), True),
         (AddedToken("foo", lstrip=True, single_word=True), True),
     ],
 )
-def test_added_tokens_that_reach_over_a_cut(token: AddedToken, sure: bool) -> None:
+def test_added_tokens_that_may_span_a_split(token: AddedToken, splits: bool) -> None:
     made = backend(*PUBLISHED["gpt2"])
     made.add_tokens([token])
-    assert split_long_text.sure(made) is sure
+    assert split_long_text.can_split(made) is splits
 
 
 @pytest.mark.parametrize(
@@ -197,21 +197,21 @@ def test_added_tokens_that_reach_over_a_cut(token: AddedToken, sure: bool) -> No
      normalizers.Strip(), normalizers.Sequence([normalizers.NFC(), normalizers.StripAccents()])],
     ids=str,
 )  # fmt: skip
-def test_other_normalizers(normalizer: Any) -> None:
+def test_unknown_normalizers_are_not_split(normalizer: Any) -> None:
     made = backend(*PUBLISHED["gpt2"])
-    assert split_long_text.sure(made)
+    assert split_long_text.can_split(made)
     made.normalizer = normalizer
-    assert not split_long_text.sure(made)
+    assert not split_long_text.can_split(made)
 
 
-def test_parts_written_in_python_are_not_asked(bpe_dir: Path) -> None:
-    class Own:
+def test_pre_tokenizers_in_python_are_not_split(bpe_dir: Path) -> None:
+    class InPython:
         def pre_tokenize(self, text: Any) -> None:
             text.split(lambda _, piece: piece.split(" ", "isolated"))
 
     made = backend(*PUBLISHED["gpt2"])
-    made.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Own())
-    assert not split_long_text.sure(made)
+    made.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(InPython())
+    assert not split_long_text.can_split(made)
     ours = FastTokenizer(TokenizerSettings(str(bpe_dir)), made)
     assert ours._encode(["a b"], False) == [made.encode("a b").ids]
 
@@ -227,16 +227,16 @@ def test_parts_written_in_python_are_not_asked(bpe_dir: Path) -> None:
         ([5], [1, 2], None),
     ],
 )
-def test_what_stands_around_a_text_is_told_from_it(
+def test_tokens_that_the_library_adds_around_a_text(
     bpe_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
     bare: list[int],
     framed: list[int],
     expected: tuple[list[int], list[int]] | None,
 ) -> None:
-    """Its ids stand for an "a" that is unknown, or is what the library puts around texts."""
+    """None is expected where "a" is unknown, or equals a token that the library adds."""
     ours = FastTokenizer(TokenizerSettings(str(bpe_dir)), backend(*PUBLISHED["gpt2"]))
-    assert ours._cuts
+    assert ours._splits
 
     class Library:
         def encode(self, text: str, add_special_tokens: bool) -> Any:
@@ -245,4 +245,4 @@ def test_what_stands_around_a_text_is_told_from_it(
     monkeypatch.setattr(ours, "_backend", Library())
     assert ours._find_frame(framed) is (expected is not None)
     if expected:
-        assert (ours._before, ours._behind) == expected
+        assert (ours._before, ours._after) == expected

@@ -1,4 +1,4 @@
-"""The types beside llama and gpt2, the settings of all, and what auto chooses."""
+"""Types other than llama and gpt2, the common settings, and the selection by auto."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(folder: Path, kind: str = "auto", **more: object) -> Tokenizer:
     return create(TokenizerSettings(str(folder), kind, **more))
 
 
-def test_tiktoken_with_a_pattern_of_its_own(ranks_dir: Path) -> None:
+def test_tiktoken_with_its_own_pattern(ranks_dir: Path) -> None:
     tokenizer = load(ranks_dir, tiktoken_pattern=r"\s+|\S+")
     assert tokenizer.encode("hell<|end|>o") == [256, 257, 258, 111]
     assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.pad_id) == (None, (258,), 258)
@@ -43,10 +43,10 @@ def test_tiktoken_with_a_pattern_of_its_own(ranks_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("", "has 258 ranks, as no file that this version knows; set tiktoken_pattern to qwen"),
+    [("", "has 258 ranks, which no known model family has; set tiktoken_pattern to qwen"),
      ("(", "tiktoken_pattern '\\('.* does not compile")],
 )  # fmt: skip
-def test_a_pattern_that_will_not_do(ranks_dir: Path, pattern: str, message: str) -> None:
+def test_a_bad_pattern_is_refused(ranks_dir: Path, pattern: str, message: str) -> None:
     with pytest.raises(TokenizerError, match=message):
         load(ranks_dir, "tiktoken", tiktoken_pattern=pattern)
 
@@ -54,10 +54,10 @@ def test_a_pattern_that_will_not_do(ranks_dir: Path, pattern: str, message: str)
 def test_a_broken_rank_file_is_named(ranks_dir: Path) -> None:
     path = ranks_dir / "mini.tiktoken"
     path.write_text(path.read_text() + "\n???")
-    with pytest.raises(TokenizerError, match=r"mini\.tiktoken is no rank file"):
+    with pytest.raises(TokenizerError, match=r"mini\.tiktoken is not a rank file"):
         load(ranks_dir, "tiktoken", tiktoken_pattern="gpt2")
     path.unlink()
-    with pytest.raises(TokenizerError, match="needs a rank file"):
+    with pytest.raises(TokenizerError, match="needs one rank file"):
         load(ranks_dir, "tiktoken")
 
 
@@ -69,14 +69,14 @@ def test_long_runs_do_not_end_the_process(ranks_dir: Path, character: str) -> No
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_runs_are_cut_as_llama_3_cuts_them() -> None:
+def test_runs_are_split_as_llama_3_splits_them() -> None:
     text = "a" * 60_000 + " " * 25_000 + "b"
     assert [len(piece) for piece in bounded_runs(text)] == [25_000, 25_000, 35_001]
     assert list(bounded_runs("a b")) == ["a b"]
 
 
-def test_an_answer_that_goes_on_with_a_text_keeps_its_first_space(tmp_path: Path) -> None:
-    """Where the library's decoder drops the space of the first token: unigram with metaspace."""
+def test_an_answer_that_continues_a_text_keeps_its_first_space(tmp_path: Path) -> None:
+    """The library's decoder drops the space of the first token: unigram with metaspace."""
     pieces = ["<unk>", "</s>", "\u2581", "a", "\u2581hello", "\u2581world"]
     library = tokenizers.Tokenizer(models.Unigram([(p, -1.0) for p in pieces], unk_id=0))
     library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -100,7 +100,7 @@ def test_byte_is_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("older", "name"), [("sp", "sentencepiece"), ("gpt", "gpt2")])
-def test_older_names_work_and_say_so(
+def test_older_names_work_and_are_logged(
     sentencepiece_dir: Path, gpt2_dir: Path, caplog: pytest.LogCaptureFixture, older: str, name: str
 ) -> None:
     folder = sentencepiece_dir if older == "sp" else gpt2_dir
@@ -128,7 +128,7 @@ def test_older_names_work_and_say_so(
         ([], {}, "transformers"),
     ],
 )
-def test_auto_chooses(tmp_path: Path, files: list[str], config: dict, name: str) -> None:
+def test_auto_selects(tmp_path: Path, files: list[str], config: dict, name: str) -> None:
     for file in files:
         (tmp_path / file).write_text("AA== 0\n" if file.endswith("tiktoken") else "")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -141,8 +141,8 @@ def test_auto_reads_gpt2s_files_as_transformers(gpt2_dir: Path, tmp_path: Path) 
     for file in gpt2_dir.iterdir():
         shutil.copy(file, tmp_path)
     for config in ({}, {"add_prefix_space": True}):
-        said = {"tokenizer_class": "GPT2Tokenizer", **config}
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+        content = {"tokenizer_class": "GPT2Tokenizer", **config}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(content))
         oracle, ours = AutoTokenizer.from_pretrained(tmp_path), load(tmp_path)
         for text in HARD_TEXTS:
             assert ours.encode(text) == oracle(text)["input_ids"], (text, config)
@@ -151,10 +151,8 @@ def test_auto_reads_gpt2s_files_as_transformers(gpt2_dir: Path, tmp_path: Path) 
     assert load(tmp_path, "gpt2", add_bos=True).encode("a")[0] == load(tmp_path).bos_id
 
 
-def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        TokenizerError, match=r"holds no tokenizer \(tokenizer\.json.*; set"
-    ) as none:
+def test_a_folder_without_a_tokenizer_is_reported_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"has no tokenizer \(tokenizer\.json.*; set") as none:
         load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(TokenizerError, match="cannot load") as useless:
@@ -163,7 +161,7 @@ def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_rank_file_named_tokenizer_model(ranks_dir: Path) -> None:
-    """Llama 3's original: type llama reads it, type sentencepiece says what it is."""
+    """Llama 3's original file: type llama reads it, and type sentencepiece names the right type."""
     (ranks_dir / "mini.tiktoken").rename(ranks_dir / "tokenizer.model")
     assert load(ranks_dir, "llama", tiktoken_pattern="llama3").encode("he") == [
         258,
@@ -180,33 +178,48 @@ def test_type_transformers_encodes_a_batch(sentencepiece_dir: Path) -> None:
         assert batch == [tokenizer.encode(t, add_special_tokens=special) for t in HARD_TEXTS]
 
 
+def test_type_transformers_reads_a_model_file_without_sentencepieces_protobuf_module(
+    sentencepiece_dir: Path,
+) -> None:
+    """As with sentencepiece 0.2.3 and protobuf 6, which a plain installation has."""
+    code = (
+        "import sys; sys.modules['sentencepiece.sentencepiece_model_pb2'] = None\n"
+        "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
+        "from trt_tokenizers.tokenizers.registry import create\n"
+        f"made = [create(TokenizerSettings({str(sentencepiece_dir)!r}, kind))"
+        " for kind in ('transformers', 'llama')]\n"
+        "assert made[0].encode('hello there') == made[1].encode('hello there')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_use_fast_is_explained(bpe_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "trt_tokenizers"):
         load(bpe_dir, "gpt2", use_fast=False)
-    assert "use_fast is false: tokenizer type gpt2 has one way, and it is fast" in caplog.text
+    assert "use_fast is false, but tokenizer type gpt2 has no slow implementation" in caplog.text
 
 
-def test_auto_says_what_it_chose_and_why(bpe_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_its_selection_and_the_reason(
+    bpe_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "trt_tokenizers"):
         load(bpe_dir)
-    assert f"tokenizer type auto: tokenizers, since {bpe_dir} has tokenizer.json" in caplog.text
+    assert f"tokenizer type auto: tokenizers, because {bpe_dir} has tokenizer.json" in caplog.text
 
 
 def test_settings_of_ends_and_padding(bpe_dir: Path, sentencepiece_dir: Path) -> None:
-    tokenizer = load(bpe_dir, add_eos=True, extra_eos_ids=(7, 0), pad_id=9, padding_side="left")
+    tokenizer = load(bpe_dir, add_eos=True, extra_eos_ids=(7, 0), pad_id=9)
     assert tokenizer.encode("a")[-1] == 2
-    assert (tokenizer.eos_ids, tokenizer.pad_id, tokenizer.padding_side) == ((2, 0, 7), 9, "left")
+    assert (tokenizer.eos_ids, tokenizer.pad_id) == ((2, 0, 7), 9)
     assert load(sentencepiece_dir, "llama", add_eos=True).encode("a")[-1] == 2
-    with pytest.raises(TokenizerError, match="padding_side is 'up'"):
-        load(bpe_dir, padding_side="up")
     for wrong in ({"pad_id": -1}, {"extra_eos_ids": (3, -2)}):
-        with pytest.raises(TokenizerError, match="ids are 0 or more"):
+        with pytest.raises(TokenizerError, match="ids must be 0 or more"):
             load(bpe_dir, **wrong)
-    with pytest.raises(TokenizerError, match=r"add_eos is true but .* names no EOS"):
+    with pytest.raises(TokenizerError, match=r"add_eos is true but .* has no EOS"):
         load(bpe_dir, "byte", add_eos=True)
 
 
-def test_add_eos_takes_away_what_the_file_adds(bpe_dir: Path, tmp_path: Path) -> None:
+def test_add_eos_false_removes_the_eos_that_the_file_adds(bpe_dir: Path, tmp_path: Path) -> None:
     import tokenizers
     from tokenizers.processors import TemplateProcessing
 
@@ -220,8 +233,8 @@ def test_add_eos_takes_away_what_the_file_adds(bpe_dir: Path, tmp_path: Path) ->
     assert load(tmp_path, add_eos=False).encode("a") == load(bpe_dir).encode("a")
 
 
-def test_legacy_puts_a_space_after_special_tokens(sentencepiece_dir: Path) -> None:
-    plain, legacy = (load(sentencepiece_dir, "llama", legacy=says) for says in (False, True))
+def test_legacy_adds_a_space_after_special_tokens(sentencepiece_dir: Path) -> None:
+    plain, legacy = (load(sentencepiece_dir, "llama", legacy=on) for on in (False, True))
     assert plain.encode("</s>a") != legacy.encode("</s>a")
     assert legacy.encode("</s>a") == plain.encode("</s> a")
 
@@ -232,7 +245,7 @@ CLEANABLE = st.lists(
 
 
 @given(words=CLEANABLE, cuts=st.lists(st.integers(1, 3), min_size=1))
-def test_cleaned_up_streams_keep_the_law(
+def test_cleaned_up_streams_equal_the_cleaned_up_text(
     tmp_path_factory: pytest.TempPathFactory, words: list[str], cuts: list[int]
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -250,8 +263,10 @@ def test_cleaned_up_streams_keep_the_law(
 
 
 @pytest.mark.parametrize("letters", [" 'nt", " 'nst.", " 'rem"])
-def test_short_texts_of_what_the_rules_read_keep_the_law(tmp_path: Path, letters: str) -> None:
-    """All of them, each in the most parts, and those that went wrong in two of every length."""
+def test_short_texts_of_the_rules_characters_are_cleaned_up_in_streams(
+    tmp_path: Path, letters: str
+) -> None:
+    """All of them, one id at a time; texts that once failed also in two parts of any length."""
     tokenizer = load(tmp_path, "byte", clean_up_tokenization_spaces=True)
     longest = 7 if len(letters) < 5 else 6
     for text in map("".join, itertools.product(letters, repeat=longest)):
@@ -266,7 +281,7 @@ def test_short_texts_of_what_the_rules_read_keep_the_law(tmp_path: Path, letters
             assert "".join(parts) == tokenizer.decode(ids) == clean_up(text), (text, cut)
 
 
-def test_clean_up_keeps_what_a_plugins_class_says(tmp_path: Path) -> None:
+def test_clean_up_keeps_the_attributes_of_a_plugins_class(tmp_path: Path) -> None:
     class Reverse(ByteTokenizer):
         bos_id, eos_ids, pad_id, adds_bos, adds_eos, unk_id = 1, (0,), 7, True, True, 3
 
@@ -279,10 +294,10 @@ def test_clean_up_keeps_what_a_plugins_class_says(tmp_path: Path) -> None:
     clean = CleanedUp(Reverse(TokenizerSettings(str(tmp_path))))
     names = ("bos_id", "eos_ids", "pad_id", "adds_bos", "adds_eos", "unk_id")
     assert [getattr(clean, name) for name in names] == [1, (0,), 7, True, True, 3]
-    assert clean.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [9]
+    assert clean.encode_prompts(["a"], add_special_tokens=True, ensure_bos=True)[0] == [9]
 
 
-def test_clean_up_is_transformers(bpe_dir: Path) -> None:
+def test_clean_up_is_that_of_transformers(bpe_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     oracle = AutoTokenizer.from_pretrained(bpe_dir)

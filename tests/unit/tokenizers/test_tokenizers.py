@@ -1,4 +1,4 @@
-"""Ids against transformers, sentencepiece and the `tokenizers` library; settings; the registry."""
+"""Ids compared with transformers, sentencepiece and `tokenizers`; settings; the registry."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_llama_ids_are_transformers_ids_without_legacy(sentencepiece_dir: Path) 
         assert ours.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
 
 
-def test_llama_ids_are_sentencepieces_own_where_a_text_begins_with_a_space(
+def test_llama_ids_are_sentencepieces_if_a_text_begins_with_a_space(
     sentencepiece_dir: Path,
 ) -> None:
-    """transformers 5 adds no dummy space before a space; SentencePiece, and Llama with it, does."""
+    """SentencePiece adds its dummy space before a space; transformers 5 does not."""
     oracle = sentencepiece.SentencePieceProcessor(
         model_file=str(sentencepiece_dir / "tokenizer.model")
     )
@@ -80,10 +80,10 @@ def test_sentencepiece_equals_the_library(sentencepiece_dir: Path, text: str) ->
     assert ours.decode(ids) == oracle.decode(ids)
 
 
-def test_llama_json_of_the_legacy_kind_behaves_as_the_model_file(
+def test_a_legacy_tokenizer_json_of_llama_equals_the_model_file(
     sentencepiece_dir: Path, tmp_path: Path
 ) -> None:
-    """Llama 2's tokenizer.json puts a space after every special token; type llama does not."""
+    """Llama 2's tokenizer.json adds a space after every special token; type llama does not."""
     from tokenizers import normalizers
     from transformers import AutoTokenizer
 
@@ -108,7 +108,6 @@ def test_gpt2_adds_bos_as_transformers_with_add_bos_token(gpt2_dir: Path) -> Non
     ours = load(gpt2_dir, "gpt2")
     bos = oracle.token_to_id("<|endoftext|>")
     assert (ours.bos_id, ours.eos_ids, ours.pad_id) == (bos, (bos,), bos)
-    assert ours.padding_side == "left"
     for text in HARD_TEXTS:
         assert ours.encode(text) == [bos, *oracle.encode(text).ids]
     assert ours.encode("<|endoftext|>a") == ours.encode("a")
@@ -122,14 +121,16 @@ def test_transformers_type_decodes_like_auto(bpe_dir: Path) -> None:
         assert hf.decode(hf.encode(text)) == text
 
 
-def test_auto_without_tokenizer_json_asks_transformers(sentencepiece_dir: Path) -> None:
+def test_auto_without_tokenizer_json(sentencepiece_dir: Path) -> None:
     tokenizer = load(sentencepiece_dir)
     assert tokenizer.encode("hello") == load(sentencepiece_dir, "llama").encode("hello")
 
 
 def test_all_eos_ids_of_generation_config(bpe_dir: Path) -> None:
     tokenizer = load(bpe_dir)
-    assert tokenizer.eos_ids == (2, 0), "the tokenizer's own first, then generation_config.json's"
+    assert tokenizer.eos_ids == (2, 0), (
+        "EOS of the tokenizer's files first, then generation_config.json's"
+    )
     assert tokenizer.pad_id == 2, "PAD falls back to EOS"
 
 
@@ -142,21 +143,21 @@ def test_exactly_one_bos(
     sentencepiece_dir: Path, text: str, add_special: bool, ensure: bool
 ) -> None:
     tokenizer = load(sentencepiece_dir, "llama")
-    ids = tokenizer.encode_prompt(text, add_special_tokens=add_special, ensure_bos=ensure)
+    ids = tokenizer.encode_prompts([text], add_special_tokens=add_special, ensure_bos=ensure)[0]
     assert ids[0] == tokenizer.bos_id
     assert tokenizer.bos_id not in ids[1:]
 
 
 @given(times=st.integers(0, 4), text=st.text(max_size=8), special=st.booleans())
-def test_one_bos_where_the_model_wants_one_and_the_references_where_it_wants_none(
+def test_one_bos_if_the_model_wants_one_and_otherwise_as_in_the_text(
     bpe_dir: Path, times: int, text: str, special: bool
 ) -> None:
     oracle = tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))  # adds no BOS
     prompt = "<|endoftext|>" * times + text
     ids = oracle.encode(prompt, add_special_tokens=special).ids
-    asked = {"add_special_tokens": special, "ensure_bos": True}
-    assert load(bpe_dir).encode_prompt(prompt, **asked) == ids
-    assert load(bpe_dir, add_bos=True).encode_prompt(prompt, **asked) == [0, *ids[times:]]
+    options = {"add_special_tokens": special, "ensure_bos": True}
+    assert load(bpe_dir).encode_prompts([prompt], **options) == [ids]
+    assert load(bpe_dir, add_bos=True).encode_prompts([prompt], **options) == [[0, *ids[times:]]]
 
 
 def test_add_bos_setting_wins(sentencepiece_dir: Path, bpe_dir: Path, gpt2_dir: Path) -> None:
@@ -165,7 +166,7 @@ def test_add_bos_setting_wins(sentencepiece_dir: Path, bpe_dir: Path, gpt2_dir: 
     assert load(gpt2_dir, "gpt2", add_bos=False).encode("a") == load(bpe_dir).encode("a")
 
 
-def test_unknown_type_lists_what_there_is(bpe_dir: Path) -> None:
+def test_an_unknown_type_is_refused_with_a_suggestion(bpe_dir: Path) -> None:
     with pytest.raises(
         TokenizerError, match=r"unknown tokenizer type 'lama' \(did you mean 'llama"
     ):
@@ -177,7 +178,7 @@ def test_unknown_type_lists_what_there_is(bpe_dir: Path) -> None:
     [
         ("llama", "needs tokenizer.model or tokenizer.json"),
         ("gpt2", "needs vocab.json and merges.txt"),
-        ("sentencepiece", "holds no .model file"),
+        ("sentencepiece", "has no .model file"),
     ],
 )
 def test_missing_files_are_named(tmp_path: Path, kind: str, message: str) -> None:
@@ -203,8 +204,8 @@ def test_missing_folder() -> None:
         TokenizerSettings("/nowhere/at/all")
 
 
-def test_a_strangers_class_by_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of the base class's docstring, run as it stands there."""
+def test_a_class_by_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the example in the docstring of the base module."""
     import textwrap
 
     from trt_tokenizers.tokenizers import base
@@ -225,7 +226,7 @@ def test_a_strangers_class_by_module_path(tmp_path: Path, monkeypatch: pytest.Mo
 EXAMPLE = Path(__file__).parents[3] / "examples" / "codepoint_tokenizer"
 
 
-def test_the_example_package_does_what_the_settings_say(
+def test_the_example_package_applies_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(EXAMPLE)
@@ -235,14 +236,14 @@ def test_the_example_package_does_what_the_settings_say(
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 10]}')
     other = load(tmp_path, kind, add_bos=False, add_eos=True, extra_eos_ids=(7,), pad_id=9)
     assert (other.encode("a"), other.eos_ids, other.pad_id) == ([97, 3], (3, 10, 7), 9)
-    assert other.encode_prompt("a", add_special_tokens=True, ensure_bos=True) == [97, 3]
+    assert other.encode_prompts(["a"], add_special_tokens=True, ensure_bos=True)[0] == [97, 3]
     assert other.decode([2, 97, 3]) == "a"
 
 
-def test_the_example_of_the_docs_is_the_package() -> None:
+def test_the_example_in_the_docs_is_the_package() -> None:
     docs = (EXAMPLE.parents[1] / "docs" / "plugins.md").read_text()
     shown = docs.split("```python\n")[1].split("```")[0]
-    assert (EXAMPLE / "codepoint_tokenizer.py").read_text().endswith(f'number."""\n\n{shown}')
+    assert (EXAMPLE / "codepoint_tokenizer.py").read_text().endswith(f'code point."""\n\n{shown}')
 
 
 def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ DECODER = """it must be {id: {"content": …}}"""
         ("config", {"eos_token_id": 1.5}, "eos_token_id is 1.5; it must be an id or a list of ids"),
     ],
 )  # fmt: skip
-def test_what_a_small_file_cannot_mean_is_said(
+def test_an_invalid_value_in_a_small_file_is_named(
     tmp_path: Path, file: str, content: object, message: str
 ) -> None:
     path = tmp_path / f"{file}.json"
@@ -291,7 +292,7 @@ def test_what_a_small_file_cannot_mean_is_said(
 
 
 @pytest.mark.parametrize("name", ["chat_template", "additional_chat_templates/tool_use"])
-def test_a_template_that_is_no_utf8_is_named(tmp_path: Path, name: str) -> None:
+def test_a_template_that_is_not_utf8_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.jinja"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"a\xff")
@@ -303,8 +304,8 @@ def test_a_template_that_is_no_utf8_is_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["auto", "tiktoken", "sentencepiece", "llama", "t5", "mistral"])
 @pytest.mark.parametrize("name", ["x.model", "tokenizer.model", "spiece.model", "tekken.json"])
-def test_a_folder_is_no_file_of_a_tokenizer(tmp_path: Path, kind: str, name: str) -> None:
-    """SentencePiece ends the process where it is given one."""
+def test_a_folder_is_not_a_file_of_a_tokenizer(tmp_path: Path, kind: str, name: str) -> None:
+    """SentencePiece ends the process if it opens a folder."""
     (tmp_path / name).mkdir()
     with pytest.raises(TokenizerError, match="set tokenizer_dir to the folder that"):
         load(tmp_path, kind)
@@ -313,15 +314,15 @@ def test_a_folder_is_no_file_of_a_tokenizer(tmp_path: Path, kind: str, name: str
 @pytest.mark.parametrize(
     "name", [":", "json:", ":loads", "a b:c", ".json:loads", "json:loads[x]", "a:b:c", "json:1"]
 )
-def test_what_is_no_module_and_class_is_said(tmp_path: Path, name: str) -> None:
+def test_a_malformed_module_and_class_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(TokenizerError) as refused:
         load(tmp_path, name)
     assert str(refused.value) == (
-        f"tokenizer type {name!r} is no module:Class; write it as my_package.my_module:MyClass"
+        f"tokenizer type {name!r} is not module:Class; write it as my_package.my_module:MyClass"
     )
 
 
-def test_what_makes_no_tokenizer_is_said(tmp_path: Path) -> None:
+def test_an_object_that_makes_no_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="'os:sep' is a str; name a class or a function"):
         load(tmp_path, "os:sep")
     with pytest.raises(TokenizerError, match="no attribute 'nothing'; correct its module, or name"):
@@ -333,10 +334,10 @@ def test_what_makes_no_tokenizer_is_said(tmp_path: Path) -> None:
     [
         ("raise ValueError('no licence')", "does not import: ValueError: no licence"),
         ("raise SystemExit(3)", "does not import: SystemExit: 3"),
-        ("def Type(settings): ...", "gives a NoneType without bos_id, adds_bos, eos_ids, pad_id"),
+        ("def Type(settings): ...", "returns a NoneType without bos_id, adds_bos, eos_ids, pad_id"),
     ],
 )
-def test_a_strangers_mistake_is_one_line(
+def test_an_error_in_a_plugin_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
 ) -> None:
     module = f"mistaken_{len(message)}"
@@ -347,7 +348,7 @@ def test_a_strangers_mistake_is_one_line(
 
 
 def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> None:
-    """preprocessing and postprocessing are separate processes: torch would cost each its start."""
+    """They would delay the start of both processes, preprocessing and postprocessing."""
     code = (
         "import sys\n"
         "from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor\n"
@@ -363,11 +364,11 @@ def test_light_types_import_no_heavy_module(bpe_dir: Path, tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("says", [None, False])
-def test_llama_honours_add_bos_token_whatever_the_file_adds(
-    sentencepiece_dir: Path, tmp_path: Path, says: bool | None
+@pytest.mark.parametrize("value", [None, False])
+def test_add_bos_token_overrides_tokenizer_json(
+    sentencepiece_dir: Path, tmp_path: Path, value: bool | None
 ) -> None:
-    """tokenizer.json's own post-processor adds BOS; tokenizer_config.json has the last word."""
+    """The post-processor of tokenizer.json adds BOS."""
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
@@ -375,7 +376,7 @@ def test_llama_honours_add_bos_token_whatever_the_file_adds(
     backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     backend.save(str(tmp_path / "tokenizer.json"))
     config = json.loads((sentencepiece_dir / "tokenizer_config.json").read_text())
-    config["add_bos_token"] = says
+    config["add_bos_token"] = value
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     ids = load(tmp_path, "llama").encode("a")
-    assert ids.count(1) == (1 if says is None else 0)
+    assert ids.count(1) == (1 if value is None else 0)

@@ -1,1 +1,1 @@
-"""The engine on TensorRT-LLM's Python LLM API."""
+"""The engine `llmapi`: TensorRT-LLM's Python LLM API."""

@@ -1,18 +1,18 @@
-"""TensorRT-LLM 1.0 to 1.3: the names of its LLM API that the engine uses, and where they moved.
+"""Differences between TensorRT-LLM 1.0 to 1.3 in the LLM API, as far as the engine uses it.
 
-What differs between these versions, by their public sources:
+By the public sources of these versions:
 
-* ``LoRARequest``: exported by ``tensorrt_llm.llmapi`` only later; by ``tensorrt_llm.executor``
-  in all of them.
-* ``MpiCommSession`` on COMM_WORLD: at first its shutdown() ended the other ranks' executors. Later
-  it leaves them to the next session (``MPINodeState._global_comm_executor``), so that they would
-  wait until this process has ended.
-* ``logprobs`` of an answer: numbers, or for each token a mapping from ids to ``Logprob``.
-* Bad words of several ids: there is no public field for ids, only for strings, which a tokenizer of
-  its own would split; their place, ``_bad_word_ids``, is the same in all of them.
-* A dead executor: ``LLM._executor`` is None, its ``is_shutdown()`` says so, or its
-  ``_error_queue`` holds what killed a worker or a thread. It raises that only at the next submit;
-  till then the requests that it has wait for nothing.
+* ``LoRARequest``: all versions export it from ``tensorrt_llm.executor``, only later ones from
+  ``tensorrt_llm.llmapi``.
+* ``MpiCommSession`` on COMM_WORLD: in early versions shutdown() ends the executors of the other
+  ranks. Later versions keep them for the next session (``MPINodeState._global_comm_executor``), so
+  the other ranks would wait until this process ends.
+* ``logprobs`` of an answer: numbers, or a mapping from ids to ``Logprob`` for each token.
+* Bad words of several ids: the public field takes strings, which LLM()'s tokenizer splits. All
+  versions store the ids in ``_bad_word_ids``.
+* A dead executor: ``LLM._executor`` is None, its ``is_shutdown()`` is true, or its
+  ``_error_queue`` holds the error of a worker or thread. The LLM API raises that error only at the
+  next submit; until then open requests wait and get nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trt_tokenizers.errors import EngineError, one_line
 
 WHERE = "engine 'llmapi'"
 
-#: Arguments of LLM() that 1.0 or a later 1.x has, for checks where it is not installed.
+#: Arguments of LLM() in any 1.x, for checks where TensorRT-LLM is not installed.
 LLM_ARGUMENTS = frozenset({
     "model", "tokenizer", "tokenizer_mode", "skip_tokenizer_init", "trust_remote_code",
     "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size",
@@ -49,8 +49,8 @@ LLM_ARGUMENTS = frozenset({
     "sparse_attention_config", "generation_config",
 })  # fmt: skip
 
-#: Set by mpirun or srun for one process of theirs. A process that starts ranks of its own must not
-#: hand them on; what configures an MPI (OMPI_MCA_…, PMIX_MCA_…) stays.
+#: Variables that mpirun or srun sets for one rank. A process that starts its own ranks must not
+#: pass them on. Variables that configure an MPI (OMPI_MCA_…, PMIX_MCA_…) stay.
 _JOB = re.compile(
     r"OMPI_(COMM_WORLD_|UNIVERSE_|FIRST_RANKS|APP_CTX_|MCA_orte_)|ORTE_|PMIX_(?!MCA_)|PMI_"
     r"|SLURM_(?!CONF$)"
@@ -58,26 +58,21 @@ _JOB = re.compile(
 
 
 class Api:
-    """The installed TensorRT-LLM.
-
-    Attributes:
-        version: of it.
-        double: whether it is the tests' double.
-    """
+    """The installed TensorRT-LLM: the version and the classes that the engine uses."""
 
     def __init__(self) -> None:
-        """
+        """Import TensorRT-LLM.
+
         Raises:
             EngineError: it is missing, too old, or does not import.
         """
         try:
             package = importlib.import_module("tensorrt_llm")
             self.version = str(package.__version__)
-            self.double = bool(getattr(package, "TEST_DOUBLE", False))
             if int(self.version.split(".")[0]) < 1:
                 raise EngineError(
                     f"{WHERE} needs TensorRT-LLM 1.0 or newer, and {self.version} is installed; "
-                    "take --engine tensorrtllm, or a newer container"
+                    "use --engine tensorrtllm or a newer container"
                 )
             self.llm = package.LLM
             self.sampling_params = package.SamplingParams
@@ -98,20 +93,20 @@ class Api:
             ) from error
 
     def llm_arguments(self, backend: str | None) -> frozenset[str]:
-        """Names that LLM() takes; all known ones where the installed version does not tell."""
+        """Names of the arguments of LLM(); `LLM_ARGUMENTS` if the installed version has no list."""
         args = importlib.import_module("tensorrt_llm.llmapi.llm_args")
         wanted = "TrtLlmArgs" if backend == "tensorrt" else "TorchLlmArgs"
         fields = getattr(getattr(args, wanted, None), "model_fields", None)
         return frozenset(fields) | {"backend"} if fields else LLM_ARGUMENTS
 
     def typed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """*arguments* with nested mappings as the classes that LLM() takes, by its own helper."""
+        """Convert nested mappings of *arguments* to TensorRT-LLM's classes, by its own helper."""
         utilities = importlib.import_module("tensorrt_llm.llmapi.llm_utils")
-        made: dict[str, Any] = utilities.update_llm_args_with_extra_dict({}, dict(arguments))
-        return made
+        typed: dict[str, Any] = utilities.update_llm_args_with_extra_dict({}, dict(arguments))
+        return typed
 
     def comm_session(self, size: int) -> Any:
-        """For the leader of *size* MPI ranks."""
+        """The session of the leader of *size* MPI ranks."""
         from mpi4py.MPI import COMM_WORLD
 
         llmapi = importlib.import_module("tensorrt_llm.llmapi")
@@ -119,7 +114,7 @@ class Api:
 
 
 def release_ranks() -> None:
-    """After the leader's last session: let the other ranks leave their executors."""
+    """Let the other ranks leave their executors; called after the leader's last session."""
     session = importlib.import_module("tensorrt_llm.llmapi.mpi_session")
     state = getattr(session, "MPINodeState", None)
     executor = getattr(state, "_global_comm_executor", None)
@@ -129,8 +124,8 @@ def release_ranks() -> None:
 
 
 def leave_mpi() -> None:
-    """The last of a rank's part. Python would do it at the end of the process, but Triton's stub
-    (24.10) crashes before that, and mpirun takes the rank for one that has failed."""
+    """Finalize MPI in this rank. mpi4py would do it at exit, but Triton's stub (24.10) crashes
+    before that, and then mpirun counts the rank as failed."""
     from mpi4py import MPI
 
     if not MPI.Is_finalized():
@@ -138,18 +133,22 @@ def leave_mpi() -> None:
 
 
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
-    """Bad words of several ids each, past the tokenizer that LLM() need not have."""
+    """Set bad words of several ids each, without LLM()'s tokenizer, which may be missing.
+
+    Raises:
+        EngineError: this version has no field for them.
+    """
     if not hasattr(params, "_bad_word_ids"):
         raise EngineError(
-            f"{WHERE}: this TensorRT-LLM takes no bad words of several token ids; send bad_words "
-            "that are one token each"
+            f"{WHERE}: this TensorRT-LLM does not support bad words of several token ids; send "
+            "bad_words that are one token each"
         )
     params.bad = ["" for _ in words]
     params._bad_word_ids = [list(word) for word in words]
 
 
-def death(llm: Any) -> str | None:
-    """Why it serves nothing any more; None while it does."""
+def executor_failure(llm: Any) -> str | None:
+    """The error or state that ended the executor of *llm*; None while it runs."""
     executor = getattr(llm, "_executor", None)
     errors = getattr(executor, "_error_queue", None)
     if errors is not None and errors.queue:
@@ -159,19 +158,19 @@ def death(llm: Any) -> str | None:
     return None
 
 
-def log_probs(found: Iterable[Any], token_ids: Sequence[int]) -> tuple[float, ...]:
-    """One number per token.
+def log_probs(entries: Iterable[Any], token_ids: Sequence[int]) -> tuple[float, ...]:
+    """The log-probability of each token of *token_ids*, from TensorRT-LLM's ``logprobs``.
 
     Raises:
-        EngineError: that of a chosen token is not among them.
+        EngineError: the entry of a token does not contain it.
     """
     values = []
-    for entry, token in zip(found, token_ids, strict=True):
+    for entry, token in zip(entries, token_ids, strict=True):
         if isinstance(entry, Mapping):
             if token not in entry:
                 raise EngineError(
-                    f"{WHERE}: TensorRT-LLM gave no log-probability of the token {token} that it "
-                    "chose; leave return_log_probs out"
+                    f"{WHERE}: TensorRT-LLM returned no log-probability of the generated token "
+                    f"{token}; leave return_log_probs out"
                 )
             entry = entry[token].logprob  # noqa: PLW2901
         values.append(float(entry))
@@ -179,6 +178,6 @@ def log_probs(found: Iterable[Any], token_ids: Sequence[int]) -> tuple[float, ..
 
 
 def clear_job(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Forget that an mpirun or srun has started this process, which starts ranks of its own."""
+    """Remove the variables of mpirun or srun, before LLM() starts its own ranks."""
     for name in [name for name in environ if _JOB.match(name)]:
         del environ[name]

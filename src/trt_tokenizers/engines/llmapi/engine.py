@@ -1,8 +1,8 @@
-"""The engine on TensorRT-LLM 1.x: its Python LLM API, token ids in and token ids out.
+"""The engine `llmapi`: TensorRT-LLM 1.x by its Python LLM API, token ids in and token ids out.
 
-One event loop, in a thread of its own, holds a task for each request. Text is none of it: the
-tokenizer is this package's, in pre- and postprocessing. Names of TensorRT-LLM that differ between
-versions are in `_llmapi_versions`, the parameters of a request in `_llmapi_sampling`.
+An event loop in its own thread runs one task per request. The engine handles no text. `compat`
+hides the differences between versions of TensorRT-LLM; `sampling` converts the parameters of a
+request.
 """
 
 from __future__ import annotations
@@ -27,32 +27,35 @@ from trt_tokenizers.engines.base import (
 )
 from trt_tokenizers.engines.llmapi import compat
 from trt_tokenizers.engines.llmapi.compat import WHERE
-from trt_tokenizers.engines.llmapi.sampling import GUIDES, SUPPORTED, sampling_params
+from trt_tokenizers.engines.llmapi.sampling import GUIDES, sampling_params
 from trt_tokenizers.engines.llmapi.settings import SIZES, LlmApiSettings, checked
 from trt_tokenizers.engines.llmapi.stream import Stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, one_line
 from trt_tokenizers.hf_config import read_json, vocab_size
 from trt_tokenizers.mpi_environment import Rank, read_rank
 from trt_tokenizers.settings import nearest
+from trt_tokenizers.streams.ensemble_inputs import supported_by
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 1.0  # how often a silent engine is looked after
+_POLL_S = 1.0  # interval of the checks whether the executor still runs
 _STOP_S = 60.0
 
 
 class LlmApiEngine(Engine):
     """Generates with ``tensorrt_llm.LLM``.
 
-    Alone in Triton's eyes, LLM() starts the ranks of its model by itself. As one of several MPI
-    ranks (`ranks.read_rank`) the first leads and lends LLM() the others, which wait in `follow`.
+    In a single process LLM() starts the ranks of its model itself. If MPI has started several ranks
+    (`mpi_environment.read_rank`), the first one leads and gives the others to LLM(); they wait in
+    `follow`.
 
     Raises:
         SettingsError: a setting cannot be used, or LLM() has no such argument.
         EngineError: TensorRT-LLM is missing or too old, or LLM() fails.
     """
 
-    supported = SUPPORTED
+    settings_class = LlmApiSettings
+    supported = supported_by("llmapi")
 
     @classmethod
     def check(cls, settings: Mapping[str, str]) -> None:
@@ -69,17 +72,15 @@ class LlmApiEngine(Engine):
         if not self.leads:
             return
         self._api = compat.Api()
-        if self._api.double:
-            logger.warning("this is the tests' double of TensorRT-LLM, not the real one")
         self._adapters = s.adapters
         self._guided = s.arguments.get("guided_decoding_backend") is not None
         arguments = self._arguments(s)
         self.max_seq_len = int(arguments["max_seq_len"])
-        # 0, which is not checked, for a model on the hub.
+        # 0 for a model on the hub: then token ids are not checked.
         self._vocab_size = vocab_size(read_json(Path(s.model_dir) / "config.json"))
         self._lock = threading.Lock()
-        self._open: dict[int, Stream] = {}
-        self._ended: str | None = None  # why no request is taken any more
+        self._open: dict[int, Stream] = {}  # by key
+        self._ended: str | None = None  # why the engine accepts no more requests
         self._stopping = False
         self._parallel = rank.size > 1
         try:
@@ -88,65 +89,66 @@ class LlmApiEngine(Engine):
             self._llm = self._api.llm(model=s.model_dir, **arguments)
         except Exception as error:
             raise EngineError(
-                f"{WHERE}: LLM() does not start for {s.model_dir}: {one_line(error)}; what "
-                "TensorRT-LLM said stands above"
+                f"{WHERE}: LLM() does not start for {s.model_dir}: {one_line(error)}; see the "
+                "messages of TensorRT-LLM above"
             ) from error
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="llmapi-engine", daemon=True)
         self._thread.start()
 
     def _arguments(self, s: LlmApiSettings) -> dict[str, Any]:
-        """Of LLM(), but for its model and session.
+        """The arguments of LLM() other than its model and MPI session.
 
         Raises:
-            SettingsError: it has no such argument, or one has a wrong value.
+            SettingsError: LLM() has no such argument, or one has a wrong value.
         """
-        given = s.arguments
-        known = self._api.llm_arguments(given.get("backend"))
-        for name in given:
+        arguments = s.arguments
+        known = self._api.llm_arguments(arguments.get("backend"))
+        for name in arguments:
             if name not in known:
                 raise SettingsError(
                     f"{WHERE}: LLM() of TensorRT-LLM {self._api.version} has no argument {name!r}"
                     f"{nearest(name, known)}; correct or remove it in llm_args"
                 )
-        # A guide is compiled for the tokenizer's vocabulary; nothing else needs one.
-        given.setdefault("skip_tokenizer_init", not self._guided)
+        # Only guided decoding needs LLM()'s tokenizer: it compiles a guide for the vocabulary.
+        arguments.setdefault("skip_tokenizer_init", not self._guided)
         try:
-            return self._api.typed(given)
+            return self._api.typed(arguments)
         except (TypeError, ValueError) as error:
             raise SettingsError(f"{WHERE}: llm_args: {one_line(error)}; correct it") from error
 
     def _run(self) -> None:
-        """The loop's thread. Whatever ends it, every open request gets its last chunk."""
+        """Run the event loop. When it ends, send every open request its last chunk."""
         asyncio.set_event_loop(self._loop)
         try:
             watching = self._loop.create_task(self._watch())
             self._loop.run_forever()
             watching.cancel()
-            # What was aborted has a moment to end by itself; nobody waits for its tokens.
-            left = asyncio.all_tasks(self._loop)
-            self._loop.run_until_complete(asyncio.wait(left, timeout=_LOOK_S))
+            # Aborted requests get a moment to end; their clients have their last chunk already.
+            tasks = asyncio.all_tasks(self._loop)
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=_POLL_S))
         finally:
             self._die("its event loop ended")
             self._loop.close()
 
     async def _watch(self) -> None:
-        """An engine may die while nobody asks it anything."""
+        """Check the executor regularly, because it may fail without an error to any request."""
         while True:
-            await asyncio.sleep(_LOOK_S)
-            if cause := compat.death(self._llm):
+            await asyncio.sleep(_POLL_S)
+            if cause := compat.executor_failure(self._llm):
                 self._die(cause)
 
     def _die(self, cause: str) -> None:
+        """Fail all open requests and accept no more; after `stop` they count as cancelled."""
         with self._lock:
             if self._ended is None:
                 self._ended = self.died = f"{WHERE} has died: {cause}; restart the server"
                 logger.error("%s", self._ended)
-            left = list(self._open.values())
+            streams = list(self._open.values())
         last = Chunk(error=self._ended)
         if self._stopping:
             last = Chunk(finish_reason=FinishReason.CANCELLED)
-        for stream in left:
+        for stream in streams:
             self._end(stream, last)
 
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
@@ -158,7 +160,7 @@ class LlmApiEngine(Engine):
         try:
             params = sampling_params(self._api, request)
         except ValueError as error:
-            raise RequestError(f"TensorRT-LLM refuses this: {one_line(error)}") from error
+            raise RequestError(f"TensorRT-LLM refuses the request: {one_line(error)}") from error
         stream = Stream(request, emit)
         with self._lock:
             if self._ended is not None:
@@ -178,12 +180,12 @@ class LlmApiEngine(Engine):
         return self._api.lora_request(name, number, folder)
 
     def _check_bias(self, request: GenerationRequest) -> None:
-        """One of another size would fail a whole batch."""
+        """Refuse an embedding bias of the wrong size, which would fail a whole batch."""
         bias, size = request.embedding_bias, self._vocab_size
         if bias is not None and size and len(bias) != size:
             raise RequestError(
-                f"embedding_bias has {len(bias)} numbers; the model has {size} tokens, set "
-                "vocab_size of the model preprocessing so"
+                f"embedding_bias has {len(bias)} numbers, but the model has {size} tokens; set "
+                f"vocab_size of the model preprocessing to {size}"
             )
 
     def _check_guide(self, kind: str, guide: str) -> None:
@@ -201,8 +203,8 @@ class LlmApiEngine(Engine):
             )
 
     async def _serve(self, stream: Stream, params: Any, lora: Any) -> None:
-        """One request, from its start to its last chunk."""
-        if stream.over:  # cancelled before its start
+        """Run one request from its start to its last chunk."""
+        if stream.ended:  # cancelled before its start
             return
         try:
             stream.result = self._llm.generate_async(
@@ -211,8 +213,8 @@ class LlmApiEngine(Engine):
                 lora_request=lora,
                 streaming=stream.request.stream,
             )
-        except (ValueError, self._api.request_error) as error:  # it checks arguments with these
-            text = f"TensorRT-LLM refuses this: {one_line(error)}"
+        except (ValueError, self._api.request_error) as error:  # raised for wrong arguments
+            text = f"TensorRT-LLM refuses the request: {one_line(error)}"
             self._end(stream, Chunk(error=text, refused=True))
             return
         except Exception as error:
@@ -220,9 +222,9 @@ class LlmApiEngine(Engine):
             return
         try:
             async for step in stream.result:
-                if stream.over:
+                if stream.ended:
                     return
-                chunk = stream.next(step)
+                chunk = stream.next_chunk(step)
                 if chunk.last:
                     self._end(stream, chunk)
                     if not step.finished:
@@ -235,24 +237,24 @@ class LlmApiEngine(Engine):
             self._fail(stream, error)
 
     def _fail(self, stream: Stream, error: Exception) -> None:
-        """A request has failed; if the executor has, all have."""
+        """Fail this request, or all requests if the executor has failed."""
         self._end(stream, Chunk(error=f"TensorRT-LLM: {one_line(error)}"))
-        if compat.death(self._llm):
+        if compat.executor_failure(self._llm):
             self._die(one_line(error))
-        elif stream.result is not None:  # what failed may be ours, and TensorRT-LLM go on
+        elif stream.result is not None:  # TensorRT-LLM may not know of the error and generate on
             stream.result.abort()
 
     def _end(self, stream: Stream, last: Chunk) -> None:
-        """In the loop's thread, as all that a stream does: nothing follows its last chunk."""
-        if stream.over:
+        """Emit the last chunk, once. Runs in the loop's thread, so no other chunk can follow."""
+        if stream.ended:
             return
-        stream.over = True
+        stream.ended = True
         with self._lock:
             del self._open[stream.request.key]
         stream.emit(last)
 
     def cancel(self, key: int) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and all have ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed: all requests have ended
             self._loop.call_soon_threadsafe(self._abort, key)
 
     def _abort(self, key: int) -> None:
@@ -277,10 +279,10 @@ class LlmApiEngine(Engine):
             self._ended = self._ended or f"{WHERE} has been stopped"
         for key in list(self._open):
             self.cancel(key)
-        aborted = threading.Event()  # before there is nothing left to abort them in
+        aborted = threading.Event()  # the aborts must run before shutdown() ends the executor
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(aborted.set)
-            aborted.wait(_LOOK_S)
+            aborted.wait(_POLL_S)
         try:
             self._llm.shutdown()
             if self._parallel:
@@ -293,15 +295,16 @@ class LlmApiEngine(Engine):
 
 
 def _check_ranks(s: LlmApiSettings, rank: Rank) -> None:
-    """
+    """Check the number of ranks and mpi4py.
+
     Raises:
-        SettingsError: the model is not split over just these ranks.
-        EngineError: mpi4py is missing, or belongs to another MPI than the one that started them.
+        SettingsError: llm_args split the model over another number of ranks.
+        EngineError: mpi4py is missing, or uses another MPI than the one that started the ranks.
     """
     world = math.prod(s.arguments.get(name, 1) for name in SIZES)
     if world != rank.size:
         raise SettingsError(
-            f"{WHERE}: there are {rank.size} ranks, and llm_args split the model over {world} "
+            f"{WHERE}: there are {rank.size} ranks, but llm_args split the model over {world} "
             f"({' × '.join(SIZES)}); start it with --world-size {world}, or change llm_args"
         )
     try:
@@ -312,6 +315,6 @@ def _check_ranks(s: LlmApiSettings, rank: Rank) -> None:
         ) from error
     if COMM_WORLD.Get_size() != rank.size:
         raise EngineError(
-            f"{WHERE}: {rank.source} tell of {rank.size} ranks and mpi4py sees "
+            f"{WHERE}: {rank.source} give {rank.size} ranks, but mpi4py sees "
             f"{COMM_WORLD.Get_size()}; start them with the mpirun of the MPI that mpi4py uses"
         )

@@ -1,4 +1,4 @@
-"""A request's parameters -> TensorRT-LLM's SamplingParams, by one table."""
+"""Converts the parameters of a request to TensorRT-LLM's SamplingParams, by one table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Values = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """Some of the client's names for one thing.
+    """One parameter of the ensemble, perhaps with several names.
 
     Attributes:
-        names: as in the ensemble.
-        becomes: what TensorRT-LLM is told, for people.
-        values: fields of SamplingParams; none where it is said otherwise.
+        names: names in the ensemble.
+        becomes: what TensorRT-LLM gets, for docs/llmapi.md.
+        values: the fields of SamplingParams; empty if it is passed in another way.
     """
 
     names: tuple[str, ...]
@@ -33,18 +33,18 @@ def _single(words: tuple[tuple[int, ...], ...]) -> list[int]:
 
 
 def _end(r: GenerationRequest) -> Values:
-    # None would ask for the tokenizer that LLM() need not have; -1 is no token.
+    # For None LLM() needs its tokenizer, which may be missing; -1 is not a token.
     return {"end_id": next(iter(r.end_ids), -1)}
 
 
 def _stop(r: GenerationRequest) -> Values:
-    # The runtime knows no minimum for them.
+    # The runtime ignores min_tokens for stop tokens.
     ids = _single(r.stop_words) if r.min_tokens <= 1 else []
     return {"stop_token_ids": ids or None, "include_stop_str_in_output": True}
 
 
 def _unless(name: str, neutral: Any) -> Callable[[GenerationRequest], Values]:
-    """A field called as in `GenerationRequest`, if it asks for something."""
+    """The field *name*, called as in `GenerationRequest`, unless its value is *neutral*."""
 
     def values(r: GenerationRequest) -> Values:
         value = getattr(r, name)
@@ -56,12 +56,12 @@ def _unless(name: str, neutral: Any) -> Callable[[GenerationRequest], Values]:
 def _sampled(
     values: Callable[[GenerationRequest], Values],
 ) -> Callable[[GenerationRequest], Values]:
-    """Nothing for a greedy request: that is what SamplingParams without any of these is."""
+    """Nothing for a greedy request: SamplingParams without these fields is greedy."""
     return lambda r: {} if r.greedy else values(r)
 
 
 def _seed(r: GenerationRequest) -> Values:
-    # Without one TensorRT-LLM would take the same for all.
+    # Without a seed TensorRT-LLM uses the same one for all requests.
     return {"seed": secrets.randbits(63) if r.seed is None else r.seed}
 
 
@@ -73,7 +73,7 @@ def _bias(r: GenerationRequest) -> Values:
     return {"embedding_bias": torch.tensor(r.embedding_bias, dtype=torch.float32)}
 
 
-#: The whole of what the engine takes.
+#: All parameters that the engine supports.
 PARAMETERS = (
     Parameter(("max_tokens",), "`max_tokens`", lambda r: {"max_tokens": r.max_tokens}),
     Parameter(("min_tokens", "min_length"), "`min_tokens`", _unless("min_tokens", 1)),
@@ -81,23 +81,24 @@ PARAMETERS = (
     Parameter(("pad_id",), "`pad_id`", _unless("pad_id", None)),
     Parameter(
         ("stop_words",),
-        "`stop_token_ids` those of one token, unless `min_tokens` is above 1; all others are found "
-        "in the tokens here, and in the text by postprocessing, and the request is aborted",
+        "`stop_token_ids`: words of one token, unless `min_tokens` is above 1; the engine finds "
+        "all others in the tokens, postprocessing finds them in the text; the request is aborted",
         _stop,
     ),
     Parameter(
         ("bad_words",),
-        "`bad_token_ids` those of one token; longer ones as ids, past the tokenizer",
+        "`bad_token_ids`: words of one token; longer ones as ids, without LLM()'s tokenizer",
         lambda r: {"bad_token_ids": _single(r.bad_words) or None},
     ),
     Parameter(
         ("embedding_bias_words", "embedding_bias_weights"),
-        "`embedding_bias`, a float32 tensor with a number for each token of the vocabulary",
+        "`embedding_bias`, a float32 tensor with one number per token of the vocabulary",
         _bias,
     ),
     Parameter(
         ("temperature",),
-        "`temperature`; nothing for a greedy request (0, `top_k` 1, or none of the three sent)",
+        "`temperature`; nothing for a greedy request (`temperature` 0, `top_k` 1, or none of "
+        "`temperature`, `top_k`, `top_p`, `min_p` sent)",
         _sampled(lambda r: {"temperature": r.temperature}),
     ),
     Parameter(("top_k",), "`top_k`; nothing for 0", _sampled(_unless("top_k", 0))),
@@ -106,6 +107,7 @@ PARAMETERS = (
         "`top_p`; 1 if neither it nor `top_k` was sent, as otherwise nothing would be sampled",
         _sampled(lambda r: {} if r.top_p == 1 and r.top_k else {"top_p": r.top_p}),
     ),
+    Parameter(("min_p",), "`min_p`", _sampled(_unless("min_p", 0.0))),
     Parameter(
         ("seed", "random_seed"), "`seed`; drawn for each request without one", _sampled(_seed)
     ),
@@ -125,14 +127,10 @@ PARAMETERS = (
         "`guided_decoding`; needs the LLM argument `guided_decoding_backend`",
     ),
     Parameter(("lora_name",), "`lora_request`, by the names in `loras`"),
-    Parameter(
-        ("num_return_sequences",), "as many requests, with the seeds that follow the given one"
-    ),
+    Parameter(("num_return_sequences",), "one request per sequence, with consecutive seeds"),
     Parameter(("stream",), "`streaming`"),
-    Parameter(("exclude_input_in_output",), "nothing: postprocessing puts the prompt before"),
+    Parameter(("exclude_input_in_output",), "nothing: postprocessing prepends the prompt"),
 )
-
-SUPPORTED = frozenset(name for parameter in PARAMETERS for name in parameter.names)
 
 #: Guide type of the ensemble -> field of GuidedDecodingParams.
 GUIDES = {
@@ -145,10 +143,11 @@ GUIDES = {
 
 
 def sampling_params(api: Any, r: GenerationRequest) -> Any:
-    """The SamplingParams of *r*.
+    """The SamplingParams for *r*.
 
     Raises:
-        ValueError: TensorRT-LLM refuses them.
+        ValueError: TensorRT-LLM refuses a value.
+        EngineError: this version does not support bad words of several ids.
     """
     values: Values = {"detokenize": False}
     for parameter in PARAMETERS:
@@ -164,7 +163,7 @@ def sampling_params(api: Any, r: GenerationRequest) -> Any:
 
 
 def markdown() -> str:
-    """The table of docs/llmapi.md."""
+    """The table of parameters in docs/llmapi.md."""
     rows = [
         f"| {', '.join(f'`{name}`' for name in parameter.names)} | {parameter.becomes} |\n"
         for parameter in PARAMETERS

@@ -1,4 +1,4 @@
-"""A request inside the `llmapi` engine: from TensorRT-LLM's outputs to chunks."""
+"""The state of a request in the engine `llmapi`: TensorRT-LLM's outputs become chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REASONS = {
     "cancelled": FinishReason.CANCELLED,
     "timeout": FinishReason.CANCELLED,
 }
-#: Output of the ensemble -> where TensorRT-LLM has it; times are timedeltas of a steady clock.
+#: Output of the ensemble -> TensorRT-LLM's field; times are timedeltas of a monotonic clock.
 _PERF = {
     "kv_cache_alloc_new_blocks": ("kv_cache_metrics", "num_new_allocated_blocks"),
     "kv_cache_reused_blocks": ("kv_cache_metrics", "num_reused_blocks"),
@@ -29,18 +29,18 @@ _PERF = {
 
 
 class Stream:
-    """A request and how far it is. Used in the event loop only."""
+    """The state of one request. Used only in the event loop."""
 
     def __init__(self, request: GenerationRequest, emit: Emit) -> None:
         self.request = request
         self.emit = emit
-        self.result: Any = None
-        self.over = False  # its last chunk has gone
+        self.result: Any = None  # of generate_async
+        self.ended = False  # whether the last chunk was emitted
         self._sent = 0
-        self._stops = StopWords(request.stop_words, request.min_tokens)
+        self._stop_words = StopWords(request.stop_words, request.min_tokens)
 
-    def next(self, step: Any) -> Chunk:
-        """What is new in a RequestOutput, whose ids are all of them each time."""
+    def next_chunk(self, step: Any) -> Chunk:
+        """The new tokens of *step*, a RequestOutput, which holds all tokens so far."""
         output = step.outputs[0]
         ids, start = output.token_ids, self._sent
         reason = FinishReason.NOT_FINISHED
@@ -48,7 +48,7 @@ class Stream:
             reason = _REASONS.get(output.finish_reason, FinishReason.STOP)
         end = len(ids)
         for count in range(start + 1, end + 1):
-            if self._stops.at(ids, count):
+            if self._stop_words.at(ids, count):
                 end, reason = count, FinishReason.STOP
                 break
         self._sent = end
@@ -63,7 +63,7 @@ class Stream:
 
 
 def _perf(metrics: Any) -> dict[str, float]:
-    """Those of the metrics that this version has."""
+    """The metrics that this version of TensorRT-LLM provides."""
     found: dict[str, float] = {}
     for name, (group, field) in _PERF.items():
         value = getattr(getattr(metrics, group, None), field, None)

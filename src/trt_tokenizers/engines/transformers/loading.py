@@ -1,8 +1,7 @@
-"""A model from its folder, and the libraries that run it, for the `transformers` engine."""
+"""Libraries, device and model of the `transformers` engine."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -10,22 +9,20 @@ from typing import Any
 
 from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings
 from trt_tokenizers.errors import EngineError, SettingsError, one_line
-from trt_tokenizers.hf_config import splittable
+from trt_tokenizers.hf_config import read_json, splittable
 from trt_tokenizers.mpi_environment import Rank
 
-#: What torch frees on a GPU can be used again for tensors of any size. Without it the masks of a
-#: changing batch fill the card with gaps: 78 GiB were held where 33 were used. The second name is
-#: the one of torch before 2.9.
+#: Expandable segments let torch reuse freed GPU memory for tensors of any size. Without them the
+#: masks of a changing batch fragment the memory: 78 GiB were held where 33 were used. The second
+#: name is for torch before 2.9.
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def import_inside() -> Any:
-    """The module `sampling`, which imports torch and the inside of transformers.
-
-    torch is set up first, unless the environment says how its allocator is to be.
+def import_libraries() -> None:
+    """Import torch and transformers, with torch's allocator configured unless it already is.
 
     Raises:
-        EngineError: they are missing, too old, or not as this engine knows them.
+        EngineError: one is missing or too old, or transformers lacks a class that this engine uses.
     """
     if not any(os.environ.get(name) for name in _ALLOCATOR):
         os.environ.update(dict.fromkeys(_ALLOCATOR, "expandable_segments:True"))
@@ -37,35 +34,30 @@ def import_inside() -> Any:
             raise ImportError(f"transformers is {found}")
         import torch  # noqa: F401
 
-        from trt_tokenizers.engines.transformers import sampling
+        from trt_tokenizers.engines.transformers import scheduler  # noqa: F401
     except (ImportError, AttributeError) as error:
         raise EngineError(
             f"{WHERE} needs torch and the continuous batching of transformers 5.23: {error}; "
             "with Python 3.11 or 3.12, pip install 'trt-tokenizers[engine]'"
         ) from error
-    return sampling
 
 
 def check_split(s: TransformersSettings, rank: Rank) -> None:
-    """
+    """Refuse a model whose attention heads do not divide by the number of ranks.
+
     Raises:
-        SettingsError: the model's heads cannot be shared out among the ranks.
+        SettingsError: they do not.
+        TokenizerError: config.json is not JSON.
     """
-    try:
-        config = json.loads((Path(s.model_dir) / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingsError(
-            f"{WHERE}: config.json in {s.model_dir} is no JSON: {error}; restore the file"
-        ) from error
-    if problem := splittable(config, rank.size):
+    if problem := splittable(read_json(Path(s.model_dir) / "config.json"), rank.size):
         raise SettingsError(f"{WHERE}: {s.model_dir}: {problem}")
 
 
 def choose_device(s: TransformersSettings, rank: Rank) -> str:
-    """``cpu`` or ``cuda``.
+    """Choose ``cpu`` or ``cuda``.
 
     Raises:
-        SettingsError: a GPU was asked for and there is none, or ranks were asked not to use theirs.
+        SettingsError: device is cuda and there is no GPU, or it is cpu for several ranks with GPUs.
     """
     import torch
 
@@ -73,7 +65,7 @@ def choose_device(s: TransformersSettings, rank: Rank) -> str:
     if s.device == "cuda" and not found:
         raise SettingsError(f"{WHERE}: device is 'cuda' but torch sees no GPU; use cpu or auto")
     if s.device == "cpu" and found and rank.size > 1:
-        # transformers splits a model over the GPUs wherever torch sees some.
+        # transformers splits a model over GPUs whenever torch sees any.
         raise SettingsError(
             f"{WHERE}: device is 'cpu' for {rank.size} ranks, but torch sees GPUs; "
             "hide them from all ranks with CUDA_VISIBLE_DEVICES="
@@ -82,7 +74,7 @@ def choose_device(s: TransformersSettings, rank: Rank) -> str:
 
 
 def load(s: TransformersSettings, rank: Rank, device: str) -> Any:
-    """The model, or this rank's slice of it, on its device.
+    """Load the model, or this rank's slice of it, onto its device.
 
     Raises:
         EngineError: it does not load.
@@ -114,18 +106,18 @@ def load(s: TransformersSettings, rank: Rank, device: str) -> Any:
         ) from error
 
 
-def longest(s: TransformersSettings, config: Any) -> int:
-    """Tokens of a sequence at the most, by the settings and the model's config.
+def max_sequence_length(s: TransformersSettings, config: Any) -> int:
+    """The most tokens of a sequence, by the settings and the model's config.
 
     Raises:
-        SettingsError: the model takes fewer than the settings want, or does not say.
+        SettingsError: max_seq_len exceeds the model's limit, or neither gives a limit.
     """
-    most = getattr(config, "max_position_embeddings", None)
-    length = s.max_seq_len or most
-    if length is None or (most is not None and length > most):
-        allowed = "set it" if most is None else f"it must be at most {most}"
+    limit = getattr(config, "max_position_embeddings", None)
+    length = s.max_seq_len or limit
+    if length is None or (limit is not None and length > limit):
+        fix = "set max_seq_len" if limit is None else f"it must be at most {limit}"
         raise SettingsError(
             f"{WHERE}: max_seq_len is {s.max_seq_len} and config.json in {s.model_dir} has "
-            f"max_position_embeddings {most}; {allowed}"
+            f"max_position_embeddings {limit}; {fix}"
         )
     return int(length)

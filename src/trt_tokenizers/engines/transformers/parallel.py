@@ -1,22 +1,28 @@
 """The `transformers` engine over several ranks: tensor parallelism through torch.distributed.
 
-Imports torch and the inside of transformers, so only a running engine of several ranks does.
+Imports torch and transformers' internals, so only a running engine of several ranks imports it.
 
-Every rank holds a slice of each layer and runs the same loop of continuous batching: at each round
+Every rank holds a slice of each layer and runs the same loop of continuous batching: in each round
 the leader's new requests and cancellations are broadcast, and every rank schedules, evicts and ends
-the same sequences in the same order. For that to hold, all must see the same token ids. So only the
-leader chooses: its processors, seeds and log-probabilities are the ones of a single rank, and the
-ids that it has chosen are broadcast, one per row, before any rank goes on (`SharedChoice`). Equal
-scores on all ranks, which no library promises, are not needed.
+the same sequences in the same order. That requires the same token ids on all ranks. Therefore only
+the leader chooses: its processors, seeds and log-probabilities are those of a single rank, and the
+chosen ids, one per row, are broadcast before any rank continues (`SharedChoice`). The ranks need
+not compute equal scores, which no library guarantees.
+
+The launcher ends all ranks when one has ended. In addition a follower polls the leader's store, and
+gloo's collectives fail when a peer is gone. NCCL's collectives block; the launcher kills them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copyreg
+import fcntl
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -27,27 +33,30 @@ import transformers
 from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 
 from trt_tokenizers.engines.base import GenerationRequest
-from trt_tokenizers.engines.transformers.peers import Peers, interface_of
 from trt_tokenizers.engines.transformers.sampling import Job, Row, RowProcessor
-from trt_tokenizers.errors import EngineError, SettingsError
+from trt_tokenizers.errors import EngineError, SettingsError, one_line
 from trt_tokenizers.mpi_environment import Rank
 
-#: For all ranks to come: they start together, but their hosts import torch at different speeds.
-_MEET_S = 300.0
-#: For all ranks to have their slices: slow disks are read at different speeds.
-_LOAD_S = 7200.0
-#: For one collective, once all have loaded. It only serves against a peer that lives and hangs:
-#: that one is gone is found by `Peers`, which ends the process. gloo raises after it; NCCL's
-#: watchdog (TORCH_NCCL_ASYNC_ERROR_HANDLING, on by default) ends the process.
+_MEET_S = 300.0  # for all ranks to connect; hosts import torch at different speeds
+_LOAD_S = 7200.0  # for all ranks to load their slices; hosts read disks at different speeds
+#: Seconds for one collective after loading. It is needed only for a peer that runs but hangs. gloo
+#: then raises; NCCL's watchdog (TORCH_NCCL_ASYNC_ERROR_HANDLING, on by default) ends the process.
 _COLLECTIVE_S = 600.0
-_PART_S = 10.0  # for the others to part, too
+_PART_S = 10.0  # seconds that the leader waits until the others have disconnected
+_POLL_S = 0.25  # between a follower's looks at the leader's store
+_SIOCGIFADDR = 0x8915  # address of an interface, linux/sockios.h
 
 
 class Group:
-    """This process's place among the ranks of one model."""
+    """This process as one rank of a model, with its connection to the others: the leader's store.
+
+    Attributes:
+        stopping: of a follower: set once the leader has announced its stop.
+        lost: of a follower: that the leader has ended without an announcement; else None.
+    """
 
     def __init__(self, rank: Rank, address: tuple[str, int], device: str) -> None:
-        """Meet the other ranks and set torch.distributed up; returns when all are there.
+        """Connect to the other ranks and set torch.distributed up; return when all are connected.
 
         Args:
             address: MASTER_ADDR and MASTER_PORT.
@@ -55,27 +64,16 @@ class Group:
 
         Raises:
             SettingsError: this rank has no GPU.
-            EngineError: another rank did not come, or runs something else.
+            EngineError: as in `meet`.
         """
         if device == "cuda":
             _check_gpu(rank)
         self.rank = rank
-        with contextlib.ExitStack() as stack:
-            note = ""
-            if rank.index == 0:
-                listener = stack.enter_context(_listener(address[0]))
-                note = str(listener.getsockname()[1])
-            facts = f"{device}, torch {torch.__version__}, transformers {transformers.__version__}"
-            self.peers = Peers(rank, address, facts, note, _MEET_S)
-            self._set_environment(device)
-            self._store = dist.TCPStore(  # type: ignore[attr-defined]
-                address[0],
-                int(self.peers.note),
-                is_master=rank.index == 0,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=_MEET_S),
-                master_listen_fd=listener.detach() if rank.index == 0 else None,
-            )
+        self.stopping = threading.Event()
+        self.lost: str | None = None
+        self._news = threading.Event()  # set with `stopping` or `lost`
+        self._store = meet(rank, address, device)
+        self._set_environment(address)
         cuda = device == "cuda"
         if cuda:
             torch.cuda.set_device(rank.local_index)
@@ -88,55 +86,173 @@ class Group:
             device_id=torch.device("cuda", rank.local_index) if cuda else None,
         )
 
-    def _set_environment(self, device: str) -> None:
-        """What transformers, gloo and NCCL read."""
+    def _set_environment(self, address: tuple[str, int]) -> None:
+        """Set the variables that transformers, gloo and NCCL read."""
         rank = self.rank
         os.environ["RANK"] = str(rank.index)
         os.environ["WORLD_SIZE"] = str(rank.size)
         os.environ["LOCAL_RANK"] = str(rank.local_index)
-        os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")  # as transformers wants it
-        # By themselves they take the network that the host's name, or its order of interfaces,
-        # happens to mean, and listen there.
-        if interface := interface_of(self.peers.own_address):
+        os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")  # transformers wants it
+        # By default they listen on the network of the host's name, or of the first interface. Use
+        # the network on which the ranks have met.
+        if interface := interface_to(address):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
 
-    def all_loaded(self) -> None:
-        """Wait for the others' slices; collectives, with their shorter patience, come after."""
-        self._store.set(f"loaded-{self.rank.index}", "")
-        self._store.wait(
-            [f"loaded-{index}" for index in range(self.rank.size)], timedelta(seconds=_LOAD_S)
-        )
+    def all_loaded(self, on_lost: Callable[[str], None]) -> None:
+        """Wait until all ranks have loaded their slices, before the first collective.
+
+        Args:
+            on_lost: from now on called once, in another thread, if a follower loses the leader.
+
+        Raises:
+            EngineError: this follower has lost the leader.
+        """
+        try:
+            self._store.set(f"loaded-{self.rank.index}", "")
+            self._store.wait(_keys("loaded", self.rank), timedelta(seconds=_LOAD_S))
+        except RuntimeError as error:
+            raise EngineError(self._lose()) from error
+        if self.rank.index > 0:
+            threading.Thread(target=self._watch, args=(on_lost,), daemon=True).start()
+
+    def _watch(self, on_lost: Callable[[str], None]) -> None:
+        try:
+            while not self._store.check(["stop"]):
+                time.sleep(_POLL_S)
+        except RuntimeError:
+            on_lost(self._lose())
+        else:
+            self.stopping.set()
+            self._news.set()
+
+    def _lose(self) -> str:
+        self.lost = "rank 0, the leader, has ended"
+        self._news.set()
+        return self.lost
+
+    def wait_for_news(self, seconds: float) -> bool:
+        """Wait until a follower knows that the leader stops or is lost.
+
+        Returns:
+            Whether it knows. A leader never does.
+        """
+        return self.rank.index > 0 and self._news.wait(seconds)
+
+    def announce_stop(self) -> None:
+        """The leader tells all others that the engine ends cleanly."""
+        self._store.set("stop", "")
 
     def processor(self, manager: Any) -> RowProcessor:
         """The one logits processor of this rank's *manager*."""
         return SharedChoice(manager.distributed_helper)
 
     def prepare(self, manager: Any) -> None:
-        """Put our parts into a manager that has been made and not started."""
+        """Put our parts into a new manager, before it starts."""
         if self.rank.index > 0:
             manager._wake_up_loop = _Awake()
         manager._handle_critical_error = lambda error, processor: _fail(manager, error, processor)
 
     def part(self, manager: Any) -> None:
-        """After the generation loop has ended on all ranks, because the leader stops."""
-        # A peer may be ahead, and NCCL's and gloo's clean-up then fails without harm.
+        """Disconnect, after the leader's stop has ended the generation loop of all ranks."""
+        # A peer may be faster, and then the clean-up of NCCL and gloo fails without harm.
         with contextlib.suppress(Exception):
             manager.distributed_helper.destroy_cpu_comm_group()
             dist.destroy_process_group()
-        # The leader has the store: it is the last to go.
-        self.peers.close(_PART_S if self.rank.index == 0 else 0.0)
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"parted-{self.rank.index}", "")
+            if self.rank.index == 0:  # its store ends with it
+                self._store.wait(_keys("parted", self.rank), timedelta(seconds=_PART_S))
 
 
-def _listener(address: str) -> socket.socket:
-    """For torch's store, which by itself would listen on all addresses."""
+def meet(rank: Rank, address: tuple[str, int], device: str, timeout: float = _MEET_S) -> Any:
+    """Connect to the leader's store and check that all ranks run the same versions.
+
+    Args:
+        address: the leader's store listens there, and nowhere else.
+        timeout: seconds for all ranks to connect.
+
+    Raises:
+        EngineError: a rank did not connect, or runs other versions. All connected ranks raise.
+    """
+    deadline = time.monotonic() + timeout
+    where = f"MASTER_ADDR {address[0]}, MASTER_PORT {address[1]}"
+    listener = _listener(address, where) if rank.index == 0 else None
+    facts = (
+        f"{rank.size} ranks on {device}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
     try:
-        return socket.create_server((address, 0))
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            *address,
+            is_master=listener is not None,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=timeout),
+            # By itself the store would listen on all addresses.
+            master_listen_fd=listener.detach() if listener is not None else None,
+        )
+        store.set(f"facts-{rank.index}", facts)
+        if rank.index == 0:
+            problem = _problem(store, rank.size, facts, where, deadline)
+            store.set("problem", problem)
+        else:
+            store.wait(["problem"], timedelta(seconds=timeout + _PART_S))
+            problem = store.get("problem").decode()
+        store.set(f"informed-{rank.index}", "")
+    except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+        raise EngineError(
+            f"rank {rank.index} cannot reach rank 0 on {where}: {one_line(error)}; see rank 0's log"
+        ) from error
+    if problem:
+        if rank.index == 0:  # its store ends with it
+            with contextlib.suppress(RuntimeError):
+                store.wait(_keys("informed", rank), timedelta(seconds=2))
+        raise EngineError(f"{problem}; see the ranks' logs, and start all ranks alike")
+    return store
+
+
+def _keys(name: str, rank: Rank) -> list[str]:
+    """The keys of all ranks in the leader's store."""
+    return [f"{name}-{index}" for index in range(rank.size)]
+
+
+def _listener(address: tuple[str, int], where: str) -> socket.socket:
+    try:
+        return socket.create_server(address)
     except OSError as error:
         raise EngineError(
-            f"rank 0 cannot listen on MASTER_ADDR {address}: {error.strerror or error}; "
-            "give an address of this host"
+            f"rank 0 cannot listen on {where}: {error.strerror or error}; "
+            "give an address of this host and a free port"
         ) from error
+
+
+def _problem(store: Any, size: int, facts: str, where: str, deadline: float) -> str:
+    """Wait for the facts of all ranks; return why they cannot run together, or an empty string."""
+    for index in range(1, size):
+        try:
+            left = max(0.01, deadline - time.monotonic())
+            store.wait([f"facts-{index}"], timedelta(seconds=left))
+        except RuntimeError:
+            absent = [i for i in range(1, size) if not store.check([f"facts-{i}"])]
+            return f"rank {', '.join(map(str, absent))} of {size} did not connect to {where}"
+        found = store.get(f"facts-{index}").decode()
+        if found != facts:
+            return f"rank {index} has {found}, but rank 0 has {facts}"
+    return ""
+
+
+def interface_to(address: tuple[str, int]) -> str | None:
+    """The network interface that this host uses to reach an IPv4 address, or None."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)  # sends nothing
+        own_address = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            with contextlib.suppress(OSError):
+                found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                if socket.inet_ntoa(found[20:24]) == own_address:
+                    return name
+    return None
 
 
 def _check_gpu(rank: Rank) -> None:
@@ -152,7 +268,7 @@ def _check_gpu(rank: Rank) -> None:
 
 
 class SharedChoice(RowProcessor):
-    """Lets the leader choose the tokens of all ranks."""
+    """Makes all ranks use the tokens that the leader chooses."""
 
     def __init__(self, helper: Any) -> None:
         super().__init__()
@@ -163,7 +279,7 @@ class SharedChoice(RowProcessor):
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """*scores* [rows, vocab] -> scores whose maximum is the leader's choice.
 
-        A job that fails, fails on the leader; -1 in place of its token tells the others.
+        Jobs fail only on the leader. It broadcasts -1 instead of their tokens.
         """
         if self._leads:
             chosen = super().__call__(scores, tensor_arg).argmax(dim=-1)
@@ -178,7 +294,7 @@ class SharedChoice(RowProcessor):
             for row, job in self._jobs:
                 if tokens[row] < 0:
                     job.error = "it failed on the leader"
-        # Not in place: a log-probability is computed from the row as it was.
+        # Not in place: log-probabilities are computed from the original row.
         return torch.zeros_like(scores).scatter_(1, chosen.clamp(min=0)[:, None], 1.0)
 
 
@@ -190,16 +306,16 @@ def _as_request(row: Row) -> tuple[Callable[[GenerationRequest], Row], tuple[Gen
     return _follow, (row.job.request,)
 
 
-# How a new request travels from the leader to the others. What chooses tokens stays behind: the
-# generator, and tensors on the leader's device.
+# The leader sends a new row to the others as its request. The generator and the tensors on the
+# leader's device, which choose tokens, are not sent.
 copyreg.pickle(Row, _as_request)
 
 
 class _Awake(threading.Event):
-    """Lets a follower wait for the leader's next round in the collective, where it costs nothing.
+    """Makes a follower wait for the leader's next round inside the collective, without a timer.
 
-    The leader goes to its next round as soon as it has work; a follower that slept through its
-    own tenth of a second would let every first token wait for it.
+    The leader begins its next round as soon as it has work. A follower that slept for the library's
+    0.1 s would delay every first token.
     """
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -207,8 +323,8 @@ class _Awake(threading.Event):
 
 
 def _fail(manager: Any, error: Exception, processor: Any) -> None:
-    """In place of the library's last round, in which a rank that has failed tells the others: they
-    may be waiting for it in another collective. Here its process ends, which they notice."""
+    """Replaces the library's last round, in which a failed rank informs the others. They may be
+    blocked in another collective. Instead the process ends, and its peers notice that."""
     manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, 0)
     manager._fail_all_remaining_requests(error, processor)
     manager.background_thread_status.record_fatal_error(error)

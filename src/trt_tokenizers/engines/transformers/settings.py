@@ -1,4 +1,4 @@
-"""What the `transformers` engine can be told, without importing what it runs on."""
+"""Settings of the engine `transformers`. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
 
 @dataclasses.dataclass(frozen=True)
 class TransformersSettings:
-    """The parameters of the model ``tensorrt_llm`` that this engine knows."""
+    """Parameters of the model ``tensorrt_llm`` for this engine."""
 
     model_dir: str = setting(
         dataclasses.MISSING, "folder of a Hugging Face model: config.json and weights"
@@ -25,73 +25,70 @@ class TransformersSettings:
     )
     device: str = setting("auto", "cpu, cuda or auto: a GPU if there is one")
     max_seq_len: int = setting(
-        0, "prompt and generated tokens of a sequence at the most; 0: as many as the model takes"
+        0, "most prompt and generated tokens of a sequence; 0: the limit of the model"
     )
     max_batch_size: int = setting(
         0, "sequences generated at once, others wait; 0: 32 on a CPU, 128 on a GPU"
     )
     kv_cache_tokens: int = setting(
         0,
-        "tokens that the KV cache holds, of all sequences together; 0: on a GPU by "
-        "kv_cache_free_gpu_mem_fraction, on a CPU what max_batch_size sequences need, but at the "
-        "most 1 GiB and a quarter of the free memory",
+        "tokens that the KV cache holds for all sequences together; 0: on a GPU by "
+        "kv_cache_free_gpu_mem_fraction, on a CPU enough for max_batch_size sequences, but at most "
+        "1 GiB and a quarter of the free memory",
     )
     kv_cache_free_gpu_mem_fraction: float = setting(
-        0.9, "share of the GPU's memory, left free by the model, that the KV cache takes"
+        0.9, "share of the GPU memory left free by the model that the KV cache takes"
     )
-    num_threads: int = setting(0, "threads that an operation uses on a CPU; 0: torch's choice")
+    num_threads: int = setting(0, "CPU threads of one operation; 0: torch's default")
     attn_implementation: str = setting(
         "sdpa", "as transformers names it: sdpa, eager, flash_attention_2, flash_attention_3"
     )
 
     def batch_size(self, device: str) -> int:
-        """Sequences generated at once. Without flash attention each attends to the whole batch,
-        masked, so more of them only make each other slower."""
+        """Sequences generated at once on *device*. Without flash attention each sequence attends to
+        the whole batch through a mask, so a larger batch slows all of them down."""
         return self.max_batch_size or {"cpu": 32, "cuda": 128}[device]
 
     def batch_tokens(self, device: str) -> int:
-        """Tokens of one forward pass. Longer prompts go in pieces, and others get their tokens
-        between."""
+        """Tokens of one forward pass on *device*. Longer prompts are split over several passes, so
+        other sequences get tokens in between."""
         return max(_MAX_BATCH_TOKENS[device], self.batch_size(device))
 
     @property
     def flash(self) -> bool:
-        """Whether attention needs neither a mask nor each key-value head once for each head."""
+        """Whether attention needs neither a mask nor a copy of key-value heads for each head."""
         return "flash" in self.attn_implementation
 
     @property
     def page_size(self) -> int:
-        """Tokens of a page of the KV cache, as the attention's kernels need it."""
+        """Tokens in a page of the KV cache; the attention kernels require these values."""
         return 256 if self.flash else 32
-
-    def check(self) -> None:
-        """Raises SettingsError, naming the setting, its value and what it may be."""
-        dtypes = ("auto", "float32", "float16", "bfloat16")
-        for name, known in (("dtype", dtypes), ("device", ("auto", "cpu", "cuda"))):
-            if (value := getattr(self, name)) not in known:
-                raise SettingsError(
-                    f"{WHERE}: {name} is {value!r}; it must be one of {', '.join(known)}"
-                )
-        for name in ("max_seq_len", "max_batch_size", "kv_cache_tokens", "num_threads"):
-            if (value := getattr(self, name)) < 0:
-                raise SettingsError(f"{WHERE}: {name} is {value}; it must be at least 0")
-        if not 0 < (value := self.kv_cache_free_gpu_mem_fraction) <= 1:
-            raise SettingsError(
-                f"{WHERE}: kv_cache_free_gpu_mem_fraction is {value:g}; "
-                "it must be above 0 and at most 1"
-            )
-        if not (Path(self.model_dir) / "config.json").is_file():
-            raise SettingsError(
-                f"{WHERE}: there is no config.json in model_dir {self.model_dir!r}; "
-                "give the folder of a Hugging Face model"
-            )
 
 
 def checked(settings: Mapping[str, str]) -> TransformersSettings:
-    """
+    """Parse and check *settings*.
+
     Raises:
         SettingsError: a name or a value is wrong, or model_dir holds no model.
     """
-    parsed = parse(TransformersSettings, settings, WHERE)
-    parsed.check()
-    return parsed
+    s = parse(TransformersSettings, settings, WHERE)
+    dtypes = ("auto", "float32", "float16", "bfloat16")
+    for name, known in (("dtype", dtypes), ("device", ("auto", "cpu", "cuda"))):
+        if (value := getattr(s, name)) not in known:
+            raise SettingsError(
+                f"{WHERE}: {name} is {value!r}; it must be one of {', '.join(known)}"
+            )
+    for name in ("max_seq_len", "max_batch_size", "kv_cache_tokens", "num_threads"):
+        if (value := getattr(s, name)) < 0:
+            raise SettingsError(f"{WHERE}: {name} is {value}; it must be at least 0")
+    if not 0 < (value := s.kv_cache_free_gpu_mem_fraction) <= 1:
+        raise SettingsError(
+            f"{WHERE}: kv_cache_free_gpu_mem_fraction is {value:g}; it must be above 0 and at most "
+            "1"
+        )
+    if not (Path(s.model_dir) / "config.json").is_file():
+        raise SettingsError(
+            f"{WHERE}: there is no config.json in model_dir {s.model_dir!r}; give the folder of a "
+            "Hugging Face model"
+        )
+    return s

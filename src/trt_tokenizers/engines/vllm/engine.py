@@ -31,13 +31,14 @@ from trt_tokenizers.engines.base import (
 )
 from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.compat import WHERE
-from trt_tokenizers.engines.vllm.sampling import GUIDES, SUPPORTED, sampling_params
+from trt_tokenizers.engines.vllm.sampling import GUIDES, sampling_params
 from trt_tokenizers.engines.vllm.settings import VllmSettings, checked
 from trt_tokenizers.engines.vllm.statistics import Statistics
 from trt_tokenizers.engines.vllm.stream import Stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError, one_line
 from trt_tokenizers.hf_config import read_json, vocab_size
 from trt_tokenizers.settings import nearest
+from trt_tokenizers.streams.ensemble_inputs import supported_by
 from trt_tokenizers.streams.stream_folder import stream_folder
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class VllmEngine(Engine):
         EngineError: vLLM is missing or too old, or does not start.
     """
 
-    supported = SUPPORTED
+    supported = supported_by("vllm")
     settings_class = VllmSettings
 
     @classmethod

@@ -7,15 +7,6 @@ from typing import Any
 from trt_tokenizers.engines.base import GenerationRequest
 from trt_tokenizers.engines.vllm import compat
 
-#: The client's names that the engine honours.
-SUPPORTED = frozenset({
-    "max_tokens", "min_tokens", "min_length", "end_id", "pad_id", "stop_words", "bad_words",
-    "embedding_bias_words", "embedding_bias_weights", "temperature", "top_k", "top_p", "min_p",
-    "seed", "random_seed", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "return_log_probs", "return_perf_metrics", "stream", "exclude_input_in_output",
-    "num_return_sequences", "guided_decoding_guide_type", "guided_decoding_guide", "lora_name",
-})  # fmt: skip
-
 #: Guide type of the ensemble -> field of StructuredOutputsParams.
 GUIDES = {
     "json": "json_object",
@@ -50,7 +41,7 @@ def sampling_params(api: compat.Api, r: GenerationRequest) -> Any:
     else:
         values |= {
             "temperature": r.temperature, "top_k": r.top_k, "top_p": r.top_p, "seed": r.seed,
-            "min_p": getattr(r, "min_p", 0.0),
+            "min_p": r.min_p,
         }  # fmt: skip
     if r.return_log_probs:
         values["logprobs"] = 0  # that of the chosen token

@@ -1,11 +1,12 @@
-"""The tensors of TensorRT-LLM's models, version by version, and configurations made of them.
+"""What NVIDIA's templates of each surveyed TensorRT-LLM version hold; one JSON file per version.
 
-The JSON files hold names, types and shapes as the templates of that version have them, one tensor
-a line: «name TYPE dims optional».
+For each model: inputs, outputs, parameters, placeholders and the ensemble's steps. A tensor is one
+string, «name TYPE dims optional», for example ``"seed TYPE_UINT64 1 optional"``.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -13,119 +14,60 @@ from importlib.resources import files
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository.nvidia_settings import FIXED, SURVEYED, UPSTREAM
-from trt_tokenizers.repository.pbtxt import parse_config
-
-#: Inputs of shape [1] that the C++ backend does not take as scalars.
-_NO_SCALARS = re.compile(
-    r"mrope_.*|skip_cross_attn_blocks|retention_.*|guided_.*|lookahead_.*|context_phase_params"
-)
-#: Tensors whose type is a placeholder.
-_TYPES = {
-    "context_logits": "logits_datatype",
-    "generation_logits": "logits_datatype",
-    "draft_logits": "logits_datatype",
-    "encoder_input_features": "encoder_input_features_data_type",
-    "prompt_embedding_table": "prompt_embedding_table_data_type",
-}
 
 
-def layout(version: str) -> Mapping[str, Any]:
-    """Model -> inputs, outputs, parameters, placeholders and steps, of one of `SURVEYED`."""
-    text = (files(__name__) / f"{version}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def layout_version(version: str) -> str:
-    """The layout for TensorRT-LLM *version*: the newest surveyed one that is not newer.
+def _number(version: str) -> tuple[int, int]:
+    """Major and minor number.
 
     Raises:
-        RepositoryError: no version, or one whose layout is not known.
+        RepositoryError: *version* is not a version.
     """
     match = re.match(r"v?(\d+)\.(\d+)", version)
     if not match:
         raise RepositoryError(
-            f"{version!r} is no version of TensorRT-LLM; give one as 0.17 or 1.2.0"
+            f"{version!r} is not a version of TensorRT-LLM; write it as 0.17 or 1.2.0"
         )
-    wanted = int(match[1]), int(match[2])
-    if (0, 5) < wanted < (0, 11) or wanted < (0, 5):
-        raise RepositoryError(
-            f"the layout of TensorRT-LLM {version} is not known; fill NVIDIA's templates of that "
-            "version (fill_template -i FILE KEY:VALUE,…), then: trt-tokenizers adopt REPOSITORY"
-        )
-    if wanted > (1, 2):
-        raise RepositoryError(
-            f"TensorRT-LLM {version} has no C++ backend any more, the last was that of 1.2; serve "
-            "with 1.2, or with another engine"
-        )
-    known = [(tuple(map(int, each.split("."))), each) for each in SURVEYED]
-    return max(pair for pair in known if pair[0] <= wanted)[1]
+    return int(match[1]), int(match[2])
 
 
-def ensemble_config(version: str, values: Mapping[str, str]) -> Any:
-    """A ModelConfig with what clients of that version send and read; without steps."""
-    config = parse_config("")
-    config.name, config.platform = "ensemble", "ensemble"
-    config.max_batch_size = int(_value("triton_max_batch_size", values))
-    _add_tensors(config, layout(version)["ensemble"], values)
-    return config
+#: The surveyed versions, oldest first: those that have a file here.
+VERSIONS = tuple(
+    sorted(
+        (
+            f.name.removesuffix(".json")
+            for f in files(__name__).iterdir()
+            if f.name.endswith(".json")
+        ),
+        key=_number,
+    )
+)
+#: Between these two versions the types of the engine's inputs changed, in an unknown release.
+_UNKNOWN = (0, 5), (0, 11)
 
 
-def engine_config(version: str, values: Mapping[str, str]) -> Any:
-    """The ModelConfig of an engine of the C++ backend.
+@functools.cache
+def schema(version: str) -> Mapping[str, Any]:
+    """Model -> inputs, outputs, parameters, placeholders and steps, for one of `VERSIONS`."""
+    found: dict[str, Any] = json.loads((files(__name__) / f"{version}.json").read_text("utf-8"))
+    return found
 
-    Args:
-        values: placeholder -> value; an empty one leaves the backend its default.
+
+def schema_version(version: str) -> str:
+    """The schema to use for TensorRT-LLM *version*: the newest one that is not newer.
+
+    Raises:
+        RepositoryError: *version* is not a version, or no schema fits it.
     """
-    its = layout(version)["tensorrt_llm"]
-    config = parse_config("")
-    config.name = "tensorrt_llm"
-    config.backend = _value("triton_backend", values)
-    size = config.max_batch_size = int(_value("triton_max_batch_size", values))
-    decoupled = _value("decoupled_mode", values).lower() in ("true", "1", "t")
-    config.model_transaction_policy.decoupled = decoupled
-    placeholders = its["placeholders"]
-    if "max_queue_delay_microseconds" in placeholders:
-        config.dynamic_batching.preferred_batch_size.append(size)
-        delay = int(_value("max_queue_delay_microseconds", values))
-        config.dynamic_batching.max_queue_delay_microseconds = delay
-    if "max_queue_size" in placeholders:
-        policy = config.dynamic_batching.default_queue_policy
-        policy.max_queue_size = int(_value("max_queue_size", values))
-    _add_tensors(config, its, values)
-    for tensor in config.input:
-        if list(tensor.dims) == [1] and not _NO_SCALARS.fullmatch(tensor.name):
-            tensor.reshape.SetInParent()  # to no dimensions
-        elif not tensor.name.startswith("mrope_"):
-            tensor.allow_ragged_batch = True
-    config.instance_group.add(count=1, kind="KIND_CPU")
-    by_parameter = {s.parameter: name for name, s in UPSTREAM.items() if s.parameter}
-    for key in its["parameters"]:
-        value = FIXED.get(key, values.get(by_parameter.get(key, key), ""))
-        config.parameters[key].string_value = value
-    return config
-
-
-def _value(name: str, values: Mapping[str, str]) -> str:
-    return values.get(name) or UPSTREAM[name].default
-
-
-def _add_tensors(config: Any, its: Mapping[str, Any], values: Mapping[str, str]) -> None:
-    for line in its["inputs"]:
-        name, kind, dims, *optional = line.split()
-        config.input.add(
-            name=name,
-            data_type=_type(name, kind, values),
-            dims=map(int, dims.split(",")),
-            optional=bool(optional),
+    wanted = _number(version)
+    if wanted < _number(VERSIONS[0]) or _UNKNOWN[0] < wanted < _UNKNOWN[1]:
+        raise RepositoryError(
+            f"the tensors of TensorRT-LLM {version} are not known; fill NVIDIA's templates of "
+            "that version (fill_template -i FILE KEY:VALUE,…), then run: trt-tokenizers adopt "
+            "REPOSITORY"
         )
-    for line in its["outputs"]:
-        name, kind, dims = line.split()
-        config.output.add(
-            name=name, data_type=_type(name, kind, values), dims=map(int, dims.split(","))
+    if wanted > _number(VERSIONS[-1]):
+        raise RepositoryError(
+            f"TensorRT-LLM {version} has no known C++ backend, the newest known one is "
+            f"{VERSIONS[-1]}; use TensorRT-LLM {VERSIONS[-1]}, or another engine"
         )
-
-
-def _type(name: str, usual: str, values: Mapping[str, str]) -> str:
-    return values.get(_TYPES.get(name, "")) or usual
+    return max((v for v in VERSIONS if _number(v) <= wanted), key=_number)

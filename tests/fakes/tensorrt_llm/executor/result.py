@@ -1,4 +1,4 @@
-"""What comes back of a request, step by step."""
+"""Results of a request, step by step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CompletionOutput:
 
 @dataclass
 class Step:
-    """New tokens of a request, or why it or the whole executor has failed."""
+    """New tokens of a request, or the error of this request or of the executor."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -55,8 +55,8 @@ class Step:
 
 
 class GenerationResult:
-    """Awaitable, and an iterator of itself. Made inside a running event loop, it is asynchronous
-    too; elsewhere only iteration without ``async`` works."""
+    """The result of one request. It can be awaited and iterated with ``async`` only if it was
+    created inside a running event loop; elsewhere use `result`."""
 
     def __init__(
         self,

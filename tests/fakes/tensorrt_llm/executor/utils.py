@@ -1,2 +1,2 @@
 class RequestError(RuntimeError):
-    """One request failed; the others go on."""
+    """One request failed; the others continue."""

@@ -1,4 +1,4 @@
-"""The entry: LLM, and what its generate_async gives."""
+"""LLM, and the result of its generate_async."""
 
 from __future__ import annotations
 

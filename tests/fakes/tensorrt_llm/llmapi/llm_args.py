@@ -1,4 +1,4 @@
-"""What LLM() takes: of the real fields those that a test or the documentation uses."""
+"""Arguments of LLM(): the real fields that a test or the documentation uses."""
 
 from __future__ import annotations
 

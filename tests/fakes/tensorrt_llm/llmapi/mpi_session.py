@@ -1,4 +1,4 @@
-"""Leader mode: rank 0 gives tasks to the other ranks, which wait in an MPICommExecutor."""
+"""Leader mode: rank 0 submits tasks to the other ranks, which wait in an MPICommExecutor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class MPINodeState:
-    """From 1.2 on, what session.shutdown() leaves running for the next session."""
+    """What session.shutdown() keeps running for the next session, from 1.2 on."""
 
     _global_comm_executor: Any = None
     _global_mpi_pool: Any = None

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Write the inputs in model_repo_skeleton and the tables of docs/ensemble.md and docs/llmapi.md.
+
+They come from streams/ensemble_inputs.py and engines/llmapi/sampling.py; run this after changes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from trt_tokenizers.engines.llmapi import sampling
+from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input
+
+ROOT = Path(__file__).parents[1]
+_SKELETON = [each for each in INPUTS if each.skeleton]
+#: Generated lines follow this comment.
+_PBTXT = re.compile(r"(?m)^( *# From the table of inputs.*\n)(?: *input.*\n)*")
+_TYPES = {"STRING": "string", "FP32": "float"}
+
+
+def files() -> dict[Path, str]:
+    """Each file with the text that it should have."""
+    made = {}
+    for model, blocks in (
+        ("ensemble", [_tensors("name"), _maps("to_preprocessing"), _maps("to_engine")]),
+        ("preprocessing", [_tensors("to_preprocessing")]),
+        ("tensorrt_llm", [_tensors("to_engine")]),
+    ):
+        path = ROOT / "model_repo_skeleton" / model / "config.pbtxt"
+        left = iter(blocks)
+        made[path] = _PBTXT.sub(lambda found, left=left: found[1] + next(left), path.read_text())
+    for page, table in (("ensemble", markdown()), ("llmapi", sampling.markdown())):
+        path = ROOT / "docs" / f"{page}.md"
+        head = table.partition("\n")[0]
+        made[path] = re.sub(
+            rf"(?m)^{re.escape(head)}\n(\|.*\n)*", lambda _, table=table: table, path.read_text()
+        )
+    return made
+
+
+def _tensors(name: str) -> str:
+    """The inputs of a model; *name* is the attribute of `Input` with their names there."""
+    return "".join(
+        f'input {{ name: "{getattr(each, name)}" data_type: TYPE_{each.type} '
+        f"dims: [ {each.dims[0]} ] optional: true }}\n"
+        for each in _SKELETON
+        if getattr(each, name)
+    )
+
+
+def _maps(name: str) -> str:
+    """The inputs of a step of the ensemble."""
+    return "".join(
+        f'      input_map {{ key: "{getattr(each, name)}" value: "{each.name}" }}\n'
+        for each in _SKELETON
+        if getattr(each, name)
+    )
+
+
+def markdown() -> str:
+    """The table of docs/ensemble.md."""
+    head = "| name | type | default | range | meaning |\n|---|---|---|---|---|\n"
+    return head + "".join(map(_row, INPUTS))
+
+
+def _row(each: Input) -> str:
+    kind = _TYPES.get(each.type, each.type.lower()) + ("s" if each.dims == (-1,) else "")
+    default = "" if each.default is None else f"`{json.dumps(each.default)}`"
+    meaning = each.meaning
+    if len(each.engines) == 1:
+        meaning += f". Engine {min(each.engines)} only"
+    if not each.skeleton:
+        meaning += ". Only in adopted ensembles that have it"
+    return f"| `{each.name}` | {kind} | {default} | {each.range or ''} | {meaning} |\n"
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text)

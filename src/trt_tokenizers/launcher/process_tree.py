@@ -1,0 +1,146 @@
+"""Processes on this host: find, kill and collect descendants; signals between parent and child.
+
+Standard library only, because the rank agent imports it with ``python -I -S``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from trt_tokenizers.streams.process_stat import read_stat
+from trt_tokenizers.streams.stream_folder import stream_folder
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+#: Seconds to wait for killed processes. A process that hangs in a driver may never end.
+_KILL_WAIT = 10.0
+
+
+def _process_ids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the direct children of *pid*, zombies included; empty if *pid* is gone."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # this thread has ended
+                found.extend(int(p) for p in (task / "children").read_text().split())
+    except OSError:  # the process has ended, or the kernel lacks CONFIG_PROC_CHILDREN
+        return [p for p in _process_ids() if (stat := read_stat(p)) and stat.parent == pid]
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids of all descendants of *pid*."""
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        new = [p for p in children(waiting.pop()) if p not in found]
+        found.update(new)
+        waiting.extend(new)
+    return found
+
+
+def running_with(text: str) -> set[int]:
+    """Process ids of this host whose command line contains *text*."""
+    found = set()
+    for pid in _process_ids():
+        with contextlib.suppress(OSError):
+            if os.fsencode(text) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+def kill_all_beneath(pid: int) -> set[Path]:
+    """Kill every descendant of *pid*, which must be this process, and wait until they are gone.
+
+    Orphans must be adopted (`adopt_orphans`): then no child left means no descendant left.
+
+    Returns:
+        The stream folder of each killed process, as if each were a tritonserver.
+    """
+    folders: set[Path] = set()
+    deadline = time.monotonic() + _KILL_WAIT
+    while time.monotonic() < deadline:
+        victims = descendants(pid)
+        # Record names before killing: another process may reap the victim, and its /proc entry
+        # vanishes.
+        folders.update(map(stream_folder, victims))
+        for victim in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return folders
+        time.sleep(0.01)
+    return folders
+
+
+def reap(folders: set[Path]) -> dict[int, int]:
+    """Collect the dead children, adopted ones too.
+
+    Args:
+        folders: the existing stream folders of the dead children are added to it.
+
+    Returns:
+        Process id -> return code.
+    """
+    dead = {}
+    with contextlib.suppress(ChildProcessError):
+        while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            folder = stream_folder(found.si_pid)  # its name needs the zombie's /proc entry
+            if folder.exists():
+                folders.add(folder)
+            dead[found.si_pid] = os.waitstatus_to_exitcode(os.waitpid(found.si_pid, 0)[1])
+    return dead
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """A preexec_fn that makes the kernel kill the child when its parent dies.
+
+    Args:
+        parent: process id of this process. The signal is sent when the *thread* that forks ends,
+            so that must be the main thread.
+    """
+
+    def before_exec() -> None:
+        signal_on_parents_death(signal.SIGKILL)
+        if os.getppid() != parent:  # the parent died before the line above
+            os._exit(1)
+
+    return before_exec
+
+
+def signal_on_parents_death(number: int) -> None:
+    """Have the kernel send signal *number* to this process when its parent dies."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant that loses its own parent."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def wake_on(numbers: Iterable[int]) -> int:
+    """A file descriptor that receives one byte, the signal's number, for each of these signals.
+
+    Each signal gets a handler. SIG_IGN does not work here: started programs would inherit it.
+    """
+    awake, wake = os.pipe()
+    for end in (awake, wake):
+        os.set_blocking(end, False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    return awake
