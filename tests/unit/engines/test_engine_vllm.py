@@ -277,7 +277,7 @@ def test_guides_become_structured_outputs(kind: str) -> None:
         ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
         ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "the model has 256 tokens"),
-        ({"stop_words": ((),)}, "stop_words holds nothing"),
+        ({"stop_words": ((),)}, "stop_words holds no token ids"),
         ({"lora": "fr"}, "this server has none, set loras"),
     ],
 )
