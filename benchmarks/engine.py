@@ -1,9 +1,10 @@
-"""Tokens per second of the engine `transformers`, streamed over HTTP through the whole ensemble.
+"""Tokens per second of an engine, streamed over HTTP through the ensemble; of vLLM also alone.
 
 The script creates a model of random bf16 weights. The tokenizer is SmolLM2's, or the given one. All
 ranks run on this host, each on one GPU, or all on its CPU.
 
     python benchmarks/engine.py --shape 7b --world-size 2
+    python benchmarks/engine.py --engine vllm --shape 7b --engine-arg tensor_parallel_size=2 --alone
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from pathlib import Path
 
 import click
 
+from trt_tokenizers.repository.pbtxt import parse_config
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 #: Shape -> hidden size, intermediate size, layers, heads, key-value heads.
 SHAPES = {
-    "tiny": (64, 160, 2, 4, 2),
+    "tiny": (64, 160, 2, 2, 1),
+    "135m": (576, 1536, 30, 9, 3),
     "1b": (2048, 5632, 22, 32, 4),
     "7b": (4096, 11008, 32, 32, 32),
     "8b": (4096, 14336, 32, 32, 8),
@@ -87,23 +91,74 @@ def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float
     """Measure *streams* concurrent clients, each with a different prompt."""
 
     async def every() -> list[tuple[float, int]]:
-        digits = ((" ".join(str((k * 7 + j) % 10) for j in range(14))) for k in range(streams))
         bodies = [
-            {"text_input": f"Story number {k}: {d}", "max_tokens": tokens, "end_id": -1,
-             "stream": True, **more}
-            for k, d in enumerate(digits)
-        ]  # fmt: skip
+            {"text_input": prompt, "max_tokens": tokens, "end_id": -1, "stream": True, **more}
+            for prompt in prompts(streams)
+        ]
         return await asyncio.gather(*(ask(port, json.dumps(body).encode()) for body in bodies))
 
     started = time.perf_counter()
     answers = asyncio.run(every())
-    seconds = time.perf_counter() - started
+    return figures(answers, time.perf_counter() - started)
+
+
+def prompts(streams: int) -> list[str]:
+    """Different prompts of about the same length."""
+    digits = ((" ".join(str((k * 7 + j) % 10) for j in range(14))) for k in range(streams))
+    return [f"Story number {k}: {d}" for k, d in enumerate(digits)]
+
+
+def figures(answers: list[tuple[float, int]], seconds: float) -> dict[str, float]:
+    """Tokens per second of all streams, and the time to the first token."""
+    streams = len(answers)
     firsts = sorted(first for first, _ in answers)
     return {
         "tokens/s": sum(count for _, count in answers) / seconds,
         "first p50 ms": firsts[streams // 2] * 1e3,
         "first p99 ms": firsts[min(streams - 1, int(streams * 0.99))] * 1e3,
     }
+
+
+async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: str) -> None:
+    """Measure vLLM's AsyncLLM in this process with the same prompts, without Triton and text."""
+    import tokenizers
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    args = AsyncEngineArgs(
+        model=str(folder), skip_tokenizer_init=True, disable_log_stats=True, max_model_len=4096,
+        **json.loads(engine_args),
+    )  # fmt: skip
+    llm = AsyncLLM.from_engine_args(args)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    async def ask(name: str, ids: list[int], params: SamplingParams) -> tuple[float, int]:
+        started, first, count = time.perf_counter(), 0.0, 0
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        async for step in llm.generate(prompt, params, name):
+            first = first or time.perf_counter() - started
+            count += len(step.outputs[0].token_ids)
+        return first, count
+
+    async def turn(streams: int, tokens: int, **more: float) -> dict[str, float]:
+        params = SamplingParams(
+            max_tokens=tokens, ignore_eos=True, detokenize=False,
+            output_kind=RequestOutputKind.DELTA, **{"temperature": 0.0, **more},
+        )  # fmt: skip
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(prompts(streams))]
+        started = time.perf_counter()
+        names = (f"{started}-{k}" for k in range(streams))
+        asked = (ask(name, each, params) for name, each in zip(names, ids, strict=True))
+        return figures(await asyncio.gather(*asked), time.perf_counter() - started)
+
+    for count in counts:
+        await turn(count, min(16, tokens))  # warm-up
+        show(f"vLLM alone, {count} streams", await turn(count, tokens))
+    sampling = await turn(counts[-1], tokens, temperature=0.8, top_k=50, top_p=0.95)
+    show(f"vLLM alone, {counts[-1]} streams, sampling", sampling)
+    llm.shutdown()
 
 
 def gpu_memory() -> str:
@@ -116,16 +171,22 @@ def gpu_memory() -> str:
 
 
 def show(name: str, figures: dict[str, float]) -> None:
-    click.echo(f"{name:>24}" + "".join(f"  {k} {v:9.1f}" for k, v in figures.items()))
+    click.echo(f"{name:>36}" + "".join(f"  {k} {v:9.1f}" for k, v in figures.items()))
 
 
 @click.command(epilog="Example: python benchmarks/engine.py --shape 7b --world-size 2")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="7b", show_default=True)
+@click.option("--engine", type=click.Choice(["transformers", "vllm"]), default="transformers")
+@click.option("--engine-arg", "engine_args", multiple=True, help="As for generate.")
+@click.option("--alone", is_flag=True, help="Afterwards, measure vLLM without the ensemble.")
 @click.option("--world-size", default=1, show_default=True, help="Number of ranks.")
 @click.option("--streams", default="1,32,128", show_default=True, help="Concurrent clients.")
 @click.option("--tokens", default=128, show_default=True, help="Tokens of each answer.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
-def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path | None) -> None:
+def main(
+    shape: str, engine: str, engine_args: tuple[str, ...], alone: bool, world_size: int,
+    streams: str, tokens: int, tokenizer: Path | None,
+) -> None:  # fmt: skip
     """Serve a model of random weights and measure its streams."""
     if tokenizer is None:
         script = [sys.executable, str(ROOT / "scripts" / "smollm2.py")]
@@ -136,7 +197,8 @@ def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path
         vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
         make_model_elsewhere(folder / "model", shape, vocabulary)
         copy_tokenizer(tokenizer, folder / "model")
-        generate = [str(BIN / "trt-tokenizers"), "generate", "--engine", "transformers"]
+        generate = [str(BIN / "trt-tokenizers"), "generate", "--engine", engine]
+        generate += [f"--engine-arg={pair}" for pair in engine_args]
         generate += ["--model", str(folder / "model"), "--output", str(folder / "repo")]
         subprocess.run(generate, check=True, stderr=subprocess.DEVNULL)
         before, started = gpu_memory(), time.monotonic()
@@ -152,7 +214,8 @@ def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path
                     sys.exit(log.read_text()[-3000:])
                 time.sleep(0.1)
             click.echo(
-                f"{shape}, {world_size} ranks, ready after {time.monotonic() - started:.1f} s"
+                f"{engine}, {shape}, {world_size} ranks, "
+                f"ready after {time.monotonic() - started:.1f} s"
             )
             counts = [int(count) for count in streams.split(",")]
             for count in counts:
@@ -166,10 +229,18 @@ def main(shape: str, world_size: int, streams: str, tokens: int, tokenizer: Path
             click.echo(
                 f"launch_server: exit code {process.wait()}, GPU memory after it {gpu_memory()}"
             )
+        if alone:
+            config = (folder / "repo" / "tensorrt_llm" / "config.pbtxt").read_text()
+            args = parse_config(config).parameters["engine_args"].string_value or "{}"
+            command = [sys.executable, __file__, "alone", str(folder / "model"), streams]
+            subprocess.run([*command, str(tokens), args], check=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
         make_model(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:2] == ["alone"]:
+        counts = [int(count) for count in sys.argv[3].split(",")]
+        asyncio.run(vllm_alone(Path(sys.argv[2]), counts, int(sys.argv[4]), sys.argv[5]))
     else:
         main()

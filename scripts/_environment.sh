@@ -1,7 +1,10 @@
 # Sourced by the other scripts: makes .venv with everything the embedded server and the tests
 # need, once, and activates it. TRT_TOKENIZERS_VENV names another folder, PYTHON an interpreter.
+# With environment=vllm it is .venv-vllm, with vLLM on a CPU instead of the engine transformers.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${TRT_TOKENIZERS_VENV:-$root/.venv}
+environment=${environment:-}
+venv=${TRT_TOKENIZERS_VENV:-$root/.venv}${environment:+-$environment}
+constraints=$root/scripts/constraints${environment:+-$environment}.txt
 
 usable_python() {
   # Triton's Python stub loads the interpreter's shared library, so there has to be one. For 3.10
@@ -27,13 +30,18 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 stamp=$venv/.installed
-wanted=$(cat "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/scripts/oracles.txt" | cksum)
+wanted=$(cat "$root/pyproject.toml" "$constraints" "$root/scripts/oracles.txt" | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  echo "Installing trt-tokenizers, Triton's pip wheel, torch and transformers into $venv (1.5 GB, a minute or more)" >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -c "$root/scripts/constraints.txt" -e "$root[embedded,test]" >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-    -r "$root/scripts/oracles.txt" >&2
+  echo "Installing trt-tokenizers, Triton's pip wheel, torch and ${environment:-transformers} into $venv" \
+       "(1.5 GB, a minute or more)" >&2
+  pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+  if [ "$environment" = vllm ]; then
+    "${pip[@]}" --no-deps -r "$constraints" >&2
+    "${pip[@]}" -c "$constraints" -e "${root}[test]" >&2
+  else
+    "${pip[@]}" -c "$constraints" -e "${root}[embedded,test]" >&2
+    "${pip[@]}" --no-deps -r "$root/scripts/oracles.txt" >&2
+  fi
   echo "$wanted" > "$stamp"
 fi
 # shellcheck disable=SC1091

@@ -42,6 +42,7 @@ def main() -> None:
             converted = convert(gguf, Path(work) / "converted")
             shutil.rmtree(target, ignore_errors=True)
             converted.rename(target)
+    forget_quantization(target / "config.json")
     sys.stdout.write(f"{target}\n")
 
 
@@ -86,6 +87,16 @@ def convert(gguf: Path, output: Path) -> Path:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(output)
     say(f"Converted in {time.monotonic() - started:.0f} s")
     return output
+
+
+def forget_quantization(config: Path) -> None:
+    """Remove the GGUF file's quantization from the config: the weights are bfloat16 now, and vLLM
+    refuses it. Older versions of this script left it there."""
+    values = json.loads(config.read_text())
+    if values.pop("quantization_config", None) is not None:
+        new = config.with_name(f".config-{os.getpid()}.json")
+        new.write_text(json.dumps(values, indent=2))
+        new.replace(config)
 
 
 if __name__ == "__main__":

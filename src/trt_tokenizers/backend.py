@@ -25,7 +25,7 @@ from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSetting
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
-from trt_tokenizers.processing.metrics import POSTPROCESSING, Metrics
+from trt_tokenizers.processing.metrics import ENGINE_GAUGES, POSTPROCESSING, Metrics
 from trt_tokenizers.processing.postprocess import (
     EngineStep,
     PostprocessingSettings,
@@ -290,7 +290,7 @@ class EngineModel(_Model):
         parameters, where = _start(args)
         settings = ServingSettings.take(parameters, where)
         settings.choose_gpus(args["model_instance_name"], where)  # before a library looks for GPUs
-        self._open(args, ["request_errors_total", "engine_sequences_running"])
+        self._open(args, ["request_errors_total", *ENGINE_GAUGES])
         factory = find_plugin(ENGINES, settings.engine, "engine", EngineError)
         engine: Engine = factory(parameters)
         if not engine.leads:
@@ -299,6 +299,8 @@ class EngineModel(_Model):
             return
         self._server = ResponseDispatcher(engine, settings.max_tokens_per_chunk, end_process)
         self._closing.callback(self._server.stop)
+        for name, read in engine.gauges.items():
+            self._metrics.gauge(name, read)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)
 

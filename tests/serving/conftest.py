@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from applicable import needs_engine
-from harness import Server, generate, launched, with_double
+from harness import VLLM_ON_A_CPU, Server, generate, launched, with_double
 
 #: From scripts/verify_llmapi: test only the engine llmapi, perhaps on the real TensorRT-LLM.
 VERIFY: dict[str, Any] = json.loads(os.environ.get("TRT_TOKENIZERS_VERIFY", "{}"))
@@ -22,15 +22,22 @@ _OUTPUTS = (
 )
 
 
-@pytest.fixture(scope="session", params=["llmapi"] if VERIFY else ["transformers", "llmapi"])
+@pytest.fixture(
+    scope="session", params=["llmapi"] if VERIFY else ["transformers", "llmapi", "vllm"]
+)
 def server(
     request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server for each engine; llmapi runs on a double of TensorRT-LLM 1.x."""
-    needs_engine()  # the double generates with it as well
+    if request.param == "vllm":
+        pytest.importorskip("vllm", reason="not applicable: see scripts/test --vllm")
+    else:
+        needs_engine()  # the double generates with it as well
     folder = tmp_path_factory.mktemp("smollm2")
     llm_args = [f"--llm-arg={pair}" for pair in VERIFY.get("llm_args", ())]
     model = ("--engine", request.param, "--model", str(smollm2), *llm_args)
+    if request.param == "vllm":
+        model += VLLM_ON_A_CPU
     repository = generate(folder / "repo", *model, "--outputs", _OUTPUTS)
     if request.param == "llmapi" and VERIFY.get("double", True):
         with_double(repository)

@@ -230,6 +230,13 @@ def generate(output: Path, *arguments: str) -> Path:
     return output
 
 
+#: Arguments of ``generate --engine vllm`` for exact answers with little memory.
+VLLM_ON_A_CPU = (
+    "--engine-arg=dtype=float32", "--engine-arg=enforce_eager=true",
+    "--engine-arg=kv_cache_memory_bytes=1000000000",
+)  # fmt: skip
+
+
 def with_double(repository: Path) -> Path:
     """Let the engine of *repository* find the double of TensorRT-LLM."""
     # The stub of the pip wheel's server ignores PYTHONPATH; it imports from the model's own folder.

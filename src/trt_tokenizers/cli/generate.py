@@ -16,7 +16,12 @@ from trt_tokenizers.hf_config import parse_json, read_text
 from trt_tokenizers.settings import as_text, nearest
 
 #: Options that are mappings in a deployment file -> their parameters here.
-_MAPPINGS = {"set": "values", "engine-parameter": "engine_parameters", "llm-arg": "llm_args"}
+_MAPPINGS = {
+    "set": "values",
+    "engine-parameter": "engine_parameters",
+    "llm-arg": "llm_args",
+    "engine-arg": "engine_args",
+}
 
 
 class _FromFile(Command):
@@ -49,7 +54,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
             )
         if name in _MAPPINGS and isinstance(value, dict):
             mappings[_MAPPINGS[name]] = tuple(
-                f"{k}={json.dumps(v) if name == 'llm-arg' else as_text(v)}"
+                f"{k}={json.dumps(v) if name.endswith('-arg') else as_text(v)}"
                 for k, v in value.items()
             )
         elif isinstance(value, (dict, list)) and name != "outputs":
@@ -100,14 +105,14 @@ def _load(path: Path) -> dict[str, Any]:
 @click.option(
     "--engine",
     default="transformers",
-    help="An engine's name such as transformers or llmapi (TensorRT-LLM 1.x), tensorrtllm (its C++ "
-    "backend), or module:Class.",
+    help="An engine's name such as transformers, vllm or llmapi (TensorRT-LLM 1.x), tensorrtllm "
+    "(its C++ backend), or module:Class.",
 )
 @click.option(
     "--model",
     "model_dir",
     type=click.Path(path_type=Path),
-    help="The model's folder, for Python engines; for llmapi also a name on the hub.",
+    help="The model's folder, for Python engines; for llmapi and vllm also a name on the hub.",
 )
 @click.option(
     "--engine-dir", type=click.Path(path_type=Path), help="For tensorrtllm: the engine's folder."
@@ -152,6 +157,13 @@ def _load(path: Path) -> dict[str, Any]:
     metavar="NAME=VALUE",
     help="For llmapi: an argument of LLM(), as JSON or plain text; a.b=VALUE sets b inside a.",
 )
+@click.option(
+    "--engine-arg",
+    "engine_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For vllm: a field of AsyncEngineArgs, as JSON or plain text; a.b=VALUE sets b inside a.",
+)
 @click.option("--print", "print_only", is_flag=True, help="Print the files, write nothing.")
 @click.option("--force", is_flag=True, help="Replace files that this command made, no others.")
 def generate(
@@ -162,6 +174,7 @@ def generate(
     outputs: str,
     engine_parameters: tuple[str, ...],
     llm_args: tuple[str, ...],
+    engine_args: tuple[str, ...],
     print_only: bool,
     force: bool,
     **others: Any,
@@ -176,6 +189,7 @@ def generate(
       trt-tokenizers generate --model ./SmolLM2-135M-Instruct --output model_repo
       trt-tokenizers generate --model M --output R --template llama2 --set dtype=bfloat16
       trt-tokenizers generate --engine llmapi --model M --output R --llm-arg tensor_parallel_size=2
+      trt-tokenizers generate --engine vllm --model M --output R --engine-arg dtype=bfloat16
       trt-tokenizers generate --engine tensorrtllm --engine-dir E --tokenizer-dir T --output R
       trt-tokenizers generate --config deployment.yaml --set max_seq_len=4096 --print
 
@@ -193,7 +207,8 @@ def generate(
         engine_dir=engine_dir,
         values=pairs(values),
         engine_parameters=pairs(engine_parameters),
-        llm_args=_llm_args(llm_args),
+        llm_args=_nested("--llm-arg", llm_args),
+        engine_args=_nested("--engine-arg", engine_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
         **others,  # the fields with an option of the same name
     )
@@ -215,7 +230,7 @@ def generate(
     )
 
 
-def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
+def _nested(option: str, options: tuple[str, ...]) -> dict[str, Any]:
     """NAME=VALUE, A.B=VALUE, … -> nested values."""
     nested: dict[str, Any] = {}
     for path, text in pairs(options).items():
@@ -227,6 +242,6 @@ def _llm_args(options: tuple[str, ...]) -> dict[str, Any]:
         for group in groups:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
-                raise SettingsError(f"--llm-arg {path}={text}: {group} has a value already")
+                raise SettingsError(f"{option} {path}={text}: {group} has a value already")
         inner[name] = value
     return nested

@@ -29,6 +29,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -167,6 +168,9 @@ class Engine(ABC):
     #: Why the engine has failed permanently; None while it serves. The backend then ends the
     #: process, because Triton reports a model with a dead engine as ready.
     died: str | None = None
+
+    #: Name in `processing.metrics` -> current value, for gauges that only some engines have.
+    gauges: Mapping[str, Callable[[], float]] = MappingProxyType({})
 
     #: Whether this process serves requests. An engine on several ranks sets it to False on all
     #: ranks but one.

@@ -30,12 +30,16 @@ COUNTERS = {
 GAUGES = {
     "num_requests_running": "Answers that postprocessing has begun and not ended.",
     "engine_sequences_running": "Sequences that the engine has not ended.",
+    "engine_requests_waiting": "Sequences that wait for room in the engine's batch (vllm).",
+    "engine_kv_cache_usage": "Used part of the engine's KV cache, 0 to 1 (vllm).",
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds": "From preprocessing to the first response.",
     "time_per_output_token_seconds": "Mean of an answer's tokens after its first response.",
     "e2e_request_latency_seconds": "From preprocessing to the end of the answer.",
 }
+
+ENGINE_GAUGES = tuple(name for name in GAUGES if name.startswith("engine_"))
 
 #: Metrics of postprocessing.
 POSTPROCESSING = (

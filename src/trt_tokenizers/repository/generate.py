@@ -32,6 +32,8 @@ from trt_tokenizers.tokenizers.registry import create
 
 #: The engine that loads models from the hub and takes ``llm_args``.
 LLM_API = "llmapi"
+#: The engine that loads models from the hub and takes ``engine_args``.
+VLLM = "vllm"
 #: Lists the files that `write` made. Its presence marks a repository of this command.
 _MARKER = ".trt-tokenizers"
 _COPIED_TOKENIZER = "preprocessing/1/tokenizer"
@@ -57,6 +59,7 @@ class GenerateOptions:
         outputs: names of the ensemble's outputs; default: the skeleton's.
         engine_parameters: parameters of the engine's model that the skeleton lacks.
         llm_args: arguments of TensorRT-LLM's LLM(), for the engine llmapi.
+        engine_args: fields of vLLM's AsyncEngineArgs, for the engine vllm.
     """
 
     engine: str
@@ -70,6 +73,7 @@ class GenerateOptions:
     values: Mapping[str, str] = field(default_factory=dict)
     engine_parameters: Mapping[str, str] = field(default_factory=dict)
     llm_args: Mapping[str, Any] = field(default_factory=dict)
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
 
 
@@ -111,10 +115,10 @@ def _render_tensorrtllm(options: GenerateOptions) -> dict[str, str]:
         raise RepositoryError(
             f"the engine {CPP_BACKEND} has no folder; set --engine-dir to what its build made"
         )
-    if options.engine_parameters or options.llm_args or options.outputs:
+    if options.engine_parameters or options.llm_args or options.engine_args or options.outputs:
         raise RepositoryError(
-            f"--engine-parameter, --llm-arg and --outputs are for Python engines; {CPP_BACKEND} "
-            "has all outputs of its version, use --set for its parameters"
+            "--engine-parameter, --llm-arg, --engine-arg and --outputs are for Python engines; "
+            f"{CPP_BACKEND} has all outputs of its version, use --set for its parameters"
         )
     values = {
         "tokenizer_dir": _tokenizer_value(options),
@@ -221,7 +225,9 @@ def _values(options: GenerateOptions) -> dict[str, str]:
         raise RepositoryError("the engine has no model; set --model to its folder")
     if options.llm_args and options.engine != LLM_API:
         raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; remove it")
-    on_hub = options.engine == LLM_API and not options.model_dir.exists()
+    if options.engine_args and options.engine != VLLM:
+        raise RepositoryError(f"--engine-arg is for the engine {VLLM}; remove it")
+    on_hub = options.engine in (LLM_API, VLLM) and not options.model_dir.exists()
     model_dir = options.model_dir if on_hub else options.model_dir.resolve()
     config = read_json(model_dir / "config.json")
     if not (config or on_hub):
@@ -229,9 +235,9 @@ def _values(options: GenerateOptions) -> dict[str, str]:
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
         )
     llm_args = dict(options.llm_args)
-    max_seq_len = llm_args.pop("max_seq_len", 0) or config.get(
-        "max_position_embeddings", config.get("n_positions", 0)
-    )
+    engine_args = dict(options.engine_args)
+    max_seq_len = llm_args.pop("max_seq_len", 0) or engine_args.pop("max_model_len", 0)
+    max_seq_len = max_seq_len or config.get("max_position_embeddings", config.get("n_positions", 0))
     if on_hub and not (max_seq_len or options.values.get("max_seq_len")):
         raise RepositoryError(
             f"there is no folder {model_dir}, so the maximum sequence length is unknown; for a "
@@ -246,6 +252,7 @@ def _values(options: GenerateOptions) -> dict[str, str]:
         "template": options.template,
         "max_seq_len": str(max_seq_len or ""),
         "llm_args": json.dumps(llm_args) if llm_args else "",
+        "engine_args": json.dumps(engine_args) if engine_args else "",
         "engine_instance_count": "1",
         **options.values,
     }

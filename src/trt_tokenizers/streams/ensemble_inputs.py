@@ -5,7 +5,7 @@ the ranges, the engines take `supported` from it, and ``scripts/write_inputs.py`
 of model_repo_skeleton and the table of docs/ensemble.md.
 
 A new sampling parameter needs an entry here, a field of `engines.base.GenerationRequest`, and its
-translation in engines/transformers/sampling.py and engines/llmapi/sampling.py. Then run
+translation in the sampling.py of each engine. Then run
 ``scripts/write_inputs.py``.
 """
 
@@ -39,8 +39,9 @@ class Range:
 
 
 #: The engines of this package.
-_ENGINES = frozenset({"transformers", "llmapi"})
-_LLMAPI = frozenset({"llmapi"})
+_ENGINES = frozenset({"transformers", "llmapi", "vllm"})
+#: The engines with guides, adapters and performance figures.
+_PRODUCTION = frozenset({"llmapi", "vllm"})
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,14 @@ INPUTS = (
     Input("return_kv_cache_reuse_stats", "BOOL", "", "return_kv_cache_reuse_stats", "true is "
           "refused; `return_perf_metrics` has these figures", default=False, only=False),
     Input("guided_decoding_guide_type", "STRING", "", "guided_decoding_guide_type",
-          "kind of [guide](llmapi.md)", engines=_LLMAPI),
+          "kind of [guide](llmapi.md)", engines=_PRODUCTION),
     Input("guided_decoding_guide", "STRING", "", "guided_decoding_guide",
-          "what the answer must follow", engines=_LLMAPI),
+          "what the answer must follow", engines=_PRODUCTION),
     Input("lora_name", "STRING", "", "lora_name", "name of a LoRA adapter; empty: not set",
-          not_set="", engines=_LLMAPI, field="lora"),
+          not_set="", engines=_PRODUCTION, field="lora"),
     Input("return_perf_metrics", "BOOL", "", "return_perf_metrics", "add the outputs with "
           "[performance figures](llmapi.md#parameters)",
-          default=False, not_set=False, engines=_LLMAPI),
+          default=False, not_set=False, engines=_PRODUCTION),
     Input("decoder_text_input", "STRING", "DECODER_QUERY", "", "text from which the decoder starts",
           skeleton=False),
     Input("prompt_table_extra_id", "UINT64", "PROMPT_TABLE_EXTRA_ID", "", "tells equal ids of "

