@@ -42,7 +42,6 @@ def main() -> None:
             converted = convert(gguf, Path(work) / "converted")
             shutil.rmtree(target, ignore_errors=True)
             converted.rename(target)
-    forget_quantization(target / "config.json")
     sys.stdout.write(f"{target}\n")
 
 
