@@ -88,15 +88,5 @@ def convert(gguf: Path, output: Path) -> Path:
     return output
 
 
-def forget_quantization(config: Path) -> None:
-    """Remove the GGUF file's quantization from the config: the weights are bfloat16 now, and vLLM
-    refuses it. Older versions of this script left it there."""
-    values = json.loads(config.read_text())
-    if values.pop("quantization_config", None) is not None:
-        new = config.with_name(f".config-{os.getpid()}.json")
-        new.write_text(json.dumps(values, indent=2))
-        new.replace(config)
-
-
 if __name__ == "__main__":
     main()
