@@ -21,6 +21,8 @@ from upstream import upstream_repository, with_replay  # noqa: E402
 PROGRAMS = ROOT / "scripts" / "clients.d"
 ENVIRONMENTS = ROOT / ".cache" / "clients"
 PROMPT = "The capital of France is"
+# perf_analyzer's binary is in tritonclient's wheels, and links to libcudart.
+PERF_ANALYZER = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ CLIENTS = {
         ("langchain-nvidia-trt==0.0.1rc0", "langchain-core<0.3"),
         "langchain_client.py", generated=False, layout="0.5",
     ),
+    "perf-analyzer": Client(PERF_ANALYZER, "perf_analyzer_client.py", whole=True),
+    # Newer ones want a perf_analyzer that is not on PyPI.
+    "genai-perf": Client(("genai-perf==0.0.8", *PERF_ANALYZER), "genai_perf_client.py"),
 }  # fmt: skip
 
 
@@ -72,16 +77,14 @@ class Repository:
 
     def write(self, path: Path, model: str) -> None:
         """Write the repository; raise CalledProcessError if the command line refuses to."""
-        mode = f"decoupled_mode={str(self.decoupled).lower()}"
         if self.layout:
             values = {"decoupled_mode": str(self.decoupled)}
             upstream_repository(path, self.layout, Path(model), **values)
             with_replay(path, echo=True)
             run("trt-tokenizers", "adopt", str(path))
         else:
-            run(
-                "trt-tokenizers", "generate", "--model", model, "--output", str(path), "--set", mode
-            )
+            whole = [] if self.decoupled else ["--set", "decoupled_mode=false"]
+            run("trt-tokenizers", "generate", "--model", model, "--output", str(path), *whole)
 
     @property
     def expected(self) -> str:
@@ -120,7 +123,8 @@ def main(names: tuple[str, ...], adopted: bool) -> None:
         try:
             with served(repository, model) as server:
                 for name, client in asking.items():
-                    rows += ask(repository, server, name, client, pythons[name])
+                    program = [str(pythons[name]), str(PROGRAMS / client.program)]
+                    rows += ask(repository, server, name, program, model)
         except (AssertionError, subprocess.CalledProcessError) as error:
             text = getattr(error, "stderr", "") or str(error)
             rows.append((str(repository), "launch_server", "", "serve", "NO", first_line(text)))
@@ -154,13 +158,14 @@ def served(repository: Repository, model: str) -> Iterator[Server]:
 
 
 def ask(
-    repository: Repository, server: Server, name: str, client: Client, python: Path
+    repository: Repository, server: Server, name: str, program: list[str], model: str
 ) -> list[tuple[str, ...]]:
     """Rows of the table: what the client's program reports, or why it ended."""
-    command = [str(python), str(PROGRAMS / client.program), server.http.removeprefix("http://"),
-               server.grpc, PROMPT, repository.expected,
-               "decoupled" if repository.decoupled else "whole"]  # fmt: skip
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    arguments = [server.http.removeprefix("http://"), server.grpc, model, PROMPT,
+                 repository.expected, "decoupled" if repository.decoupled else "whole"]  # fmt: skip
+    done = subprocess.run(
+        [*program, *arguments], check=False, capture_output=True, text=True, timeout=300
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     version = next((line["version"] for line in lines if "version" in line), "")
     rows = [
@@ -189,4 +194,4 @@ def show(rows: list[tuple[str, ...]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/clients")

@@ -18,9 +18,9 @@ def profile(report: Report) -> str:
         done = subprocess.run(
             [BIN / "genai-perf", "profile", "-m", "ensemble", "--service-kind", "triton",
              "--backend", "tensorrtllm", "--streaming", "-u", report.grpc,
-             "--tokenizer", os.environ["CLIENTS_MODEL"], "--num-prompts", "2",
+             "--tokenizer", report.model, "--num-prompts", "2",
              "--synthetic-input-tokens-mean", "16", "--output-tokens-mean", "8",
-             "--concurrency", "1", "--request-count", "4", "--artifact-dir", folder],
+             "--concurrency", "1", "--measurement-interval", "2000", "--artifact-dir", folder],
             check=False, capture_output=True, text=True, cwd=folder,
             env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARIES), "PATH": path},
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """NVIDIA's perf_analyzer: gRPC streams of a decoupled ensemble, HTTP and gRPC infer otherwise.
 
-Its binary is in the wheels of tritonclient. The package perf-analyzer on PyPI is an empty placeholder.
+Its binary is in tritonclient's wheels. PyPI's own perf-analyzer is an empty placeholder.
 """
 
 import json

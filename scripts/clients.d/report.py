@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 
 
@@ -17,28 +17,30 @@ class Report:
 
     Attributes:
         http, grpc: addresses, host:port.
+        model: the model's folder, with its tokenizer.
         prompt: what to ask; the answer holds ``expected``.
         decoupled: whether the ensemble streams; otherwise it answers ``infer``.
     """
 
     http: str
     grpc: str
+    model: str
     prompt: str
     expected: str
     decoupled: bool
-    results: list[bool] = field(default_factory=list)
 
-    def ask(self, asked: str, call: Callable[[], str], timeout: float = 60) -> None:
+    def ask(self, asked: str, call: Callable[[], str], timeout: float = 30) -> None:
         """Run *call* and print whether its text holds what is expected."""
         outcome: list[str] = []
         error: list[str] = []
+        # A client that reads in a thread of its own hangs when that thread fails.
+        threading.excepthook = lambda failed: error.append(first_line(failed.exc_value))
 
         def run() -> None:
             try:
                 outcome.append(call())
-            except BaseException as raised:
-                text = f"{type(raised).__name__}: {raised}".strip()
-                error.append(text.splitlines()[0])
+            except Exception as raised:
+                error.append(first_line(raised))
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -50,6 +52,10 @@ class Report:
         say(asked=asked, error=error[0] if error else "")
 
 
+def first_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
 def say(**values: str) -> None:
     """Print one line of JSON."""
     sys.stdout.write(json.dumps(values) + "\n")
@@ -58,7 +64,7 @@ def say(**values: str) -> None:
 
 def run(program: Callable[[Report], None], distribution: str) -> None:
     """Print the client's version, run *program*, and end even if a client's thread hangs."""
-    http, grpc, prompt, expected, decoupled = sys.argv[1:]
+    *server, decoupled = sys.argv[1:]
     say(version=version(distribution))
-    program(Report(http, grpc, prompt, expected, decoupled == "decoupled"))
+    program(Report(*server, decoupled == "decoupled"))
     os._exit(0)
