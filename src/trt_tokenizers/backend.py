@@ -26,12 +26,8 @@ from trt_tokenizers.engines.termination import end_process, end_server_once_load
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.metrics import POSTPROCESSING, Metrics
-from trt_tokenizers.processing.postprocess import (
-    EngineStep,
-    PostprocessingSettings,
-    Postprocessor,
-    output_arrays,
-)
+from trt_tokenizers.processing.output_arrays import output_arrays
+from trt_tokenizers.processing.postprocess import EngineStep, PostprocessingSettings, Postprocessor
 from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.processing.request import TextRequest, from_tensors, scalars
 from trt_tokenizers.processing.text_sequence import TextStep

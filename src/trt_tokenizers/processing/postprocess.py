@@ -7,10 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from trt_tokenizers.processing.metrics import Metrics
 from trt_tokenizers.processing.text_sequence import BeamSequences, TextSequence, TextStep
@@ -283,48 +279,3 @@ class Postprocessor:
             num_output_tokens=len(ids),
             token_ids=ids,
         )
-
-
-def output_arrays(
-    steps: Sequence[Sequence[TextStep]], *, log_probs: bool, ids: bool = False
-) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of one response.
-
-    Each tensor costs time, so finish reasons and counts go out with the end only.
-
-    Args:
-        steps: [rows][beams].
-        log_probs: whether to send log-probabilities.
-        ids: whether to send token ids.
-
-    Returns:
-        OUTPUT and OUT_FINISH_REASON are BYTES [rows, beams], NUM_INPUT_TOKENS int32 [rows, 1],
-        NUM_OUTPUT_TOKENS int32 [rows, beams], OUT_LOG_PROBS float32 [rows, 1, n] padded with 0,
-        CUM_LOG_PROBS float32 [rows, 1], OUT_IDS int32 [rows, beams, n] padded with -1.
-    """
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "OUTPUT": _strings([[step.text for step in row] for row in steps])
-    }
-    if any(row[0].finish_reason for row in steps):
-        arrays["OUT_FINISH_REASON"] = _strings([[s.finish_reason.text for s in r] for r in steps])
-        arrays["NUM_INPUT_TOKENS"] = np.array([[r[0].num_input_tokens] for r in steps], np.int32)
-        outputs = [[step.num_output_tokens for step in row] for row in steps]
-        arrays["NUM_OUTPUT_TOKENS"] = np.array(outputs, dtype=np.int32)
-    if log_probs:
-        arrays["OUT_LOG_PROBS"] = _padded([[row[0].log_probs] for row in steps], 0, np.float32)
-        arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
-    if ids:
-        arrays["OUT_IDS"] = _padded(
-            [[step.token_ids for step in row] for row in steps], -1, np.int32
-        )
-    return arrays
-
-
-def _padded(rows: list[list[Sequence[float]]], fill: int, dtype: Any) -> npt.NDArray[Any]:
-    width = max(1, *(len(values) for row in rows for values in row))
-    padded = [[[*values, *[fill] * (width - len(values))] for values in row] for row in rows]
-    return np.array(padded, dtype=dtype)
-
-
-def _strings(values: list[list[str]]) -> npt.NDArray[np.object_]:
-    return np.array([[v.encode() for v in row] for row in values], dtype=np.object_)

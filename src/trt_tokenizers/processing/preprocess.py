@@ -264,9 +264,9 @@ class Preprocessor:
             stop_words += tokenizations(tokenizer, stop_strings, "stop_words")
         skip_special = request.at("skip_special_tokens", row, settings.skip_special_tokens)
         stream = request.at("stream", row)
-        exclude = settings.exclude_input_in_output or stream
+        exclude = request.at("exclude_input_in_output", row, settings.exclude_input_in_output)
         echo = ""
-        if not request.at("exclude_input_in_output", row, exclude):
+        if not (exclude or stream):  # in a stream TensorRT-LLM never sends the prompt
             echo = tokenizer.decode(ids, skip_special_tokens=skip_special)
         return _Row(
             ids=ids,
