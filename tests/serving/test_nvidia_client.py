@@ -18,10 +18,10 @@ from harness import Server, generate, launched
 from nvidia_client import Answer, EngineClient, TextClient
 from texts import HARD_TEXTS
 from trt_tokenizers.cli.main import main
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import VERSIONS, schema
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
-from upstream import VERSIONS, tensor, upstream_repository, with_replay
+from upstream import tensor, upstream_repository, with_replay
 
 pytestmark = pytest.mark.triton
 
@@ -39,7 +39,7 @@ def text_shapes(answer: Answer) -> set[tuple[int, ...]]:
 
 def infer(server: Server, module: Any, version: str, **values: Any) -> Any:
     """`infer` of tritonclient's *module*, HTTP or gRPC, with a version's types."""
-    kinds = {t["name"]: t["type"] for t in map(tensor, layout(version)["ensemble"]["inputs"])}
+    kinds = {t["name"]: t["type"] for t in map(tensor, schema(version)["ensemble"]["inputs"])}
     address = server.grpc if module is grpcclient else server.http.removeprefix("http://")
     count = np.uint32 if kinds["max_tokens"] == "TYPE_UINT32" else np.int32
     arrays = {
@@ -290,7 +290,7 @@ def test_adopted_batch_inputs(adopted_streaming: Server, version: str) -> None:
 
 def test_adopted_rows_and_beams(adopted_streaming: Server, version: str) -> None:
     """postprocessing, asked directly as the BLS model does: one dimension, rows times beams."""
-    types = {t["name"] for t in map(tensor, layout(version)["postprocessing"]["inputs"])}
+    types = {t["name"] for t in map(tensor, schema(version)["postprocessing"]["inputs"])}
     words = [[[40, 41, 42], [43, 44, 0]], [[45, 46, 47], [48, 0, 0]]]
     values = {"TOKENS_BATCH": np.array(words, dtype=np.int32)}
     if "SEQUENCE_LENGTH" in types:

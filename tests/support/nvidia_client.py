@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpcclient
 
-from trt_tokenizers.repository.schemas import layout
+from trt_tokenizers.repository.schemas import schema
 from upstream import tensor
 
 _NUMPY = {"UINT32": np.uint32, "INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32,
@@ -61,7 +61,7 @@ class _Client:
 
     def __init__(self, url: str, version: str, model: str) -> None:
         self.url, self.version, self.model = url, version, model
-        inputs = map(tensor, layout(version)[model]["inputs"])
+        inputs = map(tensor, schema(version)[model]["inputs"])
         self.types = {t["name"]: t["type"].removeprefix("TYPE_") for t in inputs}
 
     def tensors(self, rows: list[dict[str, Any]]) -> list[grpcclient.InferInput]:
