@@ -22,6 +22,19 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
 
 
+def as_exception(error: BaseException) -> Exception:
+    """*error*, or an error for a panic of a Rust library, which is no `Exception`.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: *error* is one of them.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    return TokenizerError(f"the tokenizer failed on this request: {one_line(error)}")
+
+
 class TrtTokenizersError(Exception):
     """Root of all errors that this package raises on purpose."""
 

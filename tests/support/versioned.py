@@ -25,10 +25,8 @@ class Reply(keyless.Reply):
         streams = arrays.get("streaming", np.zeros(1)).all()
         self._prompts = []
         if self.echo and not excluded and not streams:
-            self._prompts = [
-                ids[:length]
-                for ids, length in zip(arrays["input_ids"], arrays["input_lengths"].flat, strict=True)
-            ]
+            lengths = arrays["input_lengths"].flat
+            self._prompts = [ids[:n] for ids, n in zip(arrays["input_ids"], lengths, strict=True)]
 
     def send(self, arrays, *, final):
         if self._prompts:

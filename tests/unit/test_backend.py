@@ -24,6 +24,7 @@ from texts import HARD_TEXTS
 from trt_tokenizers import backend
 from trt_tokenizers.engines.base import Chunk
 from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.processing.output_arrays import as_declared
 from trt_tokenizers.repository.pbtxt import parse_config
 from trt_tokenizers.streams.stream_folder import open_streams
 
@@ -233,7 +234,7 @@ def test_an_unexpected_error_is_logged_and_internal(load: Load) -> None:
     request = pb_utils.InferenceRequest([])  # no tensors: a bug of the ensemble
     (response,) = triton.postprocessing.execute([request])
     assert response.error().code() == pb_utils.TritonError.INTERNAL
-    assert response.error().message() == "'TOKENS_BATCH'"
+    assert response.error().message() == "KeyError: 'TOKENS_BATCH'"
     assert any("unexpected error\nTraceback" in line for line in pb_utils.Logger.lines)
 
 
@@ -248,15 +249,13 @@ def test_sequence_id_needs_a_newer_triton(
         backend.PostprocessingModel().initialize(arguments("postprocessing", folder, config))
 
 
-def test_outputs_have_the_declared_types(load: Load) -> None:
+def test_outputs_have_the_declared_types() -> None:
     """TensorRT-LLM 0.5 has unsigned ids: -1, which means none, is omitted."""
-    model = load(OLD, "keys").preprocessing
-    model._types = {"a": np.dtype("uint32"), "b": np.dtype("uint32"), "d": np.dtype("int32")}
+    types = {"a": np.dtype("uint32"), "b": np.dtype("uint32"), "d": np.dtype("int32")}
     arrays = {"a": np.array([[1]], np.int32), "b": np.array([[-1]], np.int32), "c": np.array([0])}
-    declared = model._as_declared(arrays)
+    declared = as_declared(arrays, types)
     assert {name: array.dtype for name, array in declared.items()} == {"a": np.dtype("uint32")}
-    model._types = {"b": np.dtype("int32")}
-    assert model._as_declared(arrays)["b"] is arrays["b"], "nothing is copied"
+    assert as_declared(arrays, {"b": np.dtype("int32")})["b"] is arrays["b"], "nothing is copied"
 
 
 def test_finalize_leaves_nothing(load: Load, streams: Path) -> None:

@@ -1,8 +1,8 @@
-"""The arrays that postprocessing sends, in the shapes of NVIDIA's postprocessing."""
+"""The arrays that our models send, in the shapes and types of NVIDIA's models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,3 +51,18 @@ def _padded(rows: list[list[Sequence[float]]], fill: int, dtype: Any) -> npt.NDA
     width = max(1, *(len(values) for row in rows for values in row))
     padded = [[[*values, *[fill] * (width - len(values))] for values in row] for row in rows]
     return np.array(padded, dtype=dtype)
+
+
+def as_declared(
+    arrays: Mapping[str, npt.NDArray[Any]], types: Mapping[str, np.dtype[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that config.pbtxt declares as outputs, with the declared *types*.
+
+    TensorRT-LLM 0.5 has unsigned lengths and ids: there -1, which means none, is omitted.
+    """
+    declared = {}
+    for name, array in arrays.items():
+        dtype = types.get(name)
+        if dtype is not None and not (dtype.kind == "u" and array.min() < 0):
+            declared[name] = array.astype(dtype, copy=False)
+    return declared

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trt_tokenizers.processing.engine_steps import EngineStep
 from trt_tokenizers.processing.metrics import Metrics
 from trt_tokenizers.processing.text_sequence import BeamSequences, TextSequence, TextStep
 from trt_tokenizers.settings import setting
@@ -54,29 +55,6 @@ class PostprocessingSettings(TokenizerSettings):
     max_stream_age_s: float = setting(
         3600.0, "drop a stream after so long without a response, seconds"
     )
-
-
-@dataclass(slots=True)
-class EngineStep:
-    """The part of one engine response that belongs to one sequence.
-
-    Attributes:
-        key: stream key; None if the response carries none.
-        beams: one list of new ids; with several beams all ids of each beam.
-        finish_reason: why the engine ended the sequence; NOT_FINISHED if it did not or did not say.
-        last: whether this is the engine's last response, if known.
-        log_probs: one per token id; None if the client did not ask for them.
-        row: index of the text in its request.
-        sequence: index of the sequence in its row; None if the response carries none.
-    """
-
-    key: int | None
-    beams: Sequence[Sequence[int]]
-    finish_reason: FinishReason = FinishReason.NOT_FINISHED
-    last: bool = False
-    log_probs: Sequence[float] | None = None
-    row: int = 0
-    sequence: int | None = None
 
 
 class Postprocessor:

@@ -150,7 +150,8 @@ INPUTS = (
     Input("return_log_probs", "BOOL", "", "return_log_probs", "add `output_log_probs` and "
           "`cum_log_probs`", default=False),
     Input("exclude_input_in_output", "BOOL", "EXCLUDE_INPUT_IN_OUTPUT", "", "without "
-          "`stream`, false puts the prompt before the answer; default: the setting of preprocessing"),
+          "`stream`, false puts the prompt before the answer; default: the setting of "
+          "preprocessing"),
     Input("skip_special_tokens", "BOOL", "SKIP_SPECIAL_TOKENS", "", "false: special tokens stay in "
           "the text; default: the setting of preprocessing"),
     Input("num_return_sequences", "INT32", "", "num_return_sequences", "with `stream`: number of "
