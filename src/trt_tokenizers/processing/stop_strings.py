@@ -24,8 +24,6 @@ class StopStrings:
         stopped: whether a stop string was found.
     """
 
-    __slots__ = ("_held", "_include", "_lengths", "_sorted", "_stops", "stopped")
-
     def __init__(self, stops: Iterable[str], *, include: bool = False) -> None:
         self._stops = frozenset(s for s in stops if s)
         self._sorted = sorted(self._stops)
@@ -78,8 +76,6 @@ class StopStrings:
 
 class StopIds:
     """Finds a stop word's token ids at the end of an answer's ids."""
-
-    __slots__ = ("_lengths", "_longest", "_tail", "_words")
 
     def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
         self._words = frozenset(words)

@@ -58,21 +58,6 @@ class TextSequence:
         first_step_at, last_step_at, checked_at: times that postprocessing keeps for its stream.
     """
 
-    __slots__ = (
-        "_cum_log_prob",
-        "_decoder",
-        "_echo",
-        "_end_ids",
-        "_stop_ids",
-        "_stops",
-        "_tokens",
-        "checked_at",
-        "context",
-        "finish_reason",
-        "first_step_at",
-        "last_step_at",
-    )
-
     def __init__(self, tokenizer: Tokenizer, context: RequestContext) -> None:
         self.context = context
         self._decoder = tokenizer.stream(
@@ -95,12 +80,10 @@ class TextSequence:
         *,
         last: bool = False,
     ) -> TextStep:
-        """New token ids -> new text.
+        """New token ids, each with its log-probability or without -> new text.
 
         Args:
-            ids: the new token ids.
             engine_reason: why the engine ended the sequence, if it did and said why.
-            log_probs: one per id, or empty.
             last: whether this is the engine's last response, whatever the reason.
         """
         text, self._echo = self._echo, ""

@@ -135,11 +135,6 @@ class ContextStore:
             raise SettingsError(f"{self.directory} is not private to this user; remove it")
         self._user_mark.touch(mode=0o600)
 
-    def __len__(self) -> int:
-        """Number of contexts that wait to be taken."""
-        streams = folders.open_streams(self.directory)
-        return sum(not stream.path.name.startswith(folders.RUNNING) for stream in streams)
-
     def put(self, *contexts: RequestContext) -> int:
         """Store the contexts of a request's rows under a new key; if that fails, none is left.
 

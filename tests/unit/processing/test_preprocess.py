@@ -16,6 +16,7 @@ from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.processing.stop_words import tokenizations
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore
+from trt_tokenizers.streams.stream_folder import open_streams
 from trt_tokenizers.streams.stream_key import key_of_request_id
 from trt_tokenizers.streams.word_arrays import from_array, to_array
 
@@ -135,7 +136,7 @@ def test_bad_requests_are_refused_and_leave_no_context(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         process(preprocessor, request_)
-    assert len(contexts) == 0
+    assert [*open_streams(contexts.directory)] == []
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_a_bad_row_leaves_no_context_of_other_rows(
 ) -> None:
     with pytest.raises(RequestError):
         process(preprocessor, TextRequest(rows=2, text_input=[b"good", b""]))
-    assert len(contexts) == 0
+    assert [*open_streams(contexts.directory)] == []
 
 
 def test_messages_need_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
@@ -254,7 +255,8 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
     process(preprocessor, TextRequest(text_input=[b"a"]))
-    assert len(contexts) == 0, "without an id postprocessing cannot find it"
+    # Without an id postprocessing cannot find it.
+    assert len([*open_streams(contexts.directory)]) == 2
 
 
 def test_a_sequence_id_is_a_number_that_json_can_hold(
