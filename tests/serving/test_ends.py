@@ -98,7 +98,8 @@ def test_the_health_thread_of_every_stub_has_priority(repository: Path, tmp_path
     except PermissionError:
         pytest.skip("real-time priorities are not permitted here")
     raised = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-    assert policies == [{os.SCHED_OTHER, raised}] * 3
+    assert len(policies) >= 3
+    assert all(policy == {os.SCHED_OTHER, raised} for policy in policies)
 
 
 @pytest.mark.parametrize("transport", ["http", "grpc"])

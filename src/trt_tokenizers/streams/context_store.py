@@ -213,7 +213,7 @@ class ContextStore:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return error
         return EngineError(
-            f"{self.directory.parent} is full, so the request's context cannot be stored; enlarge "
+            f"{self.directory.parent} is full: the contexts of requests cannot be stored; enlarge "
             "it (docker run --shm-size, an emptyDir of medium Memory), or remove files from it"
         )
 

@@ -292,6 +292,17 @@ def test_nothing_is_left_if_tmpfs_is_full(
         assert [path.name.split("-")[0] for path in store.directory.iterdir()] == ["user"]
 
 
+def test_a_full_tmpfs_is_named_when_a_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(EngineError, match=f"^{tmp_path} is full: .* enlarge it"):
+        ContextStore(tmp_path / "streams")
+
+
 def test_draining_is_noticed_soon(store: ContextStore) -> None:
     assert not store.draining(100.0)
     (store.directory / "draining").touch()
