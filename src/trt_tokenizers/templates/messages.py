@@ -40,11 +40,7 @@ def parse_messages(text: str) -> list[Message]:
 
 
 def parse_tools(text: str) -> list[dict[str, Any]] | None:
-    """Check the JSON list of tools, each an object with ``function`` or with ``name``.
-
-    Raises:
-        RequestError: says which tool is wrong.
-    """
+    """Check the JSON list of tools, each an object with ``function`` or with ``name``."""
     data = _json(text, "tools", "the list of tools")
     if not isinstance(data, list):
         raise RequestError("tools must be a JSON list of objects")
@@ -58,11 +54,7 @@ def parse_tools(text: str) -> list[dict[str, Any]] | None:
 
 
 def parse_template_arguments(text: str) -> dict[str, Any]:
-    """Check ``chat_template_kwargs``, a JSON object.
-
-    Raises:
-        RequestError: it is not an object.
-    """
+    """Check ``chat_template_kwargs``, a JSON object."""
     data = _json(text, "chat_template_kwargs", "an object")
     if not isinstance(data, dict):
         raise RequestError(

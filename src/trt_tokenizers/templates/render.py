@@ -37,12 +37,7 @@ class ChatTemplate:
     """
 
     def __init__(self, name: str, source: str, **defaults: Any) -> None:
-        """Compile *source*.
-
-        Args:
-            name: see above.
-            source: Jinja.
-            defaults: variables that a request's own may replace.
+        """Compile *source*, whose *defaults* a request's variables may replace.
 
         Raises:
             TemplateError: *source* is too long or not valid Jinja; names template and line.
@@ -206,11 +201,7 @@ class OwnTemplates:
     """
 
     def __init__(self, name: str, sources: Mapping[str, str]) -> None:
-        """Compile ``default`` and ``tool_use``.
-
-        Raises:
-            TemplateError: one of them is not valid Jinja; names template and line.
-        """
+        """Compile ``default`` and ``tool_use``; TemplateError if one is not valid Jinja."""
         self.name = name
         self.sources = sources
         self._compiled: dict[str, ChatTemplate] = {}
@@ -219,11 +210,7 @@ class OwnTemplates:
                 self._compile(key)
 
     def named(self, name: str) -> ChatTemplate:
-        """The template *name* of `sources`, with or without tools.
-
-        Raises:
-            RequestError: it is not valid Jinja.
-        """
+        """The template *name* of `sources`. RequestError if it is not valid Jinja."""
         try:
             return self._compiled.get(name) or self._compile(name)
         except TemplateError as error:
@@ -242,11 +229,7 @@ class OwnTemplates:
         tools: Sequence[Mapping[str, Any]] | None = None,
         arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """`ChatTemplate.render` of the selected template.
-
-        Raises:
-            RequestError: no template fits, or it does not accept the conversation.
-        """
+        """`ChatTemplate.render` of the selected template; RequestError if none fits."""
         template = self._compiled.get("tool_use") if tools else None
         template = template or self._compiled.get("default")
         if template is None:
@@ -256,12 +239,6 @@ class OwnTemplates:
                 "'template' of the model preprocessing"
             )
         return template.render(messages, special_tokens, tools=tools, arguments=arguments)
-
-
-def _auto(template: str | Mapping[str, str]) -> ChatTemplate | OwnTemplates:
-    if isinstance(template, str):
-        return ChatTemplate("auto", template)
-    return OwnTemplates("auto", template)
 
 
 def load(
@@ -283,7 +260,9 @@ def load(
     if name == "none":
         return None
     if name == "auto":
-        return _auto(chat_template) if chat_template else None
+        if isinstance(chat_template, Mapping):
+            return OwnTemplates("auto", chat_template)
+        return ChatTemplate("auto", chat_template) if chat_template else None
     if "{{" in name or "{%" in name:
         return ChatTemplate("inline", name)
     known = named_templates()

@@ -1,26 +1,7 @@
 """The interface of tokenizers. These docstrings are the manual for plugin authors.
 
-A type is a class (or a function) that takes `TokenizerSettings` and returns a `Tokenizer`::
-
-    class ReverseTokenizer(Tokenizer):
-        def __init__(self, settings: TokenizerSettings) -> None:
-            super().__init__(settings)  # reads the small JSON files
-            self.set_bos(None)
-            self.set_eos_and_pad(0, 0)
-
-        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-            ids = [ord(c) for c in reversed(text)]
-            return self.framed(ids) if add_special_tokens else ids
-
-        def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-            return "".join(chr(i) for i in ids if i)
-
-registered in its package's pyproject.toml and selected by ``tokenizer_type: reverse``::
-
-    [project.entry-points."trt_tokenizers.tokenizers"]
-    reverse = "my_package:ReverseTokenizer"
-
-or, without an entry point, by ``tokenizer_type: my_package:ReverseTokenizer``.
+A type is a class (or a function) that takes `TokenizerSettings` and returns a `Tokenizer`;
+docs/plugins.md has an example.
 
 `Tokenizer.set_bos`, `set_eos_and_pad` and `framed` apply generation_config.json and the settings
 add_bos, add_eos, extra_eos_ids and pad_id. A type that sets the attributes itself must apply

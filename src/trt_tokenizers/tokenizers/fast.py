@@ -40,12 +40,9 @@ class FastTokenizer(Tokenizer):
         *,
         always_bos: bool = False,
     ) -> None:
-        """Load tokenizer.json of the settings' folder, or use *backend*.
+        """Load tokenizer.json of the settings' folder, or use *backend*, the library's tokenizer.
 
-        Args:
-            settings: name the folder.
-            backend: the library's tokenizer, if it does not come from tokenizer.json.
-            always_bos: this type adds BOS even if the file does not.
+        *always_bos* adds BOS even if the file does not.
 
         Raises:
             TokenizerError: no tokenizer.json, or it does not load.
@@ -139,10 +136,7 @@ class FastTokenizer(Tokenizer):
 
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
-        if token is None:
-            return None
-        found: int | None = self._backend.token_to_id(token)
-        return found
+        return None if token is None else self._backend.token_to_id(token)
 
     def _byte_tables(self) -> dict[bool, TokenBytes] | None:
         """Tables that keep special tokens (key False) or skip them (key True).
@@ -163,11 +157,7 @@ class FastTokenizer(Tokenizer):
 
 
 def load_backend(path: Path) -> tokenizers.Tokenizer:
-    """Load a tokenizer.json.
-
-    Raises:
-        TokenizerError: *path* is missing or is not a tokenizer.json.
-    """
+    """Load a tokenizer.json; TokenizerError if *path* is missing or does not load."""
     if not path.is_file():
         raise TokenizerError(f"{path} does not exist; set tokenizer_dir to a folder that has it")
     try:

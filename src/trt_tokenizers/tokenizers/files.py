@@ -16,14 +16,8 @@ SMALL_FILES = (
     "chat_template*", "additional_chat_templates/*", "generation_config.json", "config.json",
 )  # fmt: skip
 _ROLES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

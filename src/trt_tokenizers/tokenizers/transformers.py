@@ -85,11 +85,9 @@ class TransformersTokenizer(Tokenizer):
         return super().stream(skip_special_tokens=skip_special_tokens, first=first)
 
     def token_bytes(self, token_id: int) -> bytes:
-        return (
-            super().token_bytes(token_id)
-            if self._fast is None
-            else self._fast.token_bytes(token_id)
-        )
+        if self._fast is not None:
+            return self._fast.token_bytes(token_id)
+        return super().token_bytes(token_id)
 
     def offsets(self, text: str) -> list[tuple[int, int, int]] | None:
         return None if self._fast is None else self._fast.offsets(text)

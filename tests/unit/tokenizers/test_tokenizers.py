@@ -204,25 +204,6 @@ def test_missing_folder() -> None:
         TokenizerSettings("/nowhere/at/all")
 
 
-def test_a_class_by_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the example in the docstring of the base module."""
-    import textwrap
-
-    from trt_tokenizers.tokenizers import base
-
-    assert base.__doc__
-    example = textwrap.dedent(base.__doc__.split("::\n", 1)[1].split("registered in")[0])
-    (tmp_path / "my_package.py").write_text(
-        "from collections.abc import Sequence\n"
-        "from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings\n" + example
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    tokenizer = load(tmp_path, "my_package:ReverseTokenizer")
-    assert tokenizer.encode("abc") == [99, 98, 97]
-    stream = tokenizer.stream()
-    assert stream.feed([99, 98]) + stream.feed([97]) + stream.finish() == "cba"
-
-
 EXAMPLE = Path(__file__).parents[3] / "examples" / "codepoint_tokenizer"
 
 
@@ -238,6 +219,8 @@ def test_the_example_package_applies_the_settings(
     assert (other.encode("a"), other.eos_ids, other.pad_id) == ([97, 3], (3, 10, 7), 9)
     assert other.encode_prompts(["a"], add_special_tokens=True, ensure_bos=True)[0] == [97, 3]
     assert other.decode([2, 97, 3]) == "a"
+    stream = other.stream()
+    assert stream.feed([97, 98]) + stream.feed([3, 99]) + stream.finish() == "abc"
 
 
 def test_the_example_in_the_docs_is_the_package() -> None:
