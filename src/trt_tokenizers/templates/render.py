@@ -13,7 +13,8 @@ from jinja2 import nodes
 
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
-from trt_tokenizers.templates.messages import Message
+from trt_tokenizers.templates.forms import Forms
+from trt_tokenizers.templates.messages import ROLES, Message
 from trt_tokenizers.templates.sandbox import Refused, make_environment
 
 _MAX_SOURCE = 1 << 16  # characters of a template
@@ -36,8 +37,10 @@ class ChatTemplate:
         reads: which of ``tools`` and ``tool_calls`` the template mentions.
     """
 
-    def __init__(self, name: str, source: str, **defaults: Any) -> None:
+    def __init__(self, name: str, source: str, *, any_role: bool = True, **defaults: Any) -> None:
         """Compile *source*, whose *defaults* a request's variables may replace.
+
+        Without *any_role*, the roles are those of OpenAI's API that the template mentions.
 
         Raises:
             TemplateError: *source* is too long or not valid Jinja; names template and line.
@@ -49,6 +52,8 @@ class ChatTemplate:
             )
         try:
             tree = _ENVIRONMENT.parse(source)
+            # Before the compiler, which folds constants.
+            constants = {n.value for n in tree.find_all(nodes.Const) if type(n.value) is str}
             self._template = _ENVIRONMENT.from_string(tree, globals=defaults)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
@@ -59,13 +64,13 @@ class ChatTemplate:
             raise TemplateError(
                 f"template {name!r} does not compile: {_printable(error)}; correct the template"
             ) from error
-        words = {
-            word
-            for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Const))
-            for word in (getattr(node, at, None) for at in ("name", "attr", "value"))
-            if isinstance(word, str)
-        }
+        words = {node.name for node in tree.find_all(nodes.Name)}
+        words |= {node.attr for node in tree.find_all(nodes.Getattr)} | constants
         self.reads = words & {"tools", "tool_calls"}
+        self._any_role = any_role
+        self._roles = constants if any_role else (constants.intersection(ROLES) or {*ROLES})
+        tests = {node.name for node in tree.find_all(nodes.Test)}
+        self._forms = Forms(keeps_text="string" in tests)
 
     def render(
         self,
@@ -99,19 +104,42 @@ class ChatTemplate:
                 "chat_template_kwargs sets add_generation_prompt and continue_final_message; "
                 "send one of them"
             )
-        content = messages[-1].get("content") or ""
+        content = ""
         if continues:
             variables["add_generation_prompt"] = False
-            messages = [*messages[:-1], {**messages[-1], "content": content + _CONTINUE_HERE}]
+            content, marked = _mark_end(messages[-1].get("content") or "")
+            messages = [*messages[:-1], {**messages[-1], "content": marked}]
         if tools and "tools" not in self.reads:
             raise self._unsupported("tools")
         if "tool_calls" not in self.reads and any(m.get("tool_calls") for m in messages):
             raise self._unsupported("tool_calls")
-        prompt = self._render(
-            # transformers always passes documents, so templates compare it with none.
-            {"documents": None, **special_tokens, **variables, "messages": messages, "tools": tools}
-        )
+        # transformers always passes documents, so templates compare it with none.
+        variables = {"documents": None, **special_tokens, **variables, "tools": tools}
+        prompt = self._render_messages(messages, variables)
         return _cut_at_mark(prompt, content, self.name) if continues else prompt
+
+    def _render_messages(self, messages: Sequence[Message], variables: dict[str, Any]) -> str:
+        """The prompt of *messages*; RequestError for a role that the template would drop."""
+        roles = {m["role"]: at for at, m in reversed([*enumerate(messages)])}
+        unusual = {role: at for role, at in roles.items() if role not in {*ROLES, *self._roles}}
+        if unusual and not self._any_role:
+            raise self._unknown_role(unusual)
+        fitting = self._forms.fit(
+            messages, lambda probed: self._render({**variables, "messages": probed})
+        )
+        prompt = self._render({**variables, "messages": fitting})
+        dropped = {role: at for role, at in unusual.items() if not self._forms.shows(role)}
+        if dropped:
+            raise self._unknown_role(dropped)
+        return prompt
+
+    def _unknown_role(self, unknown: Mapping[str, int]) -> RequestError:
+        role, at = next(iter(unknown.items()))
+        known = [each for each in ROLES if each in self._roles] or ROLES
+        return RequestError(
+            f"messages[{at}] has the role {role!r}; template {self.name!r} knows "
+            f"{', '.join(known)}: send one of these"
+        )
 
     def _unsupported(self, what: str) -> RequestError:
         """The error for *what*, which this template does not read and would drop silently."""
@@ -147,6 +175,14 @@ def _printable(error: Exception | str | None) -> str:
     """At most 500 characters of the error's message, as valid UTF-8."""
     text = str(error)[:500] or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _mark_end(content: Any) -> tuple[str, Any]:
+    """The text at the end of *content*, text or parts, and *content* with the mark after it."""
+    if isinstance(content, str):
+        return content, content + _CONTINUE_HERE
+    text = content[-1]["text"]
+    return text, [*content[:-1], {**content[-1], "text": text + _CONTINUE_HERE}]
 
 
 def _cut_at_mark(prompt: str, content: str, name: str) -> str:
@@ -186,7 +222,7 @@ def _names_reading(what: str) -> list[str]:
 def _named(name: str) -> ChatTemplate:
     file, defaults = _VARIANTS.get(name, (name, {}))
     path = files("trt_tokenizers.templates") / "named" / f"{file}.jinja"
-    return ChatTemplate(name, path.read_text(encoding="utf-8"), **defaults)
+    return ChatTemplate(name, path.read_text(encoding="utf-8"), any_role=False, **defaults)
 
 
 class OwnTemplates:
