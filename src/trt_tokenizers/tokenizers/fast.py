@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers import split_long_text
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
-from trt_tokenizers.tokenizers.files import AddedToken
+from trt_tokenizers.tokenizers.files import TokenizerFiles
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
 
 _REPLACE_SPACE = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
@@ -49,7 +50,7 @@ class FastTokenizer(Tokenizer):
         """
         super().__init__(settings)
         self._backend = backend or load_backend(self.files.directory / "tokenizer.json")
-        _add_tokens(self._backend, self.files.added)
+        _add_tokens(self._backend, self.files)
         self._backend.no_truncation()
         self._backend.no_padding()
         bos, eos, pad = (self._token_id(role) for role in ("bos_token", "eos_token", "pad_token"))
@@ -148,8 +149,11 @@ class FastTokenizer(Tokenizer):
             return None
         to_bytes, self._strip_first_space = kind
         piece_of = self._backend.id_to_token
+        added = self._backend.get_added_tokens_decoder() if to_bytes is byte_level_bytes else {}
 
         def token_bytes(token_id: int) -> bytes | None:
+            if token_id in added:  # literal text, also if all its letters represent bytes
+                return added[token_id].content.encode()
             piece = piece_of(token_id)
             return None if piece is None else to_bytes(piece)
 
@@ -169,29 +173,26 @@ def load_backend(path: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
     """Add the tokens that transformers adds to those of tokenizer.json, in the same order.
 
-    These are tokens of the other JSON files that tokenizer.json does not have, or does not mark as
-    special although the files do.
+    These are tokens of the other JSON files that tokenizer.json does not have, does not mark as
+    special although the files do, or has with other flags than added_tokens_decoder.
     """
-    known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
-    for token in added:
-        known_special = known.get(token.text)
-        if known_special is None or (token.special and not known_special):
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    decoder = files.config.get("added_tokens_decoder") or {}
+    for token in files.added:
+        flags = dataclasses.asdict(token)
+        del flags["text"], flags["id"]
+        old = known.get(token.text)
+        changed = [name for name, value in flags.items() if old and getattr(old, name) != value]
+        if (
+            old is None
+            or (changed and str(token.id) in decoder)
+            or ("special" in changed and token.special)
+        ):
             add = backend.add_special_tokens if token.special else backend.add_tokens
-            add(
-                [
-                    tokenizers.AddedToken(
-                        token.text,
-                        special=token.special,
-                        lstrip=token.lstrip,
-                        rstrip=token.rstrip,
-                        normalized=token.normalized,
-                        single_word=token.single_word,
-                    )
-                ]
-            )
+            add([tokenizers.AddedToken(token.text, **flags)])
 
 
 def _byte_decoder(decoder: Any) -> tuple[Callable[[str], bytes], bool] | None:

@@ -44,7 +44,8 @@ class SegmentedTokenizer(Tokenizer):
             hidden: more ids to skip together with the special tokens.
             strip_first_space: the tokenizer itself adds the first space of a text.
         """
-        numbered = {token.id: token for token in added if token.id is not None}
+        ids = [(special.get(t.text) if t.id is None else t.id, t) for t in added]
+        numbered = {i: token for i, token in ids if i is not None}
         self._written = {**special, **{token.text: i for i, token in numbered.items()}}
         self._find_written = re.compile(any_of(self._written))
         self._lstrip = frozenset(i for i, token in numbered.items() if token.lstrip)

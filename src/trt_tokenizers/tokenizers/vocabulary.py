@@ -41,7 +41,7 @@ _ALPHABET = _byte_level_alphabet()
 
 
 def byte_level_bytes(piece: str) -> bytes:
-    """Bytes of a byte-level BPE token; an added token outside the alphabet is literal text."""
+    """Bytes of a byte-level BPE token; a piece outside the alphabet is literal text."""
     try:
         return bytes([_ALPHABET[c] for c in piece])
     except KeyError:
