@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        guard: Callable[[Any], Any] = lambda value: value,
     ) -> str:
         """The prompt for *messages*, ending where the assistant's answer begins.
 
@@ -89,6 +90,7 @@ class ChatTemplate:
             arguments: further variables (``enable_thinking``, …). ``add_generation_prompt`` false
                 omits the beginning of the answer; ``continue_final_message`` true ends the prompt
                 inside the last message, and the model continues it.
+            guard: applied to all values of the request, in the form that the template reads.
 
         Raises:
             RequestError: the template refuses the conversation, fails on it, or does not support
@@ -114,11 +116,16 @@ class ChatTemplate:
         if "tool_calls" not in self.reads and any(m.get("tool_calls") for m in messages):
             raise self._unsupported("tool_calls")
         # transformers always passes documents, so templates compare it with none.
-        variables = {"documents": None, **special_tokens, **variables, "tools": tools}
-        prompt = self._render_messages(messages, variables)
-        return _cut_at_mark(prompt, content, self.name) if continues else prompt
+        variables = {"documents": None, **special_tokens, **guard(variables), "tools": guard(tools)}
+        prompt = self._render_messages(messages, variables, guard)
+        return _cut_at_mark(prompt, guard(content), self.name) if continues else prompt
 
-    def _render_messages(self, messages: Sequence[Message], variables: dict[str, Any]) -> str:
+    def _render_messages(
+        self,
+        messages: Sequence[Message],
+        variables: dict[str, Any],
+        guard: Callable[[Any], Any],
+    ) -> str:
         """The prompt of *messages*; RequestError for a role that the template would drop."""
         roles = {m["role"]: at for at, m in reversed([*enumerate(messages)])}
         unusual = {role: at for role, at in roles.items() if role not in {*ROLES, *self._roles}}
@@ -127,7 +134,7 @@ class ChatTemplate:
         fitting = self._forms.fit(
             messages, lambda probed: self._render({**variables, "messages": probed})
         )
-        prompt = self._render({**variables, "messages": fitting})
+        prompt = self._render({**variables, "messages": guard(fitting)})
         dropped = {role: at for role, at in unusual.items() if not self._forms.shows(role)}
         if dropped:
             raise self._unknown_role(dropped)
@@ -264,6 +271,7 @@ class OwnTemplates:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        guard: Callable[[Any], Any] = lambda value: value,
     ) -> str:
         """`ChatTemplate.render` of the selected template; RequestError if none fits."""
         template = self._compiled.get("tool_use") if tools else None
@@ -274,7 +282,9 @@ class OwnTemplates:
                 "name one as chat_template in chat_template_kwargs, or set the parameter "
                 "'template' of the model preprocessing"
             )
-        return template.render(messages, special_tokens, tools=tools, arguments=arguments)
+        return template.render(
+            messages, special_tokens, tools=tools, arguments=arguments, guard=guard
+        )
 
 
 def load(

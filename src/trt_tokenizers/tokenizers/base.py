@@ -10,16 +10,24 @@ add_bos, add_eos, extra_eos_ids and pad_id. A type that sets the attributes itse
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.settings import setting
 from trt_tokenizers.tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
 from trt_tokenizers.tokenizers.files import TokenizerFiles
+from trt_tokenizers.tokenizers.vocabulary import any_of
+
+#: A character that Unicode reserves for programs. `Tokenizer.encode` omits it, so that a control
+#: token with it inside is encoded as text. Only used if tokenizer_config.json has
+#: split_special_tokens.
+GUARD = "\ufdd1"
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Tokenizer(ABC):
         adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         chat_template: the tokenizer's Jinja source, or several by name; None if it has none.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
+        control_tokens: texts of the special tokens that `encode` finds in a text.
         vocabulary_files: names of the files of the vocabulary, without those that every type reads
             (`files.SMALL_FILES`); empty if unknown.
     """
@@ -92,6 +101,7 @@ class Tokenizer(ABC):
     unk_id: int | None = None
     adds_bos: bool
     adds_eos: bool = False
+    control_tokens: Collection[str]
     vocabulary_files: tuple[str, ...] = ()
     _drops_bos = _drops_eos = False
 
@@ -105,13 +115,14 @@ class Tokenizer(ABC):
         self.files = TokenizerFiles.read(Path(settings.tokenizer_dir))
         self.chat_template = self.files.chat_template
         self.special_tokens = self.files.special_tokens
+        self.control_tokens = self.special_tokens.values()
 
     @abstractmethod
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of *text*; special tokens written in it become their ids.
 
         Args:
-            text: valid Unicode without lone surrogates.
+            text: valid Unicode without lone surrogates, perhaps with `GUARD`.
             add_special_tokens: add BOS and EOS as the type, files and settings say.
         """
 
@@ -157,6 +168,20 @@ class Tokenizer(ABC):
         command ``tokenize`` then searches the text for the tokens.
         """
         return None
+
+    def guarded(self, value: Any) -> Any:
+        """*value*, text or JSON, with `GUARD` inside every control token, so that it stays text."""
+        if isinstance(value, str):
+            return self._find_control.sub(lambda m: "".join(c + GUARD for c in m.group()), value)
+        if isinstance(value, list):
+            return [self.guarded(item) for item in value]
+        if isinstance(value, dict):
+            return {self.guarded(key): self.guarded(item) for key, item in value.items()}
+        return value
+
+    @cached_property
+    def _find_control(self) -> re.Pattern[str]:
+        return re.compile(any_of(self.control_tokens))
 
     def encode_prompts(
         self, texts: Sequence[str], *, add_special_tokens: bool, ensure_bos: bool

@@ -17,7 +17,7 @@ import tokenizers
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers import split_long_text
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.files import TokenizerFiles
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
@@ -65,6 +65,23 @@ class FastTokenizer(Tokenizer):
             i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
         )
         self._tables = self._byte_tables()
+        added = self._backend.get_added_tokens_decoder().values()
+        self.control_tokens = [token.content for token in added if token.special]
+        if self.files.config.get("split_special_tokens"):
+            self._omit_guards()
+
+    def _omit_guards(self) -> None:
+        """Let the library remove `GUARD` after its search for special tokens in a text."""
+        backend = self._backend
+        for token in backend.get_added_tokens_decoder().values():
+            if token.special and token.normalized:  # the search would follow the removal
+                flags = {name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word")}
+                found = tokenizers.AddedToken(token.content, normalized=False, **flags)
+                backend.add_special_tokens([found])
+        steps = [tokenizers.normalizers.Replace(GUARD, "")]
+        if backend.normalizer is not None:
+            steps.append(backend.normalizer)
+        backend.normalizer = tokenizers.normalizers.Sequence(steps)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         (ids,) = self.encode_batch([text], add_special_tokens=add_special_tokens)

@@ -17,7 +17,7 @@ from tokenizers import models
 
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
-from trt_tokenizers.tokenizers.segmented import any_of
+from trt_tokenizers.tokenizers.vocabulary import any_of
 
 PLAIN = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
 TOOL = {**PLAIN, "content": "<tool>", "special": False}
