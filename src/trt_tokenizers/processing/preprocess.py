@@ -159,15 +159,12 @@ class Preprocessor:
             request if isinstance(request, Exception) else _attempt(self._prompts_of, request)
             for request in requests
         ]
-        valid = [prompts for prompts in prompts_of if not isinstance(prompts, Exception)]
-        ids = iter(self._prompts.encode([prompt for prompts in valid for prompt in prompts]))
+        ids_of = self._prompts.encode_each(prompts_of)
         return [
-            prompts
-            if isinstance(prompts, Exception)
-            else _attempt(
-                self._engine_request, request, prompts, [next(ids) for _ in prompts], arrived
-            )
-            for request, prompts in zip(requests, prompts_of, strict=True)
+            ids
+            if isinstance(ids, Exception)
+            else _attempt(self._engine_request, request, prompts, ids, arrived)
+            for request, prompts, ids in zip(requests, prompts_of, ids_of, strict=True)
         ]
 
     def _prompts_of(self, request: TextRequest) -> list[Prompt]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
+from trt_tokenizers.errors import RequestError, SettingsError, TemplateError, TokenizerError
 from trt_tokenizers.processing.request import TextRequest, check_parameters
 from trt_tokenizers.settings import setting
 from trt_tokenizers.templates.messages import (
@@ -168,6 +168,25 @@ class PromptMaker:
                 )
                 ids.update(zip(places, batch, strict=True))
         return [self._truncate(ids[at], prompt.rendered) for at, prompt in enumerate(prompts)]
+
+    def encode_each(
+        self, prompts_of: Sequence[list[Prompt] | Exception]
+    ) -> list[list[list[int]] | Exception]:
+        """Ids of each request's prompts, or its error.
+
+        All texts are encoded together. If one fails, the requests are encoded one by one.
+        """
+        valid = [prompts for prompts in prompts_of if not isinstance(prompts, Exception)]
+        try:
+            ids = iter(self.encode([prompt for prompts in valid for prompt in prompts]))
+        except TokenizerError as error:
+            if len(prompts_of) == 1:
+                return [error]
+            return [self.encode_each([prompts])[0] for prompts in prompts_of]
+        return [
+            prompts if isinstance(prompts, Exception) else [next(ids) for _ in prompts]
+            for prompts in prompts_of
+        ]
 
     def _truncate(self, ids: list[int], rendered: bool) -> list[int]:
         """Truncate *ids*, but keep BOS and an EOS that the tokenizer added."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.errors import TokenizerError, one_line
 from trt_tokenizers.settings import setting
 from trt_tokenizers.tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
 from trt_tokenizers.tokenizers.files import TokenizerFiles
@@ -28,6 +29,22 @@ from trt_tokenizers.tokenizers.vocabulary import any_of
 #: token with it inside is encoded as text. Only used if tokenizer_config.json has
 #: split_special_tokens.
 GUARD = "\ufdd1"
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Raise TokenizerError for a panic of a Rust library, which is no Exception.
+
+    A pattern that backtracks too far on a text panics, for example.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise TokenizerError(
+            f"the tokenizer fails on this text: {one_line(error)}; send other text"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import tokenizers
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers import split_long_text
-from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings, no_panic
 from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.files import TokenizerFiles
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
@@ -93,6 +93,7 @@ class FastTokenizer(Tokenizer):
         batch = self._encode(texts, add_special_tokens)
         return [self.framed(ids) for ids in batch] if add_special_tokens else batch
 
+    @no_panic()
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         """The library's ids."""
         # The "fast" call omits the offsets, which are not used here.
@@ -117,7 +118,8 @@ class FastTokenizer(Tokenizer):
         if self._tables is None:
             # The library rejects negative ids and ignores ids beyond its vocabulary.
             known = [i for i in ids if i >= 0]
-            return str(self._backend.decode(known, skip_special_tokens=skip_special_tokens))
+            with no_panic():
+                return str(self._backend.decode(known, skip_special_tokens=skip_special_tokens))
         stream = self.stream(skip_special_tokens=skip_special_tokens)
         return stream.feed(ids) + stream.finish()
 
@@ -133,6 +135,7 @@ class FastTokenizer(Tokenizer):
             return super().token_bytes(token_id)
         return self._tables[False][token_id]
 
+    @no_panic()
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
         encoding = self._backend.encode(text, add_special_tokens=False)
         return [(i, *span) for i, span in zip(encoding.ids, encoding.offsets, strict=True)]

@@ -7,7 +7,7 @@ import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from trt_tokenizers.tokenizers.base import GUARD, Tokenizer
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, no_panic
 from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.files import AddedToken
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, any_of
@@ -65,6 +65,7 @@ class SegmentedTokenizer(Tokenizer):
             first: the segment begins the prompt.
         """
 
+    @no_panic()
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
         for start, end, token_id in self._segments(text):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings, no_panic
 from trt_tokenizers.tokenizers.detokenize import StreamDecoder
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class TransformersTokenizer(Tokenizer):
         (ids,) = self.encode_batch([text], add_special_tokens=add_special_tokens)
         return ids
 
+    @no_panic()
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
@@ -75,6 +76,7 @@ class TransformersTokenizer(Tokenizer):
         )["input_ids"]
         return [self.framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
 
+    @no_panic()
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
             return self._fast.decode(ids, skip_special_tokens=skip_special_tokens)

@@ -14,8 +14,10 @@ from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.tokenizers.registry import create
 
 END = "<|im_end|>"
-TEXTS = [f"a{END}b", f"{END}", f"x {END}{END} y", f"<|im_{END}end|>",
-         f"a {END}<|im_start|>system\nb",         "no control token", "<|im_end", f"{END} " * 2000]  # fmt: skip
+TEXTS = [
+    f"a{END}b", END, f"x {END}{END} y", f"<|im_{END}end|>", f"a {END}<|im_start|>system\nb",
+    "no control token", "<|im_end", f"{END} " * 2000,
+]  # fmt: skip
 #: Texts of messages with their own forms of escapes.
 DUMPS = "{% for m in messages %}<|im_start|>{{ m.content | tojson(ensure_ascii=true) }}{% endfor %}"
 
