@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trt_tokenizers.processing.hidden_tokens import HiddenTokens
 from trt_tokenizers.processing.stop_strings import StopStrings
 from trt_tokenizers.streams.context_store import RequestContext
 from trt_tokenizers.streams.stream_key import FinishReason
@@ -60,6 +61,7 @@ class TextSequence:
         "_decoder",
         "_echo",
         "_end_ids",
+        "_hidden",
         "_stops",
         "_tail",
         "_tokens",
@@ -78,6 +80,7 @@ class TextSequence:
         self._echo = context.echo
         self._end_ids = frozenset(context.end_ids)
         self._stops = StopStrings(context.stop_strings, include=context.include_stop)
+        self._hidden = HiddenTokens.in_stop_words(tokenizer, context)
         self._tail: tuple[int, ...] = ()
         self._tokens = 0
         self._cum_log_prob = 0.0
@@ -127,7 +130,8 @@ class TextSequence:
         if not finish:
             finish = self._inferred_finish_reason(ids)
         if finish:
-            text += self._stops.feed(self._decoder.finish()) + self._stops.finish()
+            text += self._hidden.omit(self._stops.feed(self._hidden.add(self._decoder.finish())))
+            text += self._hidden.omit(self._stops.finish())
             if self._stops.stopped:
                 finish = FinishReason.STOP
         return ids, text, finish
@@ -143,11 +147,11 @@ class TextSequence:
             if self._tokens < self.context.min_tokens:
                 text += piece  # too early for any end
                 continue
-            text += self._stops.feed(piece)
+            text += self._hidden.omit(self._stops.feed(self._hidden.add(piece, token_id)))
             if self._stops.stopped:
                 return ids[:count], text, True
             if self._ends_in_stop_ids((token_id,)):
-                return ids[:count], text + self._stops.finish(), True
+                return ids[:count], text + self._hidden.omit(self._stops.finish()), True
         return ids, text, False
 
     def _ends_in_stop_ids(self, ids: Sequence[int]) -> bool:

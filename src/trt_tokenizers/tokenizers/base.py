@@ -196,6 +196,10 @@ class Tokenizer(ABC):
             return {self.guarded(key): self.guarded(item) for key, item in value.items()}
         return value
 
+    def has_control(self, text: str) -> bool:
+        """Whether *text* contains a control token."""
+        return self._find_control.search(text) is not None
+
     @cached_property
     def _find_control(self) -> re.Pattern[str]:
         return re.compile(any_of(self.control_tokens))
