@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from operator import contains, itemgetter
 from typing import Any
 
 from trt_tokenizers.errors import RequestError
@@ -39,6 +41,19 @@ class Forms:
         """*keeps_text*: the template also prints arguments that are not a JSON object."""
         self._keeps_text = keeps_text
         self._found: dict[Kind, str] = {}
+        self._texts: set[str] = set()  # roles whose texts are printed as they are
+
+    def fits(self, messages: Sequence[Message]) -> bool:
+        """Whether all *messages* are texts that the template is known to print: the fast path."""
+        try:
+            types = set(map(type, map(itemgetter("content"), messages)))
+        except KeyError:
+            return False
+        return (
+            types == {str}
+            and self._texts.issuperset(map(itemgetter("role"), messages))
+            and not any(map(contains, messages, repeat("tool_calls")))
+        )
 
     def fit(
         self, messages: Sequence[Message], render: Callable[[list[Message]], str]
@@ -97,6 +112,7 @@ class Forms:
                 if len(others := printed(forms)) > len(found):
                     best, found = forms, others
         self._found.update((kind, best[kind]) for kind in found)
+        self._texts = {kind[0] for kind, form in self._found.items() if kind[1] == form == "text"}
         return best
 
     def _formed(self, message: Message, forms: dict[Kind, str], where: str) -> Message:

@@ -113,8 +113,6 @@ class ChatTemplate:
             messages = [*messages[:-1], {**messages[-1], "content": marked}]
         if tools and "tools" not in self.reads:
             raise self._unsupported("tools")
-        if "tool_calls" not in self.reads and any(m.get("tool_calls") for m in messages):
-            raise self._unsupported("tool_calls")
         # transformers always passes documents, so templates compare it with none.
         variables = {"documents": None, **special_tokens, **guard(variables), "tools": guard(tools)}
         prompt = self._render_messages(messages, variables, guard)
@@ -127,6 +125,10 @@ class ChatTemplate:
         guard: Callable[[Any], Any],
     ) -> str:
         """The prompt of *messages*; RequestError for a role that the template would drop."""
+        if self._forms.fits(messages):
+            return self._render({**variables, "messages": guard(messages)})
+        if "tool_calls" not in self.reads and any(m.get("tool_calls") for m in messages):
+            raise self._unsupported("tool_calls")
         roles = {m["role"]: at for at, m in reversed([*enumerate(messages)])}
         unusual = {role: at for role, at in roles.items() if role not in {*ROLES, *self._roles}}
         if unusual and not self._any_role:
