@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trt_tokenizers.processing.hidden_tokens import HiddenTokens
 from trt_tokenizers.processing.stop_strings import StopIds, StopStrings
 from trt_tokenizers.streams.context_store import RequestContext
 from trt_tokenizers.streams.stream_key import FinishReason
@@ -67,6 +68,7 @@ class TextSequence:
         self._end_ids = frozenset(context.end_ids)
         self._stops = StopStrings(context.stop_strings, include=context.include_stop)
         self._stop_ids = StopIds(context.stop_ids)
+        self._hidden = HiddenTokens.in_stop_words(tokenizer, context)
         self._tokens = 0
         self._cum_log_prob = 0.0
         self.finish_reason = FinishReason.NOT_FINISHED
@@ -125,7 +127,8 @@ class TextSequence:
         if not finish:
             finish = self._inferred_finish_reason(ids, last)
         if finish:
-            text += self._stops.feed(self._decoder.finish()) + self._stops.finish()
+            text += self._hidden.omit(self._stops.feed(self._hidden.add(self._decoder.finish())))
+            text += self._hidden.omit(self._stops.finish())
             if self._stops.stopped:
                 finish = FinishReason.STOP
         return ids, text, finish
@@ -144,11 +147,11 @@ class TextSequence:
             if self._tokens < self.context.min_tokens:
                 text += piece  # before min_tokens nothing ends the answer
                 continue
-            text += self._stops.feed(piece)
+            text += self._hidden.omit(self._stops.feed(self._hidden.add(piece, token_id)))
             if self._stops.stopped:
                 return ids[:count], text, True
             if self._stop_ids.feed((token_id,)):
-                return ids[:count], text + self._stops.finish(), True
+                return ids[:count], text + self._hidden.omit(self._stops.finish()), True
         return ids, text, False
 
     def _inferred_finish_reason(self, ids: Sequence[int], last: bool) -> FinishReason:
