@@ -1,16 +1,17 @@
 """The three Triton models. The only file that imports triton_python_backend_utils.
 
-Tensors become dataclasses here and dataclasses tensors; everything else happens in
-`preprocess`, `postprocess` and `engines`. A request that is wrong gets one error response with
-the right status; the other requests of its batch are served.
+It converts tensors to dataclasses and back; `preprocess`, `postprocess` and `engines` do the rest.
+A wrong request gets one error response with the right status. It does not affect the other
+requests of its batch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,7 +26,6 @@ from trt_tokenizers.engines.termination import end_process, end_server_once_load
 from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.metrics import POSTPROCESSING, Metrics
-from trt_tokenizers.processing.optional_inputs import as_declared
 from trt_tokenizers.processing.postprocess import (
     EngineStep,
     PostprocessingSettings,
@@ -36,7 +36,7 @@ from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSet
 from trt_tokenizers.processing.request import TextRequest, from_tensors, scalars
 from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import MODEL_DIRECTORY, parse
-from trt_tokenizers.streams.cancellation import STOP_REQUEST, CancelReceiver, CancelSender
+from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.context_store import ContextStore
 from trt_tokenizers.streams.stream_key import (
     FinishReason,
@@ -46,53 +46,34 @@ from trt_tokenizers.streams.stream_key import (
     unpack,
 )
 
-NOT_FINISHED = FinishReason.NOT_FINISHED
-_NO_PARAMETERS = ("", "{}")  # nothing to parse, as a rule
+#: Inputs of the request that stops another one with the same id, for TensorRT-LLM's C++ backend.
+_STOP_REQUEST = {
+    "input_ids": np.zeros((1, 1), dtype=np.int32),
+    "input_lengths": np.ones((1, 1), dtype=np.int32),
+    "request_output_len": np.ones((1, 1), dtype=np.int32),
+    "stop": np.ones((1, 1), dtype=np.bool_),
+}
 
 Args = dict[str, str]
+logger = logging.getLogger(__name__)
 
 
 def _start(args: Args) -> tuple[dict[str, str], str]:
-    """The model's parameters and its name for error messages; log lines go to Triton."""
+    """The model's parameters, and its name for error messages; sends log lines to Triton."""
     logs.send_to(pb_utils.Logger)
-    config = json.loads(args["model_config"])
-    # An empty value is one that was not set; engines do not see the parameters of others.
+    # An empty value means not set. Triton itself uses two of the parameters.
     parameters = {
-        k: v["string_value"].replace(MODEL_DIRECTORY, args["model_repository"])
-        for k, v in config.get("parameters", {}).items()
-        if v["string_value"]
+        name: value["string_value"].replace(MODEL_DIRECTORY, args["model_repository"])
+        for name, value in json.loads(args["model_config"]).get("parameters", {}).items()
+        if value["string_value"]
+        and name not in ("FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH")
     }
-    # Triton's own, for every Python model.
-    parameters.pop("FORCE_CPU_ONLY_INPUT_TENSORS", None)
-    parameters.pop("EXECUTION_ENV_PATH", None)
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
 
 
-def _failure(error: Exception) -> Any:
-    """The error response: 400 for what the client can mend, 503 before a stop, else 500."""
-    if isinstance(error, RequestError):
-        triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    elif isinstance(error, StoppingError):
-        triton_error = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
-    else:
-        if not isinstance(error, TrtTokenizersError):
-            logging.getLogger(__name__).error("unexpected error", exc_info=error)
-        text = str(error) or type(error).__name__
-        triton_error = pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(output_tensors=[], error=triton_error)
-
-
-def _guarded(serve: Callable[[Any], Any], request: Any, metrics: Metrics) -> Any:
-    """One response per request, whatever happens to it."""
-    try:
-        return serve(request)
-    except Exception as error:
-        metrics.count("request_errors_total", kind=type(error).__name__)
-        return _failure(error)
-
-
-def _metrics(args: Args, names: Sequence[str]) -> Metrics:
-    return Metrics(pb_utils.MetricFamily, names, {"model": args["model_name"]})
+def _arrays(request: Any) -> dict[str, Any]:
+    """All inputs by name, at once: Triton's look-up by name searches all inputs each time."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
 def _response(arrays: Mapping[str, Any], *, sequence_id: int | None = None) -> Any:
@@ -100,6 +81,21 @@ def _response(arrays: Mapping[str, Any], *, sequence_id: int | None = None) -> A
     if sequence_id is None:
         return pb_utils.InferenceResponse(outputs)
     return pb_utils.InferenceResponse(outputs, parameters={"sequence_id": sequence_id})
+
+
+def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
+    """Count the error; its response: 400 if the client can fix it, 503 before a stop, else 500."""
+    if metrics is not None:
+        metrics.count("request_errors_total", kind=type(error).__name__)
+    code = pb_utils.TritonError.INTERNAL
+    if isinstance(error, RequestError):
+        code = pb_utils.TritonError.INVALID_ARG
+    elif isinstance(error, StoppingError):
+        code = pb_utils.TritonError.UNAVAILABLE
+    elif not isinstance(error, TrtTokenizersError):
+        logger.error("unexpected error", exc_info=error)
+    text = str(error) or type(error).__name__
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text, code))
 
 
 def _response_parameters() -> bool:
@@ -111,14 +107,29 @@ def _response_parameters() -> bool:
     return True
 
 
-class PreprocessingModel:
+class _Model:
+    """What the three models have in common."""
+
+    def _open(self, args: Args, metrics: Sequence[str]) -> None:
+        self._contexts = ContextStore()
+        self._metrics = Metrics(pb_utils.MetricFamily, metrics, {"model": args["model_name"]})
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._contexts.close)
+        self._closing.callback(self._metrics.close)
+
+    def finalize(self) -> None:
+        self._closing.close()
+        # The process ends next. Python would first collect garbage: a second with torch.
+        gc.freeze()
+
+
+class PreprocessingModel(_Model):
     """text_input or messages -> input ids."""
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
         settings = parse(PreprocessingSettings, parameters, where)
-        self._contexts = ContextStore()
-        self._metrics = _metrics(args, ["requests_total", "request_errors_total"])
+        self._open(args, ["requests_total", "request_errors_total"])
         self._preprocessor = Preprocessor(
             settings, self._contexts, response_parameters=_response_parameters()
         )
@@ -132,118 +143,124 @@ class PreprocessingModel:
         texts: list[TextRequest | Exception] = []
         for request in requests:
             try:
-                inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
                 given = request.parameters()
-                parameters = {} if given in _NO_PARAMETERS else json.loads(given)
-                texts.append(from_tensors(inputs, request.request_id(), parameters))
+                parameters = json.loads(given) if given not in ("", "{}") else {}
+                texts.append(from_tensors(_arrays(request), request.request_id(), parameters))
             except Exception as error:
                 texts.append(error)
-        return [self._answer(made) for made in self._preprocessor.process_batch(texts)]
+        return [self._answer(result) for result in self._preprocessor.process_batch(texts)]
 
-    def _answer(self, made: EngineRequest | Exception) -> Any:
-        if isinstance(made, Exception):
-            self._metrics.count("request_errors_total", kind=type(made).__name__)
-            return _failure(made)
-        return _response(as_declared(made.arrays, self._types), sequence_id=made.sequence_id)
+    def _answer(self, result: EngineRequest | Exception) -> Any:
+        if isinstance(result, Exception):
+            return _failure(result, self._metrics)
+        return _response(self._as_declared(result.arrays), sequence_id=result.sequence_id)
 
-    def finalize(self) -> None:
-        self._metrics.close()
-        self._contexts.close()
+    def _as_declared(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays that config.pbtxt declares as outputs, with the declared types.
+
+        TensorRT-LLM 0.5 has unsigned lengths and ids: there -1, which means none, is omitted.
+        """
+        declared = {}
+        for name, array in arrays.items():
+            dtype = self._types.get(name)
+            if dtype is not None and not (dtype.kind == "u" and array.min() < 0):
+                declared[name] = array.astype(dtype, copy=False)
+        return declared
 
 
-class PostprocessingModel:
+class PostprocessingModel(_Model):
     """The engine's ids -> text."""
 
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
         settings = parse(PostprocessingSettings, parameters, where)
-        self._carrier = StreamKeyTransport.choose(
+        self._transport = StreamKeyTransport.choose(
             settings.stream_key, response_parameters=_response_parameters()
         )
-        self._contexts = ContextStore()
-        self._metrics = _metrics(args, POSTPROCESSING)
-        keys_return = self._carrier is StreamKeyTransport.REQUEST_ID
+        self._open(args, POSTPROCESSING)
         self._postprocessor = Postprocessor(
-            settings, self._contexts, self._metrics, keys_return=keys_return
+            settings,
+            self._contexts,
+            self._metrics,
+            reusable_keys=self._transport is StreamKeyTransport.REQUEST_ID,
         )
-        self._engine = CancelSender(self._contexts.directory)
+        self._cancels = CancelSender(self._contexts.directory)
+        self._closing.callback(self._cancels.close)
         self._stop_model = settings.stop_model
-        # A request to another model waits for its answer, which execute() must not.
-        self._stoppers = ThreadPoolExecutor(1, thread_name_prefix="stop-request")
+        # A request to another model blocks until it is answered; execute() must not block.
+        self._stop_requests = ThreadPoolExecutor(1, thread_name_prefix="stop-request")
+        self._closing.callback(self._stop_requests.shutdown, wait=False, cancel_futures=True)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [_guarded(self._serve, request, self._metrics) for request in requests]
+        responses = []
+        for request in requests:
+            try:
+                responses.append(self._serve(request))
+            except Exception as error:
+                responses.append(_failure(error, self._metrics))
+        return responses
 
     def _serve(self, request: Any) -> Any:
-        # All at once: Triton's look-up by name goes through all inputs each time.
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        inputs = _arrays(request)
         ids = inputs["TOKENS_BATCH"]  # [rows, beams, n]
         lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
-        log_probs = inputs.get("LOG_PROBS")
-        packed = None
-        if self._carrier is StreamKeyTransport.TENSOR:
-            packed = scalars(inputs, "STREAM_KEY")
+        log_probs = inputs.get("LOG_PROBS")  # [rows, beams, n]
         rows = scalars(inputs, "BATCH_INDEX") or range(len(ids))
         sequences = scalars(inputs, "SEQUENCE_INDEX")
-        key, finish = self._untold_key(request) if packed is None else (None, NOT_FINISHED)
+        packed = None
+        if self._transport is StreamKeyTransport.TENSOR:
+            packed = scalars(inputs, "STREAM_KEY")
+        key, last = (None, False) if packed else self._triton_key(request)
+        finish = FinishReason.NOT_FINISHED
         steps: list[list[TextStep]] = []
         for at, padded in enumerate(ids.tolist()):
-            sequence = sequences[at] if sequences else None
-            if packed is not None:
+            row, sequence = rows[at], sequences[at] if sequences else None
+            if packed:
+                row = 0
                 key, finish, sequence = unpack(packed[at])
             counts = [None] * len(padded) if lengths is None else lengths[at].tolist()
-            steps.append(
-                self._postprocessor.process(
-                    EngineStep(
-                        key=key,
-                        beams=[
-                            [i for i in beam[:count] if i >= 0]
-                            for beam, count in zip(padded, counts, strict=True)
-                        ],
-                        finish_reason=finish,
-                        log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
-                        row=0 if packed is not None else rows[at],
-                        sequence=sequence,
-                    ),
-                    request.is_cancelled,
-                )
+            step = EngineStep(
+                key=key,
+                beams=[
+                    [i for i in beam[:count] if i >= 0]
+                    for beam, count in zip(padded, counts, strict=True)
+                ],
+                finish_reason=finish,
+                last=last,
+                log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
+                row=row,
+                sequence=sequence,
             )
+            steps.append(self._postprocessor.process(step, request.is_cancelled))
             if key is not None and any(step.stop_engine for step in steps[-1]):
-                if packed is not None:
-                    self._engine.send([sequence_key(key, sequence)])
+                if packed:
+                    self._cancels.send(sequence_key(key, sequence))
                 elif self._stop_model and request.request_id():
-                    self._stoppers.submit(_request_stop, self._stop_model, request.request_id())
+                    self._stop_requests.submit(_stop, self._stop_model, request.request_id())
         ids_wanted = "OUT_IDS" in request.requested_output_names()
         return _response(output_arrays(steps, log_probs=log_probs is not None, ids=ids_wanted))
 
-    def _untold_key(self, request: Any) -> tuple[int | None, FinishReason]:
-        """The key that no tensor brings, and the end where Triton's flags tell it."""
-        if self._carrier is StreamKeyTransport.SEQUENCE_ID:
-            ended = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
-            finish = FinishReason.STOP if ended else NOT_FINISHED
-            return request.correlation_id() or None, finish
-        return key_of_request_id(request.request_id()), NOT_FINISHED
-
-    def finalize(self) -> None:
-        self._metrics.close()
-        self._stoppers.shutdown(wait=False, cancel_futures=True)
-        self._engine.close()
-        self._contexts.close()
+    def _triton_key(self, request: Any) -> tuple[int | None, bool]:
+        """The key that Triton passes on, and whether its flags mark the engine's last response."""
+        if self._transport is StreamKeyTransport.SEQUENCE_ID:
+            last = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+            return request.correlation_id() or None, bool(last)
+        return key_of_request_id(request.request_id()), False
 
 
-def _request_stop(model: str, request_id: str) -> None:
-    """TensorRT-LLM's own way to stop a request: another one with its id and ``stop``."""
+def _stop(model: str, request_id: str) -> None:
+    """Stop a request as TensorRT-LLM does: by another one with its id and ``stop``."""
     try:
         request = pb_utils.InferenceRequest(
             model_name=model,
             request_id=request_id,
             requested_output_names=["output_ids"],
-            inputs=[pb_utils.Tensor(name, array) for name, array in STOP_REQUEST.items()],
+            inputs=[pb_utils.Tensor(name, array) for name, array in _STOP_REQUEST.items()],
         )
         for _ in request.exec(decoupled=True):
             pass
-    except Exception:  # the request runs to its own end then
-        logging.getLogger(__name__).exception("the engine could not be told to stop a request")
+    except Exception:
+        logger.exception("the engine could not be asked to stop a request; it runs to its end")
 
 
 class TritonReply:
@@ -264,7 +281,7 @@ class TritonReply:
         return bool(self._sender.is_cancelled())
 
 
-class EngineModel:
+class EngineModel(_Model):
     """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled."""
 
     reply = TritonReply
@@ -272,12 +289,8 @@ class EngineModel:
     def initialize(self, args: Args) -> None:
         parameters, where = _start(args)
         settings = ServingSettings.take(parameters, where)
-        settings.choose_gpus(args["model_instance_name"], where)  # before anything looks for them
-        self._contexts = ContextStore()
-        self._metrics = _metrics(args, ["request_errors_total", "engine_sequences_running"])
-        self._closing = contextlib.ExitStack()
-        for closed in (self._contexts, self._metrics):
-            self._closing.callback(closed.close)
+        settings.choose_gpus(args["model_instance_name"], where)  # before a library looks for GPUs
+        self._open(args, ["request_errors_total", "engine_sequences_running"])
         factory = find_plugin(ENGINES, settings.engine, "engine", EngineError)
         engine: Engine = factory(parameters)
         if not engine.leads:
@@ -296,18 +309,15 @@ class EngineModel:
                 self._serve(request, reply)
             except Exception as error:
                 self._metrics.count("request_errors_total", kind=type(error).__name__)
-                with contextlib.suppress(Exception):  # it has its last response already
+                with contextlib.suppress(Exception):  # the last response may have been sent
                     reply.fail(error)
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
-        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        arrays = _arrays(request)
         try:
             self._server.submit(tensors.parse_requests(arrays), reply)
         except Exception:
-            # Postprocessing will see nothing of these streams.
+            # Postprocessing will not see these streams.
             for key in arrays.get("stream_key", np.empty(0)).ravel().tolist():
                 self._contexts.discard(key)
             raise
-
-    def finalize(self) -> None:
-        self._closing.close()

@@ -1,4 +1,4 @@
-"""This package's log lines -> Triton's log, or a command's user."""
+"""Where this package's log lines go: to Triton's log, or to a command's user."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_LOGGER = logging.getLogger("trt_tokenizers")
 
 
 class _TritonHandler(logging.Handler):
@@ -24,34 +26,33 @@ class _TritonHandler(logging.Handler):
 
 
 def send_to(log: Any) -> None:
-    """Send them to *log*, Triton's class Logger or one like it; once per process is enough."""
-    logger = logging.getLogger("trt_tokenizers")
-    if not any(isinstance(handler, _TritonHandler) for handler in logger.handlers):
-        logger.addHandler(_TritonHandler(log))
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    """Send log lines to *log*: Triton's class Logger, or one like it. Later calls do nothing."""
+    if not any(isinstance(handler, _TritonHandler) for handler in _LOGGER.handlers):
+        _LOGGER.addHandler(_TritonHandler(log))
+        _LOGGER.setLevel(logging.INFO)
+        _LOGGER.propagate = False
 
 
-class _Teller(logging.Handler):
-    def __init__(self, tell: Callable[[str], None]) -> None:
+class _CallbackHandler(logging.Handler):
+    def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(self.format(record))
+        self._write(self.format(record))
 
 
 @contextlib.contextmanager
-def redirect_to(tell: Callable[[str], None]) -> Iterator[None]:
-    """Call *tell* with each of them meanwhile, those that a server's log would have included."""
-    logger, handler = logging.getLogger("trt_tokenizers"), _Teller(tell)
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+def redirect_to(write: Callable[[str], None]) -> Iterator[None]:
+    """Call *write* with each line that a server's log would show, until the block ends."""
+    handler = _CallbackHandler(write)
+    before = _LOGGER.level, _LOGGER.propagate
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(before[0])
+        _LOGGER.propagate = before[1]

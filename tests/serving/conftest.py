@@ -1,4 +1,4 @@
-"""One real server for all tests of a configuration."""
+"""One real server for all tests of an engine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from applicable import needs_engine
 from harness import Server, generate, launched, with_double
 
-#: Of scripts/verify_llmapi: the one engine to look at, perhaps on the real TensorRT-LLM.
+#: From scripts/verify_llmapi: test only the engine llmapi, perhaps on the real TensorRT-LLM.
 VERIFY: dict[str, Any] = json.loads(os.environ.get("TRT_TOKENIZERS_VERIFY", "{}"))
-# The usual ones, and what num_return_sequences needs.
+# The usual outputs, and the one that num_return_sequences needs.
 _OUTPUTS = (
     "text_output,finish_reason,num_input_tokens,num_output_tokens,cum_log_probs,output_log_probs,"
     "sequence_index"
@@ -26,15 +26,15 @@ _OUTPUTS = (
 def server(
     request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Of each engine; that of TensorRT-LLM 1.x runs on its double."""
-    needs_engine()  # the double generates with it too
+    """A server for each engine; llmapi runs on a double of TensorRT-LLM 1.x."""
+    needs_engine()  # the double generates with it as well
     folder = tmp_path_factory.mktemp("smollm2")
     llm_args = [f"--llm-arg={pair}" for pair in VERIFY.get("llm_args", ())]
     model = ("--engine", request.param, "--model", str(smollm2), *llm_args)
     repository = generate(folder / "repo", *model, "--outputs", _OUTPUTS)
     if request.param == "llmapi" and VERIFY.get("double", True):
         with_double(repository)
-    # A test leaves a context behind, which nobody takes and a longer stop would wait for.
+    # Tests that ask preprocessing alone leave contexts; the stop waits for them, this long only.
     ready_s = VERIFY.get("ready_s", 180)
     with launched(repository, folder, "--drain-timeout", "8", ready_s=ready_s) as server:
         yield server

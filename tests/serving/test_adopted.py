@@ -1,4 +1,4 @@
-"""Repositories of each version, adopted, in the real Triton, with clients of that version."""
+"""Adopted repositories of each version, in the real Triton, with clients of that version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from upstream import tensor, upstream_repository, with_replay
 pytestmark = pytest.mark.triton
 
 TEXT = "".join(HARD_TEXTS)
-#: What that time's clients send as a matter of course, by any version's names.
+#: Inputs that clients of any version usually send.
 USUAL: dict[str, Any] = {
     "bad_words": "", "stop_words": "", "pad_id": 0, "end_id": 2, "top_k": 1, "top_p": 0.0,
     "temperature": 1.0, "length_penalty": 1.0, "repetition_penalty": 1.0, "min_length": 1,
@@ -36,7 +36,7 @@ _NUMPY = {"UINT32": np.uint32, "INT32": np.int32, "UINT64": np.uint64, "FP32": n
 
 
 class Client:
-    """Sends tensors of the types that the version's contract has."""
+    """Sends tensors of the types in the version's contract."""
 
     def __init__(self, server: Server, version: str) -> None:
         self.server = server
@@ -57,7 +57,7 @@ class Client:
         return made
 
     def ask(self, count: int, request_id: str, **values: Any) -> list[list[dict[str, Any]]]:
-        """The responses to *count* equal requests at once."""
+        """Send *count* equal requests at once; the responses to each."""
         answers: queue.Queue[Any] = queue.Queue()
         got: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         with grpcclient.InferenceServerClient(self.server.grpc) as client:
@@ -109,7 +109,7 @@ def test_streamed(client: Client, count: int) -> None:
 
 
 def test_whole(client: Client, count: int) -> None:
-    """With the prompt in front, as the engine was told and as it always was."""
+    """The answer begins with the prompt, which was the default of these versions."""
     got = client.ask(4, "w", text_input=TEXT, max_tokens=count)
     assert [joined(chunks) for chunks in got] == [TEXT + TEXT] * 4
     assert {len(chunks) for chunks in got} == {1}
@@ -121,7 +121,7 @@ def test_whole_without_a_request_id(client: Client, count: int) -> None:
 
 def test_the_prompt_is_left_out_if_a_client_asks_for_that(client: Client, count: int) -> None:
     if "exclude_input_in_output" not in client.types:
-        pytest.skip("clients of this version could not")
+        pytest.skip("this version has no such input")
     asked = {"text_input": TEXT, "max_tokens": count, "exclude_input_in_output": True}
     assert joined(client.ask(1, "x", **asked)[0]) == TEXT
     assert joined(client.ask(1, "", **asked)[0]) == TEXT
@@ -152,7 +152,7 @@ def test_log_probs_and_indices(client: Client) -> None:
 
 
 def test_http_and_messages(client: Client) -> None:
-    """What is new: messages, for clients that send no text_input."""
+    """The adopted ensemble also takes messages."""
     message = '[{"role": "user", "content": "Hello"}]'
     status, answer = client.server.generate({"messages": message, "max_tokens": 64})
     assert status == 200, answer
@@ -164,7 +164,7 @@ def test_http_and_messages(client: Client) -> None:
 
 @pytest.mark.parametrize("version", ["0.5", "1.2"])
 def test_generated(version: str, bpe_dir: Path, tmp_path: Path, count: int) -> None:
-    """What generate makes for the C++ backend, its own tokenizer inside, and moved elsewhere."""
+    """A repository that generate made for the C++ backend, with its tokenizer, works elsewhere."""
     made, repository = tmp_path / "made", tmp_path / "repo"
     tokenizer = tmp_path / "tokenizer"
     shutil.copytree(bpe_dir, tokenizer)

@@ -1,4 +1,4 @@
-"""launch_server on the real Triton: what is left of it after each way to end."""
+"""launch_server on the real Triton: how it ends, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gone(pids: set[int], seconds: float) -> bool:
 
 
 def test_ctrl_c_leaves_nothing(repository: Path, tmp_path: Path) -> None:
-    """`launched` sends SIGINT, wants exit code 0 and an empty /dev/shm."""
+    """`launched` sends SIGINT and expects exit code 0 and nothing left in /dev/shm."""
     with launched(repository, tmp_path) as server:
         assert (
             server.ask({"text_input": "héllo 世界", "max_tokens": 99})["text_output"]
@@ -43,6 +43,20 @@ def test_ctrl_c_leaves_nothing(repository: Path, tmp_path: Path) -> None:
         pids = descendants(server.process.pid)
         assert len(pids) >= 4, "tritonserver and its stubs"
     assert alive(pids) == set()
+
+
+def test_every_python_process_ends_without_a_crash(bpe_dir: Path, tmp_path: Path) -> None:
+    """tritonserver collects its stubs, so their exit codes are lost; Python's fault handler writes
+    to the server's log if a process ends by a signal such as SIGSEGV."""
+    repository = generate_replay(tmp_path / "repo", bpe_dir)
+    for model in ("preprocessing", "tensorrt_llm", "postprocessing"):
+        path = repository / model / "1" / "model.py"
+        path.write_text(f"import faulthandler\n\nfaulthandler.enable()\n{path.read_text()}")
+    with launched(repository, tmp_path) as server:
+        server.ask({"text_input": "one", "max_tokens": 9})
+        until(lambda: server.metric("trt_tokenizers:generation_tokens_total") > 0)
+        until(lambda: server.metric("trt_tokenizers:requests_total") > 0)
+    assert "Fatal Python error" not in server.log.read_text()
 
 
 def test_a_killed_launcher_leaves_nothing(repository: Path, tmp_path: Path) -> None:
@@ -54,7 +68,7 @@ def test_a_killed_launcher_leaves_nothing(repository: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("transport", ["http", "grpc"])
-def test_running_streams_finish_when_a_stop_is_asked_for(
+def test_running_streams_finish_before_the_server_stops(
     bpe_dir: Path, tmp_path: Path, transport: str
 ) -> None:
     pace = ("--engine-parameter", "steps_per_second=25")
@@ -72,7 +86,7 @@ def test_running_streams_finish_when_a_stop_is_asked_for(
         server.process.terminate()
         until(lambda: "stopping" in server.log.read_text())
         late = {"text_input": "x", "max_tokens": 1}
-        # The generate endpoint of 24.10 makes a 400 of UNAVAILABLE.
+        # The generate endpoint of 24.10 answers UNAVAILABLE with 400.
         until(lambda: "takes no new requests" in str(server.generate(late)))
         assert server.process.wait(timeout=60) == 0, server.log.read_text()[-4000:]
         answers = [stream.result(timeout=10) for stream in streams]

@@ -1,4 +1,4 @@
-"""examples/codepoint_tokenizer, installed as a stranger's package and served by a real Triton."""
+"""examples/codepoint_tokenizer, installed like a third-party package, in a real Triton."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[None]:
-    """In this environment: Triton's Python models see nothing beside it."""
+    """Install it in this environment, the only one that Triton's Python models see."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     example = str(ROOT / "examples" / "codepoint_tokenizer")
     subprocess.run([*pip, "install", "--no-deps", "--no-build-isolation", example], check=True)
@@ -32,7 +32,7 @@ def installed() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def plugged(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("plugin")
-    # The type needs no files, and those of another tokenizer would name other EOS ids.
+    # The type needs no files; those of another tokenizer would bring other EOS ids.
     bare = folder / "tokenizer"
     bare.mkdir()
     repository = generate_replay(

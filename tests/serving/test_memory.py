@@ -1,4 +1,4 @@
-"""10,000 short requests in a row: nothing grows, no file is left."""
+"""10,000 short requests in a row: memory does not grow, and no context is left."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def resident(server: Server, model: str) -> int:
 
 
 def ask(server: Server, client: int, count: int) -> None:
-    """*count* requests on one connection, each with another text, every other one streamed."""
-    # Closed at the end: a server that is asked to stop waits for idle connections.
+    """Send *count* requests on one connection, with different texts; every second one streams."""
+    # It must be closed: a server that stops waits for idle connections.
     with closing(http.client.HTTPConnection(urlsplit(server.http).netloc, timeout=60)) as to:
         for number in range(count):
             body = {
@@ -55,7 +55,7 @@ def ask(server: Server, client: int, count: int) -> None:
             assert events[-1]["finish_reason"] == "stop"
 
 
-def test_memory_is_flat_and_no_file_is_left(server: Server) -> None:
+def test_memory_is_flat_and_no_context_is_left(server: Server) -> None:
     sizes = []
     for _ in range(THOUSANDS):
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -63,7 +63,7 @@ def test_memory_is_flat_and_no_file_is_left(server: Server) -> None:
             for client in clients:
                 client.result()
         sizes.append({m: resident(server, m) for m in ("preprocessing", "postprocessing")})
+    assert server.contexts() == 0
     for model in ("preprocessing", "postprocessing"):
         first, last = sizes[0][model], sizes[-1][model]
         assert last <= first * 1.05, f"{model}: {[s[model] for s in sizes]}"
-    assert server.contexts() == 0

@@ -34,14 +34,14 @@ OWN_BOS = {
 def allowing(
     sentencepiece_dir: Path, bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Beside the ensemble, whose BOS is ``<s>``, models of preprocessing's kind, asked for ids:
-    one with its tokenizer, and one for each of `OWN_BOS`."""
+    """An ensemble whose BOS is ``<s>``, and further preprocessing models that return ids: one with
+    the same tokenizer, and one for each of `OWN_BOS`."""
     folder = tmp_path_factory.mktemp("templates")
     repository = generate_replay(
         folder / "repo", sentencepiece_dir, "--tokenizer-type", "llama", "--template", "chatml",
         "--set", "allow_request_templates=true",
     )  # fmt: skip
-    # Keys by request id: whoever sends none leaves no stream that the server's end would wait for.
+    # Keys by request id: a request without one leaves no context for which the stop would wait.
     keyless = {"stream_key": "request_id"}
     # max_seq_len unknown: prompts of 5,000,000 characters.
     further_preprocessing(repository, "plain", keyless | {"max_seq_len": "0"})
@@ -70,7 +70,7 @@ def further_preprocessing(repository: Path, name: str, parameters: dict[str, str
 
 
 def with_bos(bpe_dir: Path, folder: Path, bos: str) -> Path:
-    """The trained BPE with *bos*, which its tokenizer.json puts in front as Llama 3's does."""
+    """The trained BPE with *bos*; its tokenizer.json prepends it, like Llama 3's."""
     folder.mkdir()
     state = json.loads((bpe_dir / "tokenizer.json").read_text())
     text = json.dumps(state, ensure_ascii=False).replace("<|endoftext|>", bos)
@@ -83,7 +83,7 @@ def with_bos(bpe_dir: Path, folder: Path, bos: str) -> Path:
 
 
 def arguments_of(name: str) -> str:
-    """Template arguments that bring the named template *name*."""
+    """Template arguments with the source of the named template *name*."""
     own, variables = _VARIANTS.get(name, (name, {}))
     source = (files("trt_tokenizers.templates") / "named" / f"{own}.jinja").read_text()
     return json.dumps({"chat_template": source, **variables})
@@ -105,7 +105,7 @@ def test_one_bos_with_every_named_template(allowing: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", named_templates())
 def test_one_bos_in_every_conversation(allowing: Server, name: str) -> None:
-    """With a tokenizer whose BOS is ``<s>``, and with one that has the model's own."""
+    """With a tokenizer whose BOS is ``<s>``, and with one that has the model's own BOS."""
     arguments = arguments_of(name)
     for bos, bos_id, model in (
         ("<s>", 1, "preprocessing-plain"),
@@ -115,7 +115,7 @@ def test_one_bos_in_every_conversation(allowing: Server, name: str) -> None:
             body = {"messages": json.dumps(messages), "chat_template_kwargs": arguments}
             ids = allowing.preprocess(body, model)["INPUT_ID"][0].tolist()
             written = json.dumps(messages).count(bos)
-            # llama2 has one in front of every turn; what the messages hold stays inside.
+            # llama2 has one before every turn; a BOS inside the messages stays.
             turns = sum(m["role"] == "user" for m in messages) if name == "llama2" else 1
             assert ids[0] == bos_id != ids[1], messages
             assert ids.count(bos_id) <= turns + written, messages
@@ -158,7 +158,7 @@ def test_tools_and_arguments_arrive(allowing: Server) -> None:
     ids=["kwargs", "tools", "raises", "size", "half", "digits", "half-sent", "role", "many",
          "bias"],
 )  # fmt: skip
-def test_what_the_client_can_mend_is_a_400(
+def test_an_error_that_the_client_can_fix_is_a_400(
     allowing: Server, body: dict[str, object], message: str
 ) -> None:
     messages = json.dumps([{"role": "user", "content": "hi"}])

@@ -1,4 +1,4 @@
-"""A real model behind a real Triton, against transformers and itself."""
+"""A real model in a real Triton, compared with transformers and with itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_whole_answer(server: Server) -> None:
 
 
 def test_the_users_own_call(server: Server) -> None:
-    """Sent as it is; 200 and text, and the same seed gives the same text twice."""
+    """The request of a user, unchanged: 200, and the same seed gives the same text twice."""
     body = (
         rb'{"text_input": "[INST] <<SYS>>\nAnswer very seriously\n<</SYS>>\n\nwho is the best '
         rb'sportsman in the world? [/INST]", "parameters": {"max_tokens": 512, "bad_words":[""], '
@@ -82,7 +82,7 @@ def test_streams_at_once_equal_the_whole_answers(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def oracle(smollm2: Path) -> Any:
-    """transformers itself: (model, tokenizer), in float32 as the server on a CPU."""
+    """Model and tokenizer of transformers, in float32 like the server on a CPU."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -177,7 +177,7 @@ def test_bad_input_is_one_clear_400(server: Server, name: str) -> None:
 
 
 def test_neighbours_of_bad_requests_are_answered(server: Server) -> None:
-    """Everything at once: every bad request gets its 400, every good one its answer."""
+    """All requests at once: each bad one gets its 400, each good one its answer."""
     barrier = threading.Barrier(2 * len(BAD))
 
     def send(body: Any) -> tuple[int, Any]:
@@ -226,14 +226,14 @@ def test_min_p_reaches_the_engine(server: Server) -> None:
 
 
 def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Server) -> None:
-    """Each ends at a stop string that its engine does not see, and is stopped for itself."""
+    """Each ends at a stop string that the engine does not see, and is cancelled separately."""
     body = {"text_input": "Once upon a time", "max_tokens": 100, "temperature": 1.0, "seed": 7,
             "stop_words": ["e t"]}  # fmt: skip
 
     def read(events: list[dict[str, Any]], index: int) -> tuple[str, str, int]:
         assert {event["sequence_index"] for event in events} == {index}
         ended = [event for event in events if "finish_reason" in event]
-        assert len(ended) < 30, "the engine was told"
+        assert len(ended) < 30, "the engine must be cancelled"
         text = "".join(event["text_output"] for event in events)
         return text, ended[0]["finish_reason"], ended[0]["num_output_tokens"]
 
@@ -277,7 +277,7 @@ def test_prompt_is_echoed_only_when_asked(server: Server) -> None:
 
 
 def test_sixty_four_streams_and_a_client_that_leaves(server: Server) -> None:
-    """Everybody else's text is exact, and the engine generates nothing for those who are gone."""
+    """The other texts are exact, and the engine stops generating for the client that left."""
     bodies = [{"text_input": f"The number {n} is", "max_tokens": 6} for n in range(16)]
     with ThreadPoolExecutor(16) as pool:
         whole = [answer["text_output"] for answer in pool.map(server.ask, bodies)]
@@ -293,9 +293,8 @@ def test_sixty_four_streams_and_a_client_that_leaves(server: Server) -> None:
         time.sleep(0.2)
 
 
-def test_no_context_file_is_left(server: Server) -> None:
-    """Of a request that was answered, and of one that the engine refused."""
-
+def test_no_context_is_left(server: Server) -> None:
+    """Neither after an answer, nor after a request that the engine refuses."""
     before = server.contexts()
     server.ask(FRANCE)
     server.generate({"text_input": "a", "temperature": -1.0})
@@ -310,7 +309,7 @@ def test_metrics_count_tokens_and_time(server: Server) -> None:
     def read() -> dict[str, float]:
         return {name: server.metric(f"trt_tokenizers:{name}") for name in names}
 
-    time.sleep(1.2)  # what came before has been handed over
+    time.sleep(1.2)  # until earlier counts have been handed over
     before = read()
     server.streams([{**FRANCE, "stream": True}])
     server.ask(FRANCE)

@@ -1,10 +1,11 @@
-"""Streams through the real Triton, with an engine that gives the prompt back: the text is known.
+"""Streams through the real Triton, with an engine that returns the prompt: the text is known.
 
-64 streams at once, each another text, its tokens cut into responses of 1 to 7.
+64 streams run at once, each with a different text, in responses of 1 to 7 tokens.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -24,13 +25,17 @@ from trt_tokenizers.tokenizers.registry import create
 
 pytestmark = pytest.mark.triton
 
-# One response per emission, so that the cuts are the engine's.
-SIZES = ("--engine-parameter", "chunk_sizes=1,3,2,7,5,4,6", "--set", "max_tokens_per_chunk=1")
+# One response per emission: the engine decides how the tokens are divided.
+CHUNK_SIZES = (1, 3, 2, 7, 5, 4, 6)
+SIZES = (
+    *("--engine-parameter", f"chunk_sizes={','.join(map(str, CHUNK_SIZES))}"),
+    *("--set", "max_tokens_per_chunk=1"),
+)
 STREAMS = 64
 
 
 def text(number: int) -> str:
-    """No two alike, all scripts, spaces and line ends at both ends."""
+    """A different text for each number: all scripts, with white space at both ends."""
     hard = HARD_TEXTS[number % len(HARD_TEXTS)]
     return (
         f" {number}: {hard}{hard} \n{number * 7919}\t{HARD_TEXTS[(number * 5) % len(HARD_TEXTS)]}"
@@ -41,7 +46,7 @@ def body(number: int, **more: Any) -> dict[str, Any]:
     return {"text_input": text(number), "max_tokens": 4000, "stream": True, **more}
 
 
-#: Some tests leave contexts behind, which nobody takes and a longer stop would wait for.
+#: Some tests leave contexts; the stop waits for them, but only this long.
 SOON = ("--drain-timeout", "3")
 
 
@@ -62,8 +67,8 @@ def server(
     )  # fmt: skip
     repository = generate_replay(folder / "repo", tokenizer, *options)
     with launched(repository, folder, *SOON) as server:
-        # The replayed ids begin with SentencePiece's dummy space, and the answer, which goes on
-        # in the prompt's text, keeps it.
+        # The replayed ids begin with SentencePiece's dummy space. The answer continues the
+        # prompt's text, so it keeps this space.
         server.prefix = "" if kind == "auto" else " "
         yield server
 
@@ -84,8 +89,8 @@ def test_many_connections(server: Server) -> None:
     assert [joined(chunks) for chunks in streams] == expected(server)
 
 
-def test_more_wait_than_triton_keeps_payloads_for(server: Server) -> None:
-    """A thousand; with dynamic batching the server then ended sooner or later."""
+def test_more_requests_wait_than_triton_keeps_payloads(server: Server) -> None:
+    """Triton keeps 1,000 payloads; with dynamic batching more than that ended the server."""
     bodies = [{"text_input": f"{n} waits", "max_tokens": 40, "stream": True} for n in range(1500)]
     answers = [joined(chunks) for chunks in server.streams(bodies)]
     assert answers == [f"{server.prefix}{n} waits" for n in range(1500)]
@@ -99,8 +104,8 @@ def test_http(server: Server) -> None:
         assert stream[-1]["finish_reason"] == "length"
 
 
-def test_several_instances_of_preprocessing_mix_nothing_up(server: Server) -> None:
-    """Keys of two processes in one folder; what is wrong with a request is told to it alone."""
+def test_several_instances_of_preprocessing_mix_no_streams(server: Server) -> None:
+    """Two processes make keys in one folder; an error goes to the wrong request only."""
     instances = [
         pid
         for pid in descendants(server.process.pid)
@@ -133,9 +138,9 @@ def test_several_instances_of_preprocessing_mix_nothing_up(server: Server) -> No
 
 @pytest.fixture
 def slow_http_threads(server: Server) -> Iterator[None]:
-    """Triton's HTTP threads get no more than what three busy processes leave to them."""
+    """Triton's HTTP threads get only the CPU time that three busy processes leave."""
     if os.geteuid() != 0:
-        pytest.skip("only root may widen the sockets of HTTP threads and give them their turn back")
+        pytest.skip("only root may enlarge the sockets of HTTP threads and restore their priority")
     http = [
         int(task.name)
         for pid in descendants(server.process.pid)
@@ -157,7 +162,7 @@ def slow_http_threads(server: Server) -> Iterator[None]:
 
 @pytest.mark.usefixtures("slow_http_threads")
 def test_http_on_a_busy_machine(server: Server) -> None:
-    """Triton drops responses of streams where its HTTP threads fall behind; not here."""
+    """Triton drops responses if its HTTP threads fall behind; the launcher prevents that."""
 
     def ask(number: int) -> str:
         asked = body(number, text_input=text(number) * 3)
@@ -174,7 +179,7 @@ def test_whole(server: Server) -> None:
     assert [answer["text_output"] for answer in answers] == expected(server)
 
 
-def test_log_probs_line_up_with_the_tokens_that_count(server: Server) -> None:
+def test_log_probs_match_the_tokens_of_the_answer(server: Server) -> None:
     for stop, more in (([], {}), (["7919"], {}), ([], {"max_tokens": 5})):
         asked = {**body(1, return_log_probs=True, stop_words=stop or [""]), **more}
         (chunks,) = server.streams([asked])
@@ -210,7 +215,7 @@ STOP_TEXT = (
 
 @pytest.mark.parametrize("include", [False, True])
 def test_stop_strings(server: Server, include: bool) -> None:
-    """Every case of the table, streamed and whole, against cutting the whole text."""
+    """Every case of the table, streamed and whole, must equal the whole text cut in Python."""
 
     def cut(stops: list[str]) -> str:
         whole = server.prefix + STOP_TEXT
@@ -248,7 +253,7 @@ def keyless(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_an_engine_without_keys_and_clients_with_ids(keyless: Server, bpe_dir: Path) -> None:
-    """The end is told by nobody: here it is the number of tokens, or a stop string."""
+    """No response is marked as the last: the token count or a stop string tells the end."""
     tokenizer = create(TokenizerSettings(str(bpe_dir)))
     counts = [len(tokenizer.encode(text(n))) for n in range(STREAMS)]
     streams = keyless.streams([body(n, max_tokens=counts[n]) for n in range(STREAMS)])
@@ -283,15 +288,23 @@ def test_an_engine_that_ends_without_any_sign_loses_no_text(keyless: Server) -> 
     assert [joined(chunks) for chunks in streams] == [text(n) for n in range(STREAMS)]
 
 
-def test_without_any_key_no_space_is_lost(keyless: Server) -> None:
-    """Tokens by themselves; what is whole in a chunk comes out whole."""
+def test_without_a_key_no_space_is_lost(keyless: Server, bpe_dir: Path) -> None:
+    """Each response is decoded alone; a character that is whole in a response stays whole."""
     plain = "The  capital of France is\n\tParis, as  far as   we know. "
     events = keyless.sse({"text_input": plain, "max_tokens": 4000})
     assert "".join(event["text_output"] for event in events) == plain
     assert len(events) > 3
     assert keyless.log.read_text().count("carry no stream key") == 1
+    tokenizer = create(TokenizerSettings(str(bpe_dir)))
+    ids, alone = tokenizer.encode(HARD_TEXTS[8]), ""
+    for size in itertools.cycle(CHUNK_SIZES):
+        if not ids:
+            break
+        decoder = tokenizer.stream(skip_special_tokens=True, first=False)
+        alone += decoder.feed(ids[:size]) + decoder.finish()
+        ids = ids[size:]
     hard = keyless.sse({"text_input": HARD_TEXTS[8], "max_tokens": 4000})
-    assert len("".join(event["text_output"] for event in hard)) > 0, "no crash"
+    assert "".join(event["text_output"] for event in hard) == alone
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +318,7 @@ def slow(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 def running(server: Server) -> tuple[float, float]:
-    """Streams that the engine and that postprocessing are in the middle of."""
+    """Streams that have not ended, in the engine and in postprocessing."""
     return (
         server.metric("trt_tokenizers:engine_sequences_running"),
         server.metric("trt_tokenizers:num_requests_running"),
@@ -324,8 +337,8 @@ def settles(server: Server, expected: tuple[float, float], seconds: float) -> bo
 LONG = {"text_input": "word " * 4000, "max_tokens": 30000, "stream": True}
 
 
-def test_cancelled_streams_stop_costing(slow: Server) -> None:
-    """200 streams, their clients gone in mid-stream: gRPC cancel, and closed connections."""
+def test_cancelled_streams_free_their_resources(slow: Server) -> None:
+    """200 streams whose clients cancel and disconnect while they run."""
     clients = []
     for _ in range(8):
         client = grpcclient.InferenceServerClient(slow.grpc)
@@ -342,7 +355,7 @@ def test_cancelled_streams_stop_costing(slow: Server) -> None:
 
 
 def test_a_stop_string_stops_the_engine(slow: Server) -> None:
-    """It falls off token boundaries, so the engine's own stop words never match."""
+    """It does not end at a token's end, so the engine's own stop words do not match."""
     started = time.monotonic()
     answer = slow.sse({**LONG, "stop_words": ["rd wor"]})
     assert "".join(event["text_output"] for event in answer) == "wo"

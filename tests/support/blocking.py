@@ -1,7 +1,7 @@
-"""An engine over several ranks, as Triton sees one: a model.py for tests of the launcher.
+"""A model.py that behaves like an engine over several ranks, for tests of the launcher.
 
-Rank 0 answers. On every other rank initialize() does not return until rank 0's engine has ended;
-then that rank's tritonserver, which nobody asks anything, is ended by the model.
+Rank 0 answers. On every other rank initialize() blocks until the engine of rank 0 has ended; then
+the model ends its own tritonserver.
 """
 
 from __future__ import annotations

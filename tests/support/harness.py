@@ -1,4 +1,4 @@
-"""One real server for all tests of a configuration: generated, launched and asked as users do."""
+"""A real server for tests: generated, launched and used as a user does."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpcclient
 
+from trt_tokenizers.streams.stream_folder import open_streams, stream_folder
+
 Generated = dict[str, Any]
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives to outgoing connections: one of these could be taken again
-    before the server binds to it."""
+    """Ports below the kernel's range for outgoing connections, which could take one of them before
+    the server binds to it."""
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     with contextlib.ExitStack() as stack:
         found: list[int] = []
@@ -43,26 +45,23 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Server:
-    """A running launch_server and how to ask it."""
+    """A running launch_server, and requests to it."""
 
     process: subprocess.Popen[bytes]
     http: str
     grpc: str
     metrics: str
     log: Path
-    prefix: str = ""  # what every answer begins with
+    prefix: str = ""  # every answer begins with it
 
     def contexts(self) -> int:
-        """Stream contexts that wait in this server's folder."""
-        pids = descendants(self.process.pid)
+        """Streams of this server that have not ended: contexts that wait or are in use."""
         return sum(
-            1
-            for path in Path("/dev/shm").glob("trt-tokenizers-*/*.0")
-            if int(path.parent.name.split("-")[2]) in pids
+            len([*open_streams(stream_folder(pid))]) for pid in descendants(self.process.pid)
         )
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's values over the label sets that have *labels*."""
+        """Sum of a metric's values over all label sets that include *labels*."""
         with urllib.request.urlopen(self.metrics) as response:
             text = response.read().decode()
         wanted = {f'{key}="{value}"' for key, value in labels.items()}
@@ -75,7 +74,7 @@ class Server:
         return total
 
     def generate(self, body: Any, model: str = "ensemble") -> tuple[int, Any]:
-        """Status and JSON of POST /generate; *body* is sent as it is if it is bytes."""
+        """Status and JSON of POST /generate. A *body* of bytes is sent unchanged."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.http}/v2/models/{model}/generate", data=data)
         try:
@@ -92,7 +91,7 @@ class Server:
     def streams(
         self, bodies: list[dict[str, Any]], timeout: float = 300, *, ids: str = "request-"
     ) -> list[list[Generated]]:
-        """All requests at once on one gRPC stream; the responses of each, in order."""
+        """Send all requests at once on one gRPC stream; the responses to each, in order."""
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         got: list[list[Generated]] = [[] for _ in bodies]
         with grpcclient.InferenceServerClient(self.grpc) as client:
@@ -125,7 +124,7 @@ class Server:
         return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
     def preprocess(self, body: dict[str, Any], model: str = "preprocessing") -> dict[str, Any]:
-        """Outputs of the model preprocessing, or of another of its kind, asked directly."""
+        """Outputs of the model preprocessing, or of another one like it, without the ensemble."""
         names = {"text_input": "QUERY"}
         with grpcclient.InferenceServerClient(self.grpc) as client:
             inputs = tensors({names.get(name, name.upper()): v for name, v in body.items()})
@@ -143,7 +142,7 @@ _TYPES = {
 
 
 def tensors(body: dict[str, Any]) -> list[grpcclient.InferInput]:
-    """The same request as gRPC tensors with a batch of one."""
+    """The request *body* as gRPC tensors, a batch of one."""
     made = []
     for name, value in body.items():
         values = value if isinstance(value, list) else [value]
@@ -165,8 +164,10 @@ def joined(chunks: list[Generated]) -> str:
 def launched(
     repository: Path, folder: Path, *more: str, exit_code: int | None = 0, ready_s: float = 180
 ) -> Iterator[Server]:
-    """`launch_server` on free ports until the block ends; then it exits with *exit_code* (None:
-    any but 0) and nothing of it is left in /dev/shm."""
+    """Run `launch_server` on free ports until the block ends.
+
+    Then it must exit with *exit_code* (None: any but 0) and leave nothing in /dev/shm.
+    """
     http, grpc, metrics = free_ports(3)
     ready, log = folder / "ready", folder / "server.log"
     with log.open("wb") as output:
@@ -206,7 +207,7 @@ def launched(
 
 
 def shm_names(launcher: int) -> list[str]:
-    """What the names of a launch's files in /dev/shm begin with; other launches have others."""
+    """Prefixes of the names of a launch's files in /dev/shm; no other launch has the same."""
     names = []
     for pid in descendants(launcher):
         names.append(f"trt-tokenizers-{pid}-")
@@ -231,7 +232,7 @@ def generate(output: Path, *arguments: str) -> Path:
 
 def with_double(repository: Path) -> Path:
     """Let the engine of *repository* find the double of TensorRT-LLM."""
-    # The stub of the pip wheel's server sees no PYTHONPATH, but the folder of a model's model.py.
+    # The stub of the pip wheel's server ignores PYTHONPATH; it imports from the model's own folder.
     double = Path(__file__).parents[1] / "fakes" / "tensorrt_llm"
     (repository / "tensorrt_llm" / "1" / "tensorrt_llm").symlink_to(double)
     return repository
@@ -247,13 +248,13 @@ def generate_replay(output: Path, tokenizer_dir: Path, *arguments: str) -> Path:
         *("--engine", "replay:ReplayEngine", "--model", str(model)),
         *("--tokenizer-dir", str(tokenizer_dir), *arguments),
     )
-    # Triton puts the folder of a model's model.py on its import path.
+    # Triton adds the folder of a model's model.py to its import path.
     shutil.copy(Path(__file__).with_name("replay.py"), output / "tensorrt_llm" / "1")
     return output
 
 
 def without_keys(repository: Path) -> Path:
-    """Make the engine of a replay repository one that has only TensorRT-LLM's tensors."""
+    """Replace the engine of a replay repository by one with TensorRT-LLM's own tensors only."""
     engine = repository / "tensorrt_llm"
     shutil.copy(Path(__file__).with_name("keyless.py"), engine / "1" / "model.py")
     config = engine / "config.pbtxt"
@@ -284,7 +285,7 @@ def without_keys(repository: Path) -> Path:
 
 
 def _without_tensors(text: str, *names: str) -> str:
-    """A config.pbtxt less some of its inputs and outputs."""
+    """A config.pbtxt without some of its inputs and outputs."""
     for name in names:
         text = re.sub(rf'(?m)^(in|out)put {{ name: "{name}" .*\n', "", text)
     return text

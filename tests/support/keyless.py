@@ -1,7 +1,7 @@
-"""The replay engine behind TensorRT-LLM's own tensors only, as the C++ backend is met.
+"""A stand-in for TensorRT-LLM's C++ backend: the replay engine with the backend's tensors only.
 
-A stand-in for TensorRT-LLM's C++ backend: it knows nothing of stream keys, says nothing of ends
-but by ending, and stops a request when another one with its id says ``stop``.
+It has no stream keys, marks no last response, and stops a request when another one with the same
+id has ``stop``.
 """
 
 import triton_python_backend_utils as pb_utils
@@ -15,7 +15,7 @@ _KNOWN = ("output_ids", "sequence_length", "batch_index", "sequence_index")
 class Reply(backend.TritonReply):
     def __init__(self, request):
         super().__init__(request)
-        # Outputs that nobody asked for end the stub of Triton 24.10 on Python 3.12.
+        # An output that was not requested crashes the stub of Triton 24.10 on Python 3.12.
         self.wanted = frozenset(_KNOWN).intersection(request.requested_output_names())
 
     def send(self, arrays, *, final):

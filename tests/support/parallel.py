@@ -1,4 +1,4 @@
-"""Processes of a launch of several ranks."""
+"""Finds processes of a launch with several ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness import Server, descendants
 
 
 def rank_pid(server: Server, rank: int, name: str = "tritonserver") -> int:
-    """Of a rank's server, or of its engine's process, the stub of the model tensorrt_llm."""
+    """Process id of a rank's tritonserver; with *name* ``stub``, of its engine's process."""
     for pid in sorted(descendants(server.process.pid)):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_text()

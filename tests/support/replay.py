@@ -1,7 +1,7 @@
-"""An engine that gives the prompt's own ids back: text in, the same text out, at a set rate.
+"""An engine that returns the prompt's ids, at a set rate: the answer is the prompt.
 
-Stands where the tests and benchmarks need an engine whose answer is known and that is faster than
-any server. Real in all but the model: batched steps, streaming, cancel, one emission per step.
+Tests and benchmarks use it when they need a known answer, and an engine faster than any server. It
+has batched steps, streaming, cancellation and one emission per step, but no model.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from trt_tokenizers.settings import parse, setting
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    model_dir: str = setting("", "given to every engine; nothing is read from it")
-    steps_per_second: float = setting(0.0, "steps of the whole batch a second; 0: no limit")
-    chunk_sizes: tuple[int, ...] = setting((1,), "ids of one emission, in turn")
-    max_seq_len: int = setting(65536, "prompt and answer together")
+    model_dir: str = setting("", "every engine gets it; this one does not read it")
+    steps_per_second: float = setting(0.0, "steps of the batch per second; 0: no limit")
+    chunk_sizes: tuple[int, ...] = setting((1,), "ids of one emission; the sizes repeat")
+    max_seq_len: int = setting(65536, "tokens of prompt and answer")
 
 
 class _Row:
@@ -89,7 +89,7 @@ class ReplayEngine(Engine):
         if last:
             with self._changed:
                 if self._rows.pop(row.request.key, None) is None:
-                    return  # cancelled meanwhile
+                    return  # it was cancelled
         row.emit(
             Chunk(
                 token_ids=ids,

@@ -1,8 +1,8 @@
-"""The replay engine behind the tensors that one version of TensorRT-LLM has, and with its ways.
+"""The replay engine with the tensors of one version of TensorRT-LLM.
 
-It gives only the outputs of its config.pbtxt. Answers that do not stream begin with the prompt,
-unless the request or the parameter ``echo`` says otherwise; a version without sequence_length pads
-them with the end id.
+It sends only the outputs of its config.pbtxt. Answers that do not stream begin with the prompt,
+unless the request or the parameter ``echo`` says otherwise. A version without sequence_length pads
+answers with the end id.
 """
 
 import json

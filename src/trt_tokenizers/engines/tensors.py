@@ -13,8 +13,7 @@ import numpy.typing as npt
 from trt_tokenizers.engines.base import PARAMETERS, Chunk, FinishReason, GenerationRequest
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.streams.ensemble_inputs import BY_NAME, INPUTS
-from trt_tokenizers.streams.slots import KEY_BITS
-from trt_tokenizers.streams.stream_key import pack, sequence_key
+from trt_tokenizers.streams.stream_key import KEY_BITS, pack, sequence_key
 from trt_tokenizers.streams.word_arrays import from_array
 
 Array = npt.NDArray[Any]

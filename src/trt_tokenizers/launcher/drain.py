@@ -11,8 +11,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from trt_tokenizers.streams import slots, smalltexts
-from trt_tokenizers.streams.stream_folder import MARK
+from trt_tokenizers.streams.stream_folder import MARK, open_streams
 
 #: Seconds after which a running stream that says nothing is not waited for: many engines do not
 #: tell which response is their last, so it may have ended.
@@ -56,8 +55,4 @@ class Drain:
         return self._quiet_since is not None and now - self._quiet_since >= _QUIET_S
 
     def _any_request(self) -> bool:
-        return any(
-            waits or silent_s <= SILENT_S
-            for kept in (slots, smalltexts)
-            for waits, silent_s in kept.found(self._folder)
-        )
+        return any(s.waits or s.silent_s <= SILENT_S for s in open_streams(self._folder))

@@ -1,7 +1,7 @@
 """Metrics on Triton's own port, in Prometheus form.
 
-Names follow those that users of vLLM's Triton backend know, with another prefix. A call into
-Triton takes tens of microseconds, so counts gather here and a thread hands them over.
+The names follow those of vLLM's Triton backend, with another prefix. A call into Triton takes tens
+of microseconds, so a thread collects the counts and hands them over.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PREFIX = "trt_tokenizers:"
-_EVERY_S = 0.5
+_INTERVAL_S = 0.5
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
             10.0, 20.0, 40.0, 80.0)  # fmt: skip
 
 COUNTERS = {
-    "requests_total": "Requests that preprocessing got.",
+    "requests_total": "Requests received by preprocessing.",
     "request_errors_total": "Requests refused or failed, by model and kind.",
     "prompt_tokens_total": "Tokens of prompts.",
     "generation_tokens_total": "Tokens of answers.",
@@ -28,7 +28,7 @@ COUNTERS = {
     "streams_shed_total": "Streams dropped because there were too many.",
 }
 GAUGES = {
-    "num_requests_running": "Answers that postprocessing is in the middle of.",
+    "num_requests_running": "Answers that postprocessing has begun and not ended.",
     "engine_sequences_running": "Sequences that the engine has not ended.",
 }
 HISTOGRAMS = {
@@ -37,7 +37,7 @@ HISTOGRAMS = {
     "e2e_request_latency_seconds": "From preprocessing to the end of the answer.",
 }
 
-#: What postprocessing measures.
+#: Metrics of postprocessing.
 POSTPROCESSING = (
     "request_errors_total",
     "prompt_tokens_total",
@@ -52,14 +52,15 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Metrics:
-    """One per model process. Methods may be called from any thread; they never wait."""
+    """The metrics of one model process. Any thread may call any method; none blocks for long."""
 
     def __init__(self, family: Any, names: Sequence[str], labels: dict[str, str]) -> None:
-        """
+        """Register the metrics and start the thread.
+
         Args:
             family: Triton's class MetricFamily, or one like it.
-            names: of the metrics that this process has.
-            labels: of every metric here.
+            names: the metrics of this process.
+            labels: labels of all of them.
         """
         self._family = family
         self._labels = labels
@@ -68,6 +69,7 @@ class Metrics:
         self._counts: defaultdict[tuple[str, Labels], float] = defaultdict(float)
         self._observed: list[tuple[str, float]] = []
         self._gauges: dict[str, Callable[[], float]] = {}
+        self._gauge_values: dict[str, float] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -79,43 +81,54 @@ class Metrics:
             self._counts[name, tuple(labels.items())] += value
 
     def observe(self, name: str, seconds: float) -> None:
-        """Put a value into a histogram."""
+        """Add a value to a histogram."""
         with self._lock:
             self._observed.append((name, seconds))
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Let *read* say a gauge's value from now on."""
+        """Read a gauge's value from *read* from now on."""
         self._gauges[name] = read
 
     def close(self) -> None:
+        """Stop the thread and drop Triton's objects.
+
+        Their destructors use the shared memory of Triton's stub. If they outlive it, the stub ends
+        with a segmentation fault.
+        """
         self._stopped.set()
         self._thread.join(timeout=2.0)
+        self._gauges.clear()
+        self._metrics.clear()
+        self._families.clear()
 
     def _run(self) -> None:
-        while not self._stopped.wait(_EVERY_S):
-            try:
-                self._hand_over()
-            except Exception:  # metrics must not end the server
-                logger.exception("metrics could not be handed to Triton")
+        while not self._stopped.wait(_INTERVAL_S):
+            with self._lock:
+                counts, self._counts = self._counts, defaultdict(float)
+                observed, self._observed = self._observed, []
+            for (name, labels), value in counts.items():
+                self._hand_over(name, labels, "increment", value)
+            for name, seconds in observed:
+                self._hand_over(name, (), "observe", seconds)
+            for name, read in list(self._gauges.items()):
+                # A server killed while a thread is in Metric.set can leave its stub for ever.
+                if (value := read()) != self._gauge_values.get(name):
+                    self._gauge_values[name] = value
+                    self._hand_over(name, (), "set", value)
 
-    def _hand_over(self) -> None:
-        with self._lock:
-            counts, self._counts = self._counts, defaultdict(float)
-            observed, self._observed = self._observed, []
-        for (name, labels), value in counts.items():
-            self._metric(name, labels).increment(value)
-        for name, seconds in observed:
-            metric = self._metric(name)
-            if metric is not None:
-                metric.observe(seconds)
-        for name, read in self._gauges.items():
-            self._metric(name).set(read())
+    def _hand_over(self, name: str, labels: Labels, method: str, value: float) -> None:
+        """Call a method of one Triton metric; an error concerns this metric only."""
+        try:
+            if (metric := self._metric(name, labels)) is not None:
+                getattr(metric, method)(value)
+        except Exception:
+            logger.exception("the metric %s could not be handed to Triton", name)
 
     def _make_family(self, name: str) -> Any:
         if name in HISTOGRAMS:
             kind = getattr(self._family, "HISTOGRAM", None)
             if kind is None:
-                return None  # this Triton's Python models have no histograms
+                return None  # Python models of this Triton have no histograms
         else:
             kind = self._family.GAUGE if name in GAUGES else self._family.COUNTER
         text = {**COUNTERS, **GAUGES, **HISTOGRAMS}[name]

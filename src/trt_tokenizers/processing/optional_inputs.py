@@ -1,8 +1,7 @@
-"""What newer engines take beside the prompt, and arrays as a model declares them."""
+"""What newer engines take beside the prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,6 @@ from trt_tokenizers.streams.limits import check_characters
 from trt_tokenizers.tokenizers.base import Tokenizer
 
 Array = npt.NDArray[Any]
-
-
-def as_declared(
-    arrays: Mapping[str, Array], types: Mapping[str, np.dtype[Any]]
-) -> dict[str, Array]:
-    """*arrays* as the model's config.pbtxt declares its outputs: those it has, of their types.
-
-    TensorRT-LLM 0.5 has unsigned lengths and ids; there -1, which means none, is left out.
-
-    Args:
-        types: output -> numpy's type.
-    """
-    declared = {}
-    for name, array in arrays.items():
-        dtype = types.get(name)
-        if dtype is None or (dtype.kind == "u" and array.min() < 0):
-            continue
-        declared[name] = array if array.dtype == dtype else array.astype(dtype)
-    return declared
 
 
 def optional_arrays(

@@ -1,4 +1,4 @@
-"""An engine step's ids -> text, for many streams at once. No Triton here."""
+"""An engine step's token ids -> text, for many streams at once. Independent of Triton."""
 
 from __future__ import annotations
 
@@ -16,74 +16,75 @@ from trt_tokenizers.processing.metrics import Metrics
 from trt_tokenizers.processing.text_sequence import BeamSequences, TextSequence, TextStep
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
-from trt_tokenizers.streams.stream_key import ASK_S, FinishReason
+from trt_tokenizers.streams.stream_key import ASK_S, STREAM_KEY_VALUES, FinishReason
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
 
 logger = logging.getLogger(__name__)
 
-_RECENT = 1024  # contexts kept for the other sequences of their request
-_ENDED = 4096  # ended streams remembered until their engines have fallen silent
-_ENDED_S = 60.0  # of silence
+_MAX_RECENT = 1024  # contexts kept for further sequences of their request
+_MAX_ENDED = 4096  # streams that ended here while their engines continue
+_ENDED_S = 60.0  # such a stream is forgotten after this long without a response
 
-Place = tuple[int, int, int]  # stream key, row of the request, sequence of the row
+StreamId = tuple[int, int, int]  # stream key, row of the request, sequence of the row
+Stream = TextSequence | BeamSequences
 
 
 @dataclass(slots=True)
-class _Ended:
-    """A stream that ended here while its engine goes on, and what is said to the rest of it."""
+class _EndedStream:
+    """A stream that ended here while its engine continues."""
 
-    results: list[TextStep]
-    tell: bool  # the engine has to be told
-    heard_at: float
-    told_at: float
+    steps: list[TextStep]  # the answer to each further response
+    cancel: bool  # whether the engine must be asked to stop
+    last_step_at: float
+    cancel_sent_at: float
 
 
 @dataclass(frozen=True)
 class PostprocessingSettings(TokenizerSettings):
     """``parameters`` of the model postprocessing."""
 
-    skip_special_tokens: bool = setting(True, "leave special tokens out where no key comes along")
-    stream_key: str = setting("auto", "how keys arrive: tensor, sequence_id, request_id or auto")
+    skip_special_tokens: bool = setting(True, "omit special tokens from responses without a key")
+    stream_key: str = setting("auto", f"how keys arrive: {', '.join(STREAM_KEY_VALUES)}")
     stop_model: str = setting(
         "",
-        "the engine's model, if it is to get a stop request with the client's request id where a "
-        "stop string was found: tensorrt_llm for the C++ backend; empty: it runs to its end",
+        "the engine's model, which gets a stop request with the client's request id when a stop "
+        "string is found: tensorrt_llm for the C++ backend; empty: the engine runs to its end",
     )
     prompt_in_output: bool = setting(
-        False, "the engine puts the prompt's ids in front of answers that do not stream; cut them"
+        False, "the engine prepends the prompt's ids to answers that do not stream; remove them"
     )
-    max_streams: int = setting(16384, "streams remembered at once; the oldest is dropped beyond")
-    max_stream_age_s: float = setting(3600.0, "a stream silent for so long is dropped, seconds")
+    max_streams: int = setting(16384, "maximum streams at once; beyond it the oldest is dropped")
+    max_stream_age_s: float = setting(
+        3600.0, "drop a stream after so long without a response, seconds"
+    )
 
 
 @dataclass(slots=True)
 class EngineStep:
-    """What one response of the engine says of one sequence.
+    """The part of one engine response that belongs to one sequence.
 
     Attributes:
-        key: the stream's, or None where the engine carries none.
-        beams: new ids, one list; with several beams all ids of each.
-        finish_reason: as the engine says it, if it does.
-        log_probs: one per token id, or None where nobody asked.
-        row: which text of the request.
-        sequence: which of the row's sequences, where the engine says so.
+        key: stream key; None if the response carries none.
+        beams: one list of new ids; with several beams all ids of each beam.
+        finish_reason: why the engine ended the sequence; NOT_FINISHED if it did not or did not say.
+        last: whether this is the engine's last response, if known.
+        log_probs: one per token id; None if the client did not ask for them.
+        row: index of the text in its request.
+        sequence: index of the sequence in its row; None if the response carries none.
     """
 
     key: int | None
     beams: Sequence[Sequence[int]]
     finish_reason: FinishReason = FinishReason.NOT_FINISHED
+    last: bool = False
     log_probs: Sequence[float] | None = None
     row: int = 0
     sequence: int | None = None
 
 
 class Postprocessor:
-    """Made once per model instance; `process` per sequence of each engine response.
-
-    Attributes:
-        shed: streams dropped so far because there were too many.
-    """
+    """Decodes the streams of one model instance."""
 
     def __init__(
         self,
@@ -91,168 +92,170 @@ class Postprocessor:
         contexts: ContextStore,
         metrics: Metrics | None = None,
         *,
-        keys_return: bool = False,
+        reusable_keys: bool = False,
     ) -> None:
-        """
+        """Load the tokenizer.
+
         Args:
             settings: from config.pbtxt.
-            contexts: where preprocessing leaves them.
+            contexts: the store that preprocessing fills.
             metrics: where to count.
-            keys_return: a key may be used again, as clients do with their request ids.
+            reusable_keys: a key may return for another request, as clients reuse request ids.
 
         Raises:
-            TokenizerError: the server cannot serve with these settings.
+            TokenizerError: the tokenizer cannot be loaded.
         """
         self._settings = settings
         self._contexts = contexts
         self.tokenizer: Tokenizer = create_tokenizer(settings)
-        self._streams: OrderedDict[Place, TextSequence | BeamSequences] = OrderedDict()
-        # Ended here while the engine goes on: what still comes must not begin a new stream.
-        self._ended: OrderedDict[Place, _Ended] = OrderedDict()
+        self._streams: OrderedDict[StreamId, Stream] = OrderedDict()
+        # Streams that ended here: their further responses must not begin new streams.
+        self._ended: OrderedDict[StreamId, _EndedStream] = OrderedDict()
         self._recent: OrderedDict[tuple[int, int], RequestContext] = OrderedDict()
         self._warned = False
         self._metrics = metrics
-        self._keys_return = keys_return
+        self._reusable_keys = reusable_keys
         if metrics is not None:
             metrics.gauge("num_requests_running", lambda: self.alive)
-        self.shed = 0
 
     @property
     def alive(self) -> int:
-        """Streams remembered."""
+        """Number of streams that have not ended."""
         return len(self._streams)
 
     def process(
         self, step: EngineStep, client_is_gone: Callable[[], bool] = lambda: False
     ) -> list[TextStep]:
-        """The text of one step, one entry per beam. Streams remember; without a key each step
-        stands for itself.
+        """Decode one step: one `TextStep` per beam.
 
         Args:
-            step: from the engine.
-            client_is_gone: asked now and then; the stream then ends, and so should the engine.
+            step: from the engine. Without a key it is decoded independently of other steps.
+            client_is_gone: asked every `ASK_S`. If it returns True, the stream ends.
         """
         if step.key is None:
             return [self._without_key(ids) for ids in step.beams]
-        place = (step.key, step.row, step.sequence or 0)
+        stream_id = (step.key, step.row, step.sequence or 0)
         now = time.monotonic()
-        if self._keys_return and self._contexts.has(step.key, step.row):
-            self._begin_anew(place)
-        if place in self._ended:
-            return self._rest(place, step, now)
-        stream = self._streams.get(place) or self._open(place, step, now)
+        if self._reusable_keys and self._contexts.has(step.key, step.row):
+            self._forget_previous(stream_id)
+        if stream_id in self._ended:
+            return self._after_end(stream_id, step, now)
+        stream = self._streams.get(stream_id) or self._open(stream_id, step, now)
         if self._settings.prompt_in_output and not stream.context.stream:
             step.beams = [ids[stream.context.num_input_tokens :] for ids in step.beams]
         if isinstance(stream, BeamSequences):
-            results = stream.step(step.beams, step.finish_reason)
+            results = stream.step(step.beams, step.finish_reason, last=step.last)
         else:
-            results = [stream.step(step.beams[0], step.finish_reason, step.log_probs or ())]
-        finish = stream.finish_reason
-        if not finish and now - stream.asked_at > ASK_S:
-            stream.asked_at = now
+            log_probs = step.log_probs or ()
+            results = [stream.step(step.beams[0], step.finish_reason, log_probs, last=step.last)]
+        if not stream.finish_reason and now - stream.checked_at > ASK_S:
+            stream.checked_at = now
             self._contexts.touch(step.key, step.row)
             if client_is_gone():
-                finish = FinishReason.CANCELLED
+                stream.finish_reason = FinishReason.CANCELLED
                 results[0].stop_engine = True
-        stream.used_at = now
-        if finish:
-            self._close(place)
-            if not step.finish_reason:
-                rest = [result.no_more(finish) for result in results]
-                tell = any(result.stop_engine for result in results)
-                self._ended[place] = _Ended(rest, tell, heard_at=now, told_at=now)
+        stream.last_step_at = now
+        if stream.finish_reason:
+            self._close(stream_id)
+            if not (step.finish_reason or step.last):
+                self._ended[stream_id] = _EndedStream(
+                    [result.after_end(stream.finish_reason) for result in results],
+                    cancel=any(result.stop_engine for result in results),
+                    last_step_at=now,
+                    cancel_sent_at=now,
+                )
         else:
-            self._streams.move_to_end(place)
+            self._streams.move_to_end(stream_id)
         if self._metrics is not None:
-            self._measure(self._metrics, stream, results, finish, now)
+            self._measure(self._metrics, stream, results, now)
         return results
 
-    def _begin_anew(self, place: Place) -> None:
-        """A context waits under a key that was used before: this is another request."""
-        self._ended.pop(place, None)
-        if place in self._streams:
-            self._close(place)
-        self._recent.pop(place[:2], None)
+    def _forget_previous(self, stream_id: StreamId) -> None:
+        """Forget the previous request with this key: a new one waits."""
+        self._ended.pop(stream_id, None)
+        if stream_id in self._streams:
+            self._close(stream_id)
+        self._recent.pop(stream_id[:2], None)
 
-    def _rest(self, place: Place, step: EngineStep, now: float) -> list[TextStep]:
-        """What still comes of a stream that has ended: nothing new for the client. The engine is
-        told again until it has heard: a message may have been lost."""
-        ended = self._ended[place]
-        ended.heard_at = now
-        self._ended.move_to_end(place)
-        ended.results[0].stop_engine = ended.tell and now - ended.told_at > ASK_S
-        if ended.results[0].stop_engine:
-            ended.told_at = now
-        if step.finish_reason:
-            del self._ended[place]
-            ended.results[0].stop_engine = False
-        return ended.results
+    def _after_end(self, stream_id: StreamId, step: EngineStep, now: float) -> list[TextStep]:
+        """Answer a response that came after the end of its stream.
+
+        The engine is asked to stop again every `ASK_S`, because the message may have been lost.
+        """
+        ended = self._ended[stream_id]
+        ended.last_step_at = now
+        self._ended.move_to_end(stream_id)
+        last = step.last or bool(step.finish_reason)
+        again = ended.cancel and not last and now - ended.cancel_sent_at > ASK_S
+        ended.steps[0].stop_engine = again
+        if again:
+            ended.cancel_sent_at = now
+        if last:
+            del self._ended[stream_id]
+        return ended.steps
 
     @staticmethod
     def _measure(
         metrics: Metrics,
-        stream: TextSequence | BeamSequences,
+        stream: Stream,
         results: Sequence[TextStep],
-        finish: FinishReason,
         now: float,
     ) -> None:
         context = stream.context
         metrics.count("generation_tokens_total", sum(len(r.token_ids) for r in results))
-        if not stream.first_at:
-            stream.first_at = now
+        if not stream.first_step_at:
+            stream.first_step_at = now
             metrics.count("prompt_tokens_total", context.num_input_tokens)
             if context.arrived and context.stream:
                 metrics.observe("time_to_first_token_seconds", now - context.arrived)
-        if finish:
-            metrics.count("request_success_total", finished_reason=finish.text)
+        if stream.finish_reason:
+            metrics.count("request_success_total", finished_reason=stream.finish_reason.text)
             if context.arrived:
                 metrics.observe("e2e_request_latency_seconds", now - context.arrived)
             if (tokens := results[0].num_output_tokens) > 1 and context.stream:
-                each = (now - stream.first_at) / (tokens - 1)
+                each = (now - stream.first_step_at) / (tokens - 1)
                 metrics.observe("time_per_output_token_seconds", each)
 
-    def _open(self, place: Place, step: EngineStep, now: float) -> TextSequence | BeamSequences:
-        """A stream met for the first time; room is made for it, oldest first."""
+    def _open(self, stream_id: StreamId, step: EngineStep, now: float) -> Stream:
+        """Begin a new stream; drop old ones to make room."""
         self._contexts.sweep(now)
         while self._ended:
             oldest_end = next(iter(self._ended.values()))
-            if len(self._ended) <= _ENDED and now - oldest_end.heard_at < _ENDED_S:
+            if len(self._ended) <= _MAX_ENDED and now - oldest_end.last_step_at < _ENDED_S:
                 break
             self._ended.popitem(last=False)
         too_old = now - self._settings.max_stream_age_s
         while self._streams:
             oldest = next(iter(self._streams.values()))
             full = len(self._streams) >= self._settings.max_streams
-            if not full and oldest.used_at > too_old:
+            if not full and oldest.last_step_at > too_old:
                 break
             self._close(next(iter(self._streams)))
-            if oldest.used_at > too_old:
-                self.shed += 1
-                if self._metrics is not None:
-                    self._metrics.count("streams_shed_total")
-        context = self._context(place, keep=step.sequence is not None)
-        stream = self._streams[place] = (
+            if oldest.last_step_at > too_old and self._metrics is not None:
+                self._metrics.count("streams_shed_total")
+        context = self._context(stream_id, keep=step.sequence is not None)
+        stream = self._streams[stream_id] = (
             TextSequence(self.tokenizer, context)
             if len(step.beams) == 1
             else BeamSequences(self.tokenizer, context, len(step.beams))
         )
-        stream.asked_at = now
+        stream.checked_at = now
         return stream
 
-    def _close(self, place: Place) -> None:
-        """Forget a stream; with the last one of its row the row's context is released."""
-        del self._streams[place]
-        key, row, _ = place
+    def _close(self, stream_id: StreamId) -> None:
+        """Forget a stream; the last one of its row releases the row's context."""
+        del self._streams[stream_id]
+        key, row, _ = stream_id
         several = (key, row) in self._recent
         if not several or all(other[:2] != (key, row) for other in self._streams):
             self._contexts.release(key, row)
 
-    def _context(self, place: Place, *, keep: bool) -> RequestContext:
-        """The context of a row; *keep* it for the row's other sequences."""
-        key, row, _ = place
+    def _context(self, stream_id: StreamId, *, keep: bool) -> RequestContext:
+        """The context of a row; *keep* it for further sequences of the row."""
+        key, row, _ = stream_id
         context = self._contexts.take(key, row) or self._recent.get((key, row))
         if context is None:
-            logger.warning("stream %d has lost its context: no stop strings, no counts", key)
+            logger.warning("stream %d has no context: no stop strings, no token counts", key)
             return RequestContext(
                 num_input_tokens=0,
                 end_ids=self.tokenizer.eos_ids,
@@ -260,7 +263,7 @@ class Postprocessor:
             )
         if keep:
             self._recent[key, row] = context
-            while len(self._recent) > _RECENT:
+            while len(self._recent) > _MAX_RECENT:
                 self._recent.popitem(last=False)
         return context
 
@@ -285,39 +288,42 @@ class Postprocessor:
 def output_arrays(
     steps: Sequence[Sequence[TextStep]], *, log_probs: bool, ids: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of one response, from steps [rows][beams].
+    """Arrays of one response.
 
-    OUTPUT and OUT_FINISH_REASON are BYTES [rows, beams], NUM_INPUT_TOKENS int32 [rows, 1],
-    NUM_OUTPUT_TOKENS int32 [rows, beams], OUT_LOG_PROBS float32 [rows, 1, n] padded with 0,
-    CUM_LOG_PROBS float32 [rows, 1], OUT_IDS int32 [rows, beams, n] padded with -1. Every tensor
-    costs on its way, so what says nothing before the end of an answer goes out with the end only,
-    and the ids where somebody reads them.
+    Each tensor costs time, so finish reasons and counts go out with the end only.
+
+    Args:
+        steps: [rows][beams].
+        log_probs: whether to send log-probabilities.
+        ids: whether to send token ids.
+
+    Returns:
+        OUTPUT and OUT_FINISH_REASON are BYTES [rows, beams], NUM_INPUT_TOKENS int32 [rows, 1],
+        NUM_OUTPUT_TOKENS int32 [rows, beams], OUT_LOG_PROBS float32 [rows, 1, n] padded with 0,
+        CUM_LOG_PROBS float32 [rows, 1], OUT_IDS int32 [rows, beams, n] padded with -1.
     """
     arrays: dict[str, npt.NDArray[Any]] = {
         "OUTPUT": _strings([[step.text for step in row] for row in steps])
     }
     if any(row[0].finish_reason for row in steps):
-        reasons = [[step.finish_reason.text for step in row] for row in steps]
-        arrays["OUT_FINISH_REASON"] = _strings(reasons)
-        inputs = [[row[0].num_input_tokens] for row in steps]
-        arrays["NUM_INPUT_TOKENS"] = np.array(inputs, dtype=np.int32)
+        arrays["OUT_FINISH_REASON"] = _strings([[s.finish_reason.text for s in r] for r in steps])
+        arrays["NUM_INPUT_TOKENS"] = np.array([[r[0].num_input_tokens] for r in steps], np.int32)
         outputs = [[step.num_output_tokens for step in row] for row in steps]
         arrays["NUM_OUTPUT_TOKENS"] = np.array(outputs, dtype=np.int32)
     if log_probs:
-        values = [row[0].log_probs for row in steps]
-        padded = np.zeros((len(values), 1, max(1, *map(len, values))), dtype=np.float32)
-        for at, numbers in enumerate(values):
-            padded[at, 0, : len(numbers)] = numbers
-        arrays["OUT_LOG_PROBS"] = padded
+        arrays["OUT_LOG_PROBS"] = _padded([[row[0].log_probs] for row in steps], 0, np.float32)
         arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
     if ids:
-        width = max(1, *(len(step.token_ids) for row in steps for step in row))
-        kept = np.full((len(steps), len(steps[0]), width), -1, dtype=np.int32)
-        for at, row in enumerate(steps):
-            for beam, step in enumerate(row):
-                kept[at, beam, : len(step.token_ids)] = step.token_ids
-        arrays["OUT_IDS"] = kept
+        arrays["OUT_IDS"] = _padded(
+            [[step.token_ids for step in row] for row in steps], -1, np.int32
+        )
     return arrays
+
+
+def _padded(rows: list[list[Sequence[float]]], fill: int, dtype: Any) -> npt.NDArray[Any]:
+    width = max(1, *(len(values) for row in rows for values in row))
+    padded = [[[*values, *[fill] * (width - len(values))] for values in row] for row in rows]
+    return np.array(padded, dtype=dtype)
 
 
 def _strings(values: list[list[str]]) -> npt.NDArray[np.object_]:

@@ -1,4 +1,4 @@
-"""Ends a text exactly before its first stop string."""
+"""Cut a text exactly at its first stop string."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Iterable
 
 
 class StopStrings:
-    """Passes text through until a stop string is complete, however the text is cut.
+    """Passes text through until a stop string is complete, for any division of the text.
 
-    The stop string that is complete first wins (as it would have stopped the engine); of several
-    that end at the same place, the longest. Text that could be the beginning of a stop string is
-    held back: at most the longest stop string less one character.
+    The stop string that is complete first wins, because it would have stopped the engine. If
+    several end at the same place, the longest wins. Text that may begin a stop string is held
+    back: at most the length of the longest stop string less one.
+
+    Attributes:
+        stopped: whether a stop string was found.
     """
 
     __slots__ = ("_held", "_include", "_longest", "_stops", "stopped")
@@ -23,14 +26,16 @@ class StopStrings:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """What of the held-back text and *text* is certain to stand before any stop string.
-        Nothing once `stopped`."""
+        """The part of the held-back text and *text* that no stop string can include.
+
+        Once `stopped`, it is empty.
+        """
         if self.stopped:
             return ""
         if not self._stops:
             return text
         text = self._held + text
-        # Longest first, so that min() keeps the longest of those that end at the same place.
+        # The longest come first, so min() prefers them among those that end at the same place.
         ends = [(at + len(s), s) for s in self._stops if (at := text.find(s)) >= 0]
         if ends:
             end, stop = min(ends, key=lambda match: match[0])
@@ -42,12 +47,12 @@ class StopStrings:
         return text[:certain]
 
     def finish(self) -> str:
-        """What was held back; no stop string is in it."""
+        """The text held back so far; it includes no stop string."""
         held, self._held = self._held, ""
         return held
 
     def _certain(self, text: str) -> int:
-        """Index of the first character that may begin a stop string still to be completed."""
+        """Index of the first character that may begin an incomplete stop string."""
         for at in range(max(0, len(text) - self._longest + 1), len(text)):
             if any(s.startswith(text[at:]) for s in self._stops):
                 return at

@@ -1,4 +1,4 @@
-"""The text of one answer, step by step, and how it ends."""
+"""The text of one answer, step by step, and its end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from trt_tokenizers.tokenizers.base import Tokenizer
 
 @dataclass(slots=True)
 class TextStep:
-    """What the client gets of one response of the engine.
+    """What the client gets from one response of the engine.
 
     Attributes:
-        text: what is new.
-        finish_reason: NOT_FINISHED while the answer goes on.
-        num_output_tokens: so far; the end id is none of them.
-        token_ids: of this step, those that count.
-        log_probs: one per id of ``token_ids`` if there are any.
-        cum_log_prob: of all tokens so far.
-        stop_engine: the answer ended here (a stop string, a client that is gone), and the engine
-            goes on.
+        text: new text.
+        finish_reason: NOT_FINISHED while the answer continues.
+        num_output_tokens: tokens so far, without the end id.
+        token_ids: ids of this step that belong to the answer.
+        log_probs: one per id of ``token_ids``, or empty.
+        cum_log_prob: sum over all tokens so far.
+        stop_engine: the answer ended here (stop string, client gone), but the engine continues.
     """
 
     text: str
@@ -35,11 +34,11 @@ class TextStep:
     cum_log_prob: float = 0.0
     stop_engine: bool = False
 
-    def no_more(self, finish: FinishReason) -> TextStep:
-        """What is said after the end: the same counts, and nothing new."""
+    def after_end(self, finish_reason: FinishReason) -> TextStep:
+        """The step for responses after the end: the same counts and no text."""
         return TextStep(
             text="",
-            finish_reason=finish,
+            finish_reason=finish_reason,
             num_input_tokens=self.num_input_tokens,
             num_output_tokens=self.num_output_tokens,
             cum_log_prob=self.cum_log_prob,
@@ -49,10 +48,14 @@ class TextStep:
 class TextSequence:
     """State of one sequence.
 
-    Many engines do not say which response is their last, so the end is worked out here as well:
-    an end id, as many tokens as were asked for, a stop word's ids at the end of a response, or,
-    of a request that does not stream, its one response. Whatever it was, what was held back (half
-    a character, the beginning of a stop string) goes out with it.
+    Many engines do not mark their last response. Therefore the end is inferred as well: an end id,
+    max_tokens reached, a stop word's ids at the end of a response, or the one response of a request
+    that does not stream. Text held back (half a character, the beginning of a stop string) goes
+    out with the end.
+
+    Attributes:
+        finish_reason: why the sequence ended, NOT_FINISHED before.
+        first_step_at, last_step_at, checked_at: times that postprocessing keeps for its stream.
     """
 
     __slots__ = (
@@ -63,11 +66,11 @@ class TextSequence:
         "_stops",
         "_tail",
         "_tokens",
-        "asked_at",
+        "checked_at",
         "context",
         "finish_reason",
-        "first_at",
-        "used_at",
+        "first_step_at",
+        "last_step_at",
     )
 
     def __init__(self, tokenizer: Tokenizer, context: RequestContext) -> None:
@@ -82,20 +85,32 @@ class TextSequence:
         self._tokens = 0
         self._cum_log_prob = 0.0
         self.finish_reason = FinishReason.NOT_FINISHED
-        self.first_at = self.used_at = self.asked_at = 0.0
+        self.first_step_at = self.last_step_at = self.checked_at = 0.0
 
     def step(
-        self, ids: Sequence[int], engine_says: FinishReason, log_probs: Sequence[float] = ()
+        self,
+        ids: Sequence[int],
+        engine_reason: FinishReason,
+        log_probs: Sequence[float] = (),
+        *,
+        last: bool = False,
     ) -> TextStep:
-        """New *ids* -> new text."""
+        """New token ids -> new text.
+
+        Args:
+            ids: the new token ids.
+            engine_reason: why the engine ended the sequence, if it did and said why.
+            log_probs: one per id, or empty.
+            last: whether this is the engine's last response, whatever the reason.
+        """
         text, self._echo = self._echo, ""
         kept: Sequence[int] = ()
         stop_engine = False
         if not self.finish_reason:
-            kept, new, finish = self._take(ids, engine_says)
+            kept, new, finish = self._take(ids, engine_reason, last or not self.context.stream)
             text += new
             self.finish_reason = finish
-            stop_engine = self._stops.stopped and not engine_says
+            stop_engine = self._stops.stopped and not (engine_reason or last)
             log_probs = log_probs[: len(kept)]
             self._cum_log_prob += sum(log_probs)
         return TextStep(
@@ -110,10 +125,10 @@ class TextSequence:
         )
 
     def _take(
-        self, ids: Sequence[int], engine_says: FinishReason
+        self, ids: Sequence[int], engine_reason: FinishReason, last: bool
     ) -> tuple[Sequence[int], str, FinishReason]:
-        """The ids that count, their text, and whether the answer ends with them."""
-        context, finish = self.context, engine_says
+        """The ids that belong to the answer, their text, and the finish reason."""
+        context, finish = self.context, engine_reason
         if not self._end_ids.isdisjoint(ids):
             ids = ids[: next(n for n, i in enumerate(ids) if i in self._end_ids)]
             finish = FinishReason.STOP
@@ -125,7 +140,7 @@ class TextSequence:
             text = self._decoder.feed(ids)
             self._tokens += len(ids)
         if not finish:
-            finish = self._inferred_finish_reason(ids)
+            finish = self._inferred_finish_reason(ids, last)
         if finish:
             text += self._stops.feed(self._decoder.finish()) + self._stops.finish()
             if self._stops.stopped:
@@ -133,15 +148,18 @@ class TextSequence:
         return ids, text, finish
 
     def _until_stop(self, ids: Sequence[int]) -> tuple[Sequence[int], str, bool]:
-        """One id at a time: which token completes a stop string must not depend on how the
-        engine cut its tokens into responses. A stop word that is a special token has no text,
-        so its ids are looked for as well."""
+        """Decode up to the first stop string: the ids, their text, and whether it was found.
+
+        It decodes one id at a time: which token completes a stop string must not depend on how the
+        engine divides tokens into responses. It also looks for stop ids, because a stop word that
+        is a special token has no text.
+        """
         text = ""
         for count, token_id in enumerate(ids, 1):
             self._tokens += 1
             piece = self._decoder.feed((token_id,))
             if self._tokens < self.context.min_tokens:
-                text += piece  # too early for any end
+                text += piece  # before min_tokens nothing ends the answer
                 continue
             text += self._stops.feed(piece)
             if self._stops.stopped:
@@ -157,50 +175,54 @@ class TextSequence:
         self._tail = (*self._tail, *ids)[-max(map(len, words)) :]
         return any(self._tail[-len(word) :] == word for word in words)
 
-    def _inferred_finish_reason(self, ids: Sequence[int]) -> FinishReason:
+    def _inferred_finish_reason(self, ids: Sequence[int], last: bool) -> FinishReason:
         context = self.context
         if context.max_tokens and self._tokens >= context.max_tokens:
             return FinishReason.LENGTH
-        # With stop strings they were looked for one by one.
+        # With stop strings `_until_stop` has looked for the stop ids.
         if not context.stop_strings and self._ends_in_stop_ids(ids):
             return FinishReason.STOP
-        return FinishReason.NOT_FINISHED if context.stream else FinishReason.STOP
+        return FinishReason.STOP if last else FinishReason.NOT_FINISHED
 
 
 class BeamSequences:
-    """The beams of one sequence, whose responses carry every beam whole.
+    """The beams of one sequence; every response carries all ids of every beam.
 
-    Text that went out cannot be taken back, and the beams change places while they run. So only
-    what all beams have in common is certain and goes out; each beam's own rest follows with the
-    end. Nobody ever reads text that a better beam then contradicts.
+    Beams may swap places while they run, and sent text cannot be taken back. So the text that all
+    beams share goes out at once, and the rest of each beam with the end.
+
+    Attributes:
+        finish_reason, first_step_at, last_step_at, checked_at: see `TextSequence`.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: RequestContext, beams: int) -> None:
         self.context = context
         self._beams = [TextSequence(tokenizer, context) for _ in range(beams)]
         self._certain = 0
-        self.first_at = self.used_at = self.asked_at = 0.0
+        self.finish_reason = FinishReason.NOT_FINISHED
+        self.first_step_at = self.last_step_at = self.checked_at = 0.0
 
-    @property
-    def finish_reason(self) -> FinishReason:
-        return self._beams[0].finish_reason
-
-    def step(self, beams: Sequence[Sequence[int]], engine_says: FinishReason) -> list[TextStep]:
-        """Every beam's ids from its beginning -> every beam's new text."""
-        if engine_says or not self.context.stream or all(map(self._ended, beams)):
-            start, self._certain = self._certain, max(map(len, beams))
-            return [
-                beam.step(ids[start:], engine_says)
-                for beam, ids in zip(self._beams, beams, strict=True)
-            ]
-        common = 0
-        for ids in zip(*beams, strict=False):
-            if len(set(ids)) > 1:
-                break
-            common += 1
-        start, self._certain = self._certain, max(self._certain, common)
-        new = beams[0][start : self._certain]
-        return [beam.step(new, FinishReason.NOT_FINISHED) for beam in self._beams]
+    def step(
+        self, beams: Sequence[Sequence[int]], engine_reason: FinishReason, *, last: bool = False
+    ) -> list[TextStep]:
+        """All ids of every beam -> the new text of every beam."""
+        start, last = self._certain, last or not self.context.stream
+        if engine_reason or last or all(map(self._ended, beams)):
+            self._certain = max(map(len, beams))
+            new = [ids[start:] for ids in beams]
+        else:
+            common = next(
+                (at for at, ids in enumerate(zip(*beams, strict=False)) if len(set(ids)) > 1),
+                min(map(len, beams)),
+            )
+            self._certain = max(start, common)
+            new = [beams[0][start : self._certain]] * len(beams)
+        steps = [
+            beam.step(ids, engine_reason, last=last)
+            for beam, ids in zip(self._beams, new, strict=True)
+        ]
+        self.finish_reason = steps[0].finish_reason
+        return steps
 
     def _ended(self, ids: Sequence[int]) -> bool:
         context = self.context

@@ -1,1 +1,1 @@
-"""What the processes of one server hand each other."""
+"""Data that the processes of one server exchange."""

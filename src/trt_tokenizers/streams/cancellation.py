@@ -1,8 +1,8 @@
-"""From postprocessing to the engine: these streams need no more tokens.
+"""From postprocessing to the engine: cancel these streams.
 
-A stop string is found after the engine, and Triton tells a running ensemble step nothing, so the
-two Python models talk by themselves: one datagram socket in the server's stream folder. Sending
-never waits; where nobody listens, the engine just goes on to its own end.
+Postprocessing finds stop strings after the engine has run, and Triton offers no way back. So the
+two Python models use a datagram socket in the server's stream folder. Sending never blocks. If no
+engine listens, the stream runs to its own end.
 """
 
 from __future__ import annotations
@@ -13,41 +13,31 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 logger = logging.getLogger(__name__)
 
-#: Inputs of the request that stops another one of the same id, for TensorRT-LLM's C++ backend.
-STOP_REQUEST: dict[str, npt.NDArray[Any]] = {
-    "input_ids": np.zeros((1, 1), dtype=np.int32),
-    "input_lengths": np.ones((1, 1), dtype=np.int32),
-    "request_output_len": np.ones((1, 1), dtype=np.int32),
-    "stop": np.ones((1, 1), dtype=np.bool_),
-}
-
 _PREFIX = "engine-"
-_BATCH = 512  # keys in one datagram
+_KEY = struct.Struct("<Q")
 
 
 class CancelReceiver:
-    """The engine's end: calls *stop* with each key, from a thread of its own."""
+    """The engine's end of the socket."""
 
-    def __init__(self, directory: Path, stop: Callable[[int], None]) -> None:
-        # A name of its own: while a model is reloaded, two engines listen.
+    def __init__(self, directory: Path, cancel: Callable[[int], None]) -> None:
+        """Listen in *directory*; call *cancel* with each key, on a thread of the receiver."""
+        # While Triton reloads a model, two engines listen.
         self._path = directory / f"{_PREFIX}{os.getpid()}-{id(self)}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._path))
-        self._stop = stop
+        self._cancel = cancel
         self._closed = False
-        self._thread = threading.Thread(target=self._listen, name="stop-listener", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="cancel-receiver", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        """Stop listening."""
         self._closed = True
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -58,33 +48,30 @@ class CancelReceiver:
     def _listen(self) -> None:
         while not self._closed:
             try:
-                data = self._socket.recv(8 * _BATCH)
-                for (key,) in struct.iter_unpack("<Q", data[: len(data) // 8 * 8]):
-                    self._stop(key)
-            except Exception:  # one message must not end all the others
-                logger.exception("a stop could not be handed to the engine")
+                data = self._socket.recv(_KEY.size + 1)
+                if len(data) == _KEY.size:
+                    self._cancel(*_KEY.unpack(data))
+            except Exception:  # a bad message must not stop later ones
+                logger.exception("a stream could not be cancelled; it runs to its own end")
 
 
 class CancelSender:
-    """Postprocessing's end."""
+    """Postprocessing's end of the socket."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
-    def send(self, keys: Iterable[int]) -> None:
-        """Stop *keys*; an engine passes over what it does not know (any more).
+    def send(self, key: int) -> None:
+        """Ask the engines to cancel a stream; an engine ignores keys that it does not know.
 
-        A message may be lost where the engine's queue is full; send it again while tokens come.
+        A message is lost if the engine's queue is full: send again while its tokens arrive.
         """
-        every = list(keys)
-        for at in range(0, len(every), _BATCH):
-            some = every[at : at + _BATCH]
-            data = struct.pack(f"<{len(some)}Q", *some)
-            for path in self._directory.glob(f"{_PREFIX}*"):
-                with contextlib.suppress(OSError):
-                    self._socket.sendto(data, str(path))
+        for path in self._directory.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                self._socket.sendto(_KEY.pack(key), str(path))
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()

@@ -1,57 +1,56 @@
-"""A stream's context on its way from preprocessing to postprocessing.
+"""The context of each stream, handed from preprocessing to postprocessing.
 
-Triton passes nothing from the one to the other beside the engine's own tensors, so what
-postprocessing has to know of a stream lies on tmpfs, written once, read once, removed: in a slot
-of shared memory that its key names (`slots`), or by name (`smalltexts`) if it is too long for one,
-under a client's request id, or a further row of a request. The folder is private to the server: it
-is named after the tritonserver process, which is the parent of every Python model.
+Triton passes nothing between the two models except the engine's tensors. Preprocessing therefore
+writes what postprocessing must know to a file on tmpfs, in a folder named after the tritonserver
+process, the parent of all Python models of a server.
+
+``waiting-KEY-ROW`` holds a context until postprocessing takes it and thereby renames it to
+``running-KEY-ROW``, which exists until the stream ends. A draining server waits for these files.
+Renaming and `touch` update a file's ctime, the last sign of life of its stream.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import stat
-import struct
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.streams import slots, smalltexts
-from trt_tokenizers.streams.slots import PLACED, Slots
-from trt_tokenizers.streams.smalltexts import SmallTexts
-from trt_tokenizers.streams.stream_folder import MARK, stream_folder
+from trt_tokenizers.streams import stream_folder as folders
+from trt_tokenizers.streams.stream_key import KEY_BITS
 
-#: How often the folder is looked at for the mark of a server that is to stop. Seconds.
+#: Seconds between two checks whether the server is draining.
 LOOK_S = 0.05
-_MANY = 4096  # calls of sweep() between two looks, at the most
+_SWEEP_CALLS = 4096  # calls of sweep() between two scans of the folder, at most
+_MAX_CONTEXTS = 65536  # in a folder
 
 logger = logging.getLogger(__name__)
 
 
 class RequestContext(NamedTuple):
-    """What postprocessing has to know of one sequence.
+    """What postprocessing must know of one sequence.
 
     Attributes:
-        num_input_tokens: ids of the prompt.
-        end_ids: ids that end the answer and are no part of its text.
+        num_input_tokens: token ids of the prompt.
+        end_ids: ids that end the answer; its text does not include them.
         stop_strings: texts that end the answer.
-        include_stop: whether the stop string that ended it stays in the text.
-        skip_special_tokens: whether special tokens are left out of the text.
-        echo: the prompt's text, to stand before the answer; empty if not asked for.
-        continues: whether the answer goes on in the text of the prompt; otherwise it begins a text
-            of its own, where SentencePiece-like tokenizers drop a space.
+        include_stop: whether the text includes the stop string that ended it.
+        skip_special_tokens: whether the text omits special tokens.
+        echo: the prompt's text, to prepend to the answer; empty if the client did not ask for it.
+        continues: whether the answer continues the prompt's text. Otherwise it begins a new text,
+            and SentencePiece-like tokenizers drop a leading space.
         stream: whether the client asked for a stream; otherwise the first response is the last.
-        max_tokens: tokens of the answer, the end id included, at the most; 0: not known.
-        min_tokens: nothing but max_tokens ends the answer before.
-        arrived: when preprocessing got the request, seconds of `time.monotonic`; 0: not known.
-        stop_ids: token ids of the stop words, in every tokenization the engine was given.
+        max_tokens: maximum tokens of the answer, end id included; 0: unknown.
+        min_tokens: before this many tokens only max_tokens ends the answer.
+        arrived: when preprocessing got the request, seconds of `time.monotonic`; 0: unknown.
+        stop_ids: token ids of the stop words, in every tokenization that the engine got.
     """
 
     num_input_tokens: int
@@ -68,143 +67,76 @@ class RequestContext(NamedTuple):
     stop_ids: tuple[tuple[int, ...], ...] = ()
 
     def to_record(self) -> bytes:
-        flags = (
-            self.include_stop
-            | self.skip_special_tokens << 1
-            | self.continues << 2
-            | self.stream << 3
-        )
-        numbers = _NUMBERS.pack(
-            self.num_input_tokens, self.max_tokens, self.min_tokens, self.arrived, flags
-        )
-        if self.stop_strings or self.echo:  # the client's own words: another request has others
-            return numbers + _dumps(self.end_ids, self.stop_ids, self.stop_strings, self.echo)
-        return numbers + _dumps_again(self.end_ids, self.stop_ids)
+        """The context as JSON: a list of the fields in order."""
+        return json.dumps(self).encode()
 
     @classmethod
     def from_record(cls, record: bytes) -> RequestContext:
         """The inverse of `to_record`.
 
         Raises:
-            ValueError, TypeError, struct.error: *record* is none.
+            ValueError, TypeError: *record* is not a context.
         """
-        num_input_tokens, max_tokens, min_tokens, arrived, flags = _NUMBERS.unpack_from(record)
-        texts = record[_NUMBERS.size :]
-        loads = _loads_again if len(texts) <= slots.ROOM else _loads
-        end_ids, stop_ids, stop_strings, echo = loads(texts)
-        return cls(
-            num_input_tokens=num_input_tokens,
-            end_ids=end_ids,
-            stop_strings=stop_strings,
-            include_stop=bool(flags & 1),
-            skip_special_tokens=bool(flags & 2),
-            echo=echo,
-            continues=bool(flags & 4),
-            stream=bool(flags & 8),
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            arrived=arrived,
-            stop_ids=stop_ids,
+        fields = cls(*json.loads(record))
+        return fields._replace(  # JSON has no tuples
+            end_ids=tuple(fields.end_ids),
+            stop_strings=tuple(fields.stop_strings),
+            stop_ids=tuple(map(tuple, fields.stop_ids)),
         )
 
 
-_NUMBERS = struct.Struct("<qqqdB")
-
-
-def _dumps(
-    end_ids: tuple[int, ...],
-    stop_ids: tuple[tuple[int, ...], ...],
-    stop_strings: tuple[str, ...] = (),
-    echo: str = "",
-) -> bytes:
-    return json.dumps((end_ids, stop_ids, stop_strings, echo)).encode()
-
-
-def _loads(texts: bytes) -> Any:
-    return _tuples(json.loads(texts))
-
-
-# Most requests of a server differ in numbers only.
-_dumps_again = lru_cache(64)(_dumps)
-_loads_again = lru_cache(64)(_loads)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 class ContextStore:
-    """Contexts by key, shared by the Python models of one server."""
+    """Contexts by key and row, shared by the Python models of one server."""
+
+    # It calls `os` directly: pathlib and file objects cost more than the system calls.
 
     def __init__(self, directory: Path | None = None, max_age_s: float = 3600.0) -> None:
-        """
+        """Open the store and create its folder if needed.
+
         Args:
-            directory: where; by default a folder on tmpfs named after the parent process.
-            max_age_s: a context that nobody took for so long is removed by `sweep`.
+            directory: the folder; by default the stream folder of the parent process.
+            max_age_s: seconds without a sign of life after which `sweep` removes a context.
 
         Raises:
-            SettingsError: the folder is not ours alone.
+            SettingsError: the folder belongs to another user or is open to others.
         """
-        self._directory = directory or stream_folder(os.getppid())
-        self._slots = Slots(self._directory)
-        self._texts = SmallTexts(self._directory)
-        self._mark_of_drain = f"{self._directory}/{MARK}"
+        self.directory = directory or folders.stream_folder(os.getppid())
+        self._waiting = f"{self.directory}/{folders.WAITING}"
+        self._running = f"{self.directory}/{folders.RUNNING}"
+        self._drain_mark = f"{self.directory}/{folders.MARK}"
         self._draining = False
         self._next_look = 0.0
         self._max_age_s = max_age_s
         self._next_sweep = time.monotonic() + max_age_s / 4
         self._calls = 0
-        # Several models share the folder; the last one to leave removes it.
-        self._mark = self._directory / f"user-{os.getpid()}-{id(self)}"
-        self._make()
+        # Several models share the folder; the last one that closes its store removes it.
+        self._user_mark = self.directory / f"user-{os.getpid()}-{id(self)}"
+        self._scratch = f"{self._user_mark}-new"
+        self._make_folder()
 
-    def _make(self) -> None:
-        """The folder, private: whoever can write here speaks for the clients."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._directory.lstat()
-        if (
-            not stat.S_ISDIR(found.st_mode)
-            or found.st_uid != os.geteuid()
-            or stat.S_IMODE(found.st_mode) & 0o077
-        ):
-            raise SettingsError(
-                f"{self._directory} belongs to somebody else or is open to others; remove it"
-            )
-        self._mark.touch(mode=0o600)
-
-    @property
-    def directory(self) -> Path:
-        return self._directory
+    def _make_folder(self) -> None:
+        """Create the folder, private: a process that can write here can answer for clients."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.directory.lstat()
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if not ours or stat.S_IMODE(found.st_mode) & 0o077:
+            raise SettingsError(f"{self.directory} is not private to this user; remove it")
+        self._user_mark.touch(mode=0o600)
 
     def __len__(self) -> int:
-        """Contexts that wait to be taken."""
-        every = (*slots.found(self._directory), *smalltexts.found(self._directory))
-        return sum(waits for waits, _ in every)
+        """Number of contexts that wait to be taken."""
+        return sum(stream.waits for stream in folders.open_streams(self.directory))
 
     def put(self, *contexts: RequestContext) -> int:
-        """Store the contexts of a request's rows, under a new key that no other request has."""
-        record = contexts[0].to_record()
-        try:
-            key = self._slots.put(record)
-        except FileNotFoundError:  # somebody emptied /dev/shm
-            self._make()
-            key = self._slots.put(record)
-        while key is None:
-            free = secrets.randbelow(PLACED)
-            if self._put_named(free, 0, record):
-                key = free
-        try:
-            for row, context in enumerate(contexts[1:], 1):
-                self._put_named(key, row, context.to_record())
-        except OSError:  # tmpfs is full
-            for row in range(len(contexts)):
-                self.discard(key, row)
-            raise
-        return key
+        """Store the contexts of a request's rows under a new key; if that fails, none is left."""
+        while True:
+            key = int.from_bytes(os.urandom(8), "little") % (1 << KEY_BITS)
+            with contextlib.suppress(FileExistsError):
+                self._put_rows(key, contexts)
+                return key
 
     def put_each(self, contexts: Sequence[RequestContext]) -> list[int]:
-        """Store every context under a key of its own."""
+        """Store each context under its own new key; if that fails, none is left."""
         keys: list[int] = []
         try:
             for context in contexts:
@@ -216,95 +148,102 @@ class ContextStore:
         return keys
 
     def put_under(self, key: int, contexts: Sequence[RequestContext]) -> None:
-        """Store the contexts of a request's rows under a key that came from elsewhere."""
-        for row, context in enumerate(contexts):
-            while not self._put_named(key, row, context.to_record()):
-                self._texts.discard(key, row)  # a client used its id again
+        """Store the contexts of a request's rows under the key of a client's request id.
 
-    def _put_named(self, key: int, row: int, record: bytes) -> bool:
-        """False if there is one already."""
-        text = record.hex()
+        They replace contexts that wait under this key: the client used its id again.
+        """
+        self._put_rows(key, contexts, replace=True)
+
+    def _put_rows(self, key: int, rows: Sequence[RequestContext], replace: bool = False) -> None:
+        for row, context in enumerate(rows):
+            path = f"{self._waiting}{key}-{row}"
+            try:
+                # Postprocessing may already look for a client's id: it must see a whole record.
+                self._write(self._scratch if replace else path, context.to_record())
+                if replace:
+                    os.rename(self._scratch, path)  # noqa: PTH104
+            except OSError:  # tmpfs is full, or the key is in use
+                for written in range(row):
+                    self.discard(key, written)
+                raise
+
+    def _write(self, path: str, record: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
-            return self._texts.put(key, row, text)
+            descriptor = os.open(path, flags, 0o600)
         except FileNotFoundError:  # somebody emptied /dev/shm
-            self._make()
-            return self._texts.put(key, row, text)
+            self._make_folder()
+            descriptor = os.open(path, flags, 0o600)
+        try:
+            while record:
+                record = record[os.write(descriptor, record) :]
+        except OSError:
+            os.unlink(path)  # noqa: PTH108
+            raise
+        finally:
+            os.close(descriptor)
 
     def has(self, key: int, row: int = 0) -> bool:
         """Whether a context waits."""
-        return self._slots.has(key) if _in_slot(key, row) else self._texts.has(key, row)
+        return os.path.exists(f"{self._waiting}{key}-{row}")  # noqa: PTH110
 
     def take(self, key: int, row: int = 0) -> RequestContext | None:
-        """The context of a row of *key*, once; None if there is none, or none that can be read.
-
-        From now on its stream runs, until `release`: whoever stops the server waits for that.
-        """
-        kept = self._slots.take(key) if _in_slot(key, row) else self._texts.take(key, row)
-        if kept is None:
+        """The context of a row, once; None if none waits or if it cannot be read."""
+        running = f"{self._running}{key}-{row}"
+        try:
+            os.rename(f"{self._waiting}{key}-{row}", running)  # noqa: PTH104
+            descriptor = os.open(running, os.O_RDONLY)
+        except FileNotFoundError:
             return None
         try:
-            record = bytes.fromhex(kept) if isinstance(kept, str) else kept
+            record = os.read(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+        try:
             return RequestContext.from_record(record)
-        except (ValueError, TypeError, struct.error):
-            logger.error("the context of stream %d cannot be read: %r", key, kept[:80])
+        except (ValueError, TypeError):
+            logger.error("the context of stream %d cannot be read: %r", key, record[:80])
             return None
 
     def discard(self, key: int, row: int = 0) -> None:
-        """Remove the context of a stream that will not reach postprocessing."""
-        if _in_slot(key, row):
-            self._slots.discard(key)
-        else:
-            self._texts.discard(key, row)
+        """Remove a waiting context: its stream will not reach postprocessing."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._waiting}{key}-{row}")  # noqa: PTH108
 
     def touch(self, key: int, row: int = 0) -> None:
-        """The stream goes on. To be called every few seconds, not per token."""
-        if _in_slot(key, row):
-            self._slots.touch(key)
-        else:
-            self._texts.touch(key, row)
+        """Record that a running stream is alive. Call it every few seconds, not per token."""
+        with contextlib.suppress(FileNotFoundError):  # it had no context, or was swept
+            os.utime(f"{self._running}{key}-{row}")
 
     def release(self, key: int, row: int = 0) -> None:
-        """The stream whose context was taken has ended."""
-        if _in_slot(key, row):
-            self._slots.release(key)
-        else:
-            self._texts.release(key, row)
+        """Record that a running stream has ended."""
+        with contextlib.suppress(FileNotFoundError):  # it had no context, or was swept
+            os.unlink(f"{self._running}{key}-{row}")  # noqa: PTH108
 
     def draining(self, now: float) -> bool:
-        """Whether the server is about to stop and takes no new requests, as of `LOOK_S` ago at the
-        earliest.
-
-        Args:
-            now: seconds of `time.monotonic`.
-        """
+        """Whether the server takes no new requests, at *now*, seconds of `time.monotonic`."""
         if now >= self._next_look:
             self._next_look = now + LOOK_S
-            self._draining = os.path.exists(self._mark_of_drain)  # noqa: PTH110
-            self._slots.look()
+            self._draining = os.path.exists(self._drain_mark)  # noqa: PTH110
         return self._draining
 
     def sweep(self, now: float) -> None:
-        """Remove what is older than ``max_age_s``, and the oldest where there are too many; looks
-        only now and then, so call it freely.
+        """Remove contexts that are too old or too many, at *now*, seconds of `time.monotonic`.
 
-        Args:
-            now: seconds of `time.monotonic`.
+        It scans the folder rarely, so most calls return at once.
         """
         self._calls += 1
-        if now < self._next_sweep and self._calls % _MANY:
+        if now < self._next_sweep and self._calls % _SWEEP_CALLS:
             return
         self._next_sweep = now + self._max_age_s / 4
-        self._slots.sweep(self._max_age_s)
-        self._texts.sweep(self._max_age_s)
+        streams = sorted(folders.open_streams(self.directory), key=lambda stream: stream.silent_s)
+        for number, stream in enumerate(streams):
+            if stream.silent_s > self._max_age_s or number >= _MAX_CONTEXTS:
+                stream.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave; the last of a server's models removes the folder."""
-        self._slots.close()
-        self._mark.unlink(missing_ok=True)
-        users = [int(mark.name.split("-")[1]) for mark in self._directory.glob("user-*")]
+        """Close the store. The last model of a server removes the folder."""
+        self._user_mark.unlink(missing_ok=True)
+        users = [int(mark.name.split("-")[1]) for mark in self.directory.glob("user-*")]
         if not any(Path(f"/proc/{pid}").exists() for pid in users):
-            shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _in_slot(key: int, row: int) -> bool:
-    return key >= PLACED and not row
+            shutil.rmtree(self.directory, ignore_errors=True)

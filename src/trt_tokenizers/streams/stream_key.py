@@ -1,4 +1,4 @@
-"""A stream's key and its end: what every response of it carries, and how."""
+"""A stream's key and finish reason: which stream a response belongs to, and how it ended."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import enum
 import hashlib
 
 from trt_tokenizers.errors import RequestError, SettingsError
-from trt_tokenizers.streams.slots import KEY_BITS, PLACED
 
+#: Keys are below 2**53: a JSON number holds no more without rounding.
+KEY_BITS = 53
 _KEY_MASK = (1 << KEY_BITS) - 1
-_REASONS = 4  # finish reasons; the sequence's number stands above them
-#: Sequences of one key, at the most: all of it fits into an int64.
+_REASONS = 4  # finish reasons; the bits above them hold the sequence's number
+#: Maximum sequences of one key, so that a packed key fits into an int64.
 MAX_SEQUENCES = 255
-#: How often Triton is asked whether a client is gone, which takes 60 µs. Seconds.
+#: Seconds between two questions to Triton whether a client is gone; each takes 60 µs.
 ASK_S = 0.1
 
 
 class FinishReason(enum.IntEnum):
-    """Why a stream ended. The numbers travel beside the key, see `pack`."""
+    """Why a stream ended. `pack` sends these numbers with the key."""
 
     NOT_FINISHED = 0
     STOP = 1
@@ -31,67 +32,83 @@ class FinishReason(enum.IntEnum):
 
 
 def pack(key: int, finish_reason: FinishReason) -> int:
-    """Key and finish reason in one number below 2**63: a Python engine's output ``stream_key``.
+    """Key and finish reason as one number below 2**63: a Python engine's output ``stream_key``.
 
-    One tensor less on the way of every token.
+    One tensor instead of two: each tensor costs time for every token.
     """
     return finish_reason << KEY_BITS | key
 
 
 def unpack(packed: int) -> tuple[int, FinishReason, int | None]:
-    """What `pack` made one of, and which sequence of the key it is, if there are several.
+    """The inverse of `pack`.
+
+    Returns:
+        key, finish reason, and the number of the sequence if the key has several, else None.
 
     Raises:
-        RequestError: nothing that `pack` made.
+        RequestError: *packed* is negative.
     """
     if packed < 0:
-        raise RequestError(f"STREAM_KEY is {packed}, which no engine of this package sends")
+        raise RequestError(
+            f"STREAM_KEY is {packed}, which no engine of this package sends; map the engine's "
+            "output stream_key to it"
+        )
     sequence, finish_reason = divmod(packed >> KEY_BITS, _REASONS)
     return packed & _KEY_MASK, FinishReason(finish_reason), sequence - 1 if sequence else None
 
 
 def sequence_key(key: int, sequence: int | None) -> int:
-    """What an engine knows a sequence of *key* by, and `pack` takes; None is the only one."""
+    """The key by which an engine knows a sequence of *key*; `pack` accepts it.
+
+    Args:
+        sequence: its number; None if the key has one sequence.
+    """
     return key if sequence is None else (sequence + 1) * _REASONS << KEY_BITS | key
 
 
-class StreamKeyTransport(enum.Enum):
-    """How a stream's key gets from preprocessing to postprocessing."""
+class StreamKeyTransport(str, enum.Enum):
+    """How a stream's key gets from preprocessing to postprocessing.
 
-    TENSOR = "tensor"  # a Python engine hands it on as its output stream_key
-    SEQUENCE_ID = "sequence_id"  # Triton does, from 25.02 on, as a response parameter
-    REQUEST_ID = "request_id"  # the client's own id of the request is the key
+    Members equal their names in the setting ``stream_key``.
+    """
+
+    TENSOR = "tensor"  # a Python engine returns it as its output stream_key
+    SEQUENCE_ID = "sequence_id"  # Triton passes it on, as a response parameter; 25.02 and newer
+    REQUEST_ID = "request_id"  # a hash of the client's request id is the key
 
     @classmethod
-    def choose(cls, wanted: str, *, response_parameters: bool) -> StreamKeyTransport:
-        """Once, when the model loads.
+    def choose(cls, name: str, *, response_parameters: bool) -> StreamKeyTransport:
+        """The transport for a value of the setting ``stream_key``.
 
         Args:
-            wanted: a carrier's name, or ``auto`` for what this server can do with any engine.
-            response_parameters: whether the server's Python backend has them (25.02 and newer).
+            name: a transport, or ``auto``: the best that this server offers with any engine.
+            response_parameters: whether the server's Python backend has response parameters
+                (Triton 25.02 and newer).
 
         Raises:
-            SettingsError: unknown, or this server cannot.
+            SettingsError: unknown name, or this server cannot do it.
         """
-        if wanted == "auto":
+        if name == "auto":
             return cls.SEQUENCE_ID if response_parameters else cls.REQUEST_ID
         try:
-            carrier = cls(wanted)
+            transport = cls(name)
         except ValueError:
-            known = ", ".join(carrier.value for carrier in cls)
-            raise SettingsError(
-                f"stream_key is {wanted!r}; it must be one of auto, {known}"
-            ) from None
-        if carrier is cls.SEQUENCE_ID and not response_parameters:
+            known = ", ".join(STREAM_KEY_VALUES)
+            raise SettingsError(f"stream_key is {name!r}; it must be one of {known}") from None
+        if transport is cls.SEQUENCE_ID and not response_parameters:
             raise SettingsError(
                 "stream_key is 'sequence_id', which needs Triton 25.02 or newer; set it to auto"
             )
-        return carrier
+        return transport
+
+
+#: Values of the setting ``stream_key``.
+STREAM_KEY_VALUES = ("auto", *(transport.value for transport in StreamKeyTransport))
 
 
 def key_of_request_id(request_id: str) -> int | None:
-    """The key of a client's request id; None for an empty one."""
+    """The key of a client's request id; None if it is empty."""
     if not request_id:
         return None
     digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % PLACED
+    return int.from_bytes(digest, "little") & _KEY_MASK

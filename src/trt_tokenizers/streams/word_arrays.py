@@ -17,9 +17,9 @@ TokenIds = tuple[int, ...]
 
 
 def to_array(rows: Sequence[Sequence[TokenIds]]) -> npt.NDArray[np.int32]:
-    """The word lists of a batch, int32 [len(rows), 2, n], n at least 1.
+    """The word lists of a batch as int32 [len(rows), 2, n], n at least 1.
 
-    A row without words has no offsets but -1, which the engine takes for an empty list.
+    All offsets of a row without words are -1; the engine reads that as an empty list.
     """
     width = max(1, *(max(sum(map(len, words)), len(words)) for words in rows))
     array = np.zeros((len(rows), 2, width), dtype=np.int32)
@@ -35,7 +35,7 @@ def from_array(row: npt.NDArray[np.int32]) -> tuple[TokenIds, ...]:
     """The words of one row, int32 [2, n].
 
     Raises:
-        RequestError: the offsets do not rise or point outside the ids.
+        RequestError: the offsets do not increase, or exceed the number of ids.
     """
     ids, offsets = row[0].tolist(), row[1].tolist()
     words, start = [], 0
@@ -43,7 +43,9 @@ def from_array(row: npt.NDArray[np.int32]) -> tuple[TokenIds, ...]:
         if end < 0:
             break
         if not start < end <= len(ids):
-            raise RequestError(f"word list offset {end} after {start} with {len(ids)} ids is wrong")
+            raise RequestError(
+                f"word list offset {end} is wrong; offsets must increase, to at most {len(ids)}"
+            )
         words.append(tuple(ids[start:end]))
         start = end
     return tuple(words)

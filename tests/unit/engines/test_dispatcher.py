@@ -414,18 +414,19 @@ def test_cancel_messages_survive_bad_messages_and_reloads(tmp_path: Path) -> Non
             raise RuntimeError("bug")
 
     old, sender = CancelReceiver(tmp_path, stop), CancelSender(tmp_path)
-    sender.send([1])
+    sender.send(1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         for path in tmp_path.glob("engine-*"):
             stranger.sendto(b"abc", str(path))
             stranger.sendto(b"", str(path))
     new = CancelReceiver(tmp_path, stop)
     old.close()
-    sender.send([2, 3])
+    sender.send(2)
+    sender.send(3)
     deadline = time.monotonic() + 5
     while len(stopped) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert stopped == [1, 2, 3]
     new.close()
-    sender.send([4])  # no receiver
+    sender.send(4)  # no receiver
     sender.close()

@@ -10,7 +10,7 @@ import pytest
 
 from preprocessing import process
 from trt_tokenizers.errors import RequestError
-from trt_tokenizers.processing.optional_inputs import as_declared, optional_arrays
+from trt_tokenizers.processing.optional_inputs import optional_arrays
 from trt_tokenizers.processing.postprocess import EngineStep, PostprocessingSettings, Postprocessor
 from trt_tokenizers.processing.preprocess import PreprocessingSettings, Preprocessor
 from trt_tokenizers.processing.request import TextRequest, scalars
@@ -53,14 +53,6 @@ def test_decoder_text(tokenizer: Tokenizer) -> None:
         arrays(tokenizer, TextRequest(decoder_text_input=[b"x" * 101]))
 
 
-def test_outputs_have_the_declared_types() -> None:
-    arrays = {"a": np.array([[1]], np.int32), "b": np.array([[-1]], np.int32), "c": IDS}
-    unsigned, signed = np.dtype("uint32"), np.dtype("int32")
-    made = as_declared(arrays, {"a": unsigned, "b": unsigned, "d": signed})
-    assert {name: array.dtype for name, array in made.items()} == {"a": unsigned}
-    assert as_declared({"b": arrays["b"]}, {"b": signed})["b"] is arrays["b"]
-
-
 def test_one_value_per_row() -> None:
     assert scalars({}, "x") is None
     assert scalars({"x": np.array([[1], [2]])}, "x") == [1, 2]
@@ -88,7 +80,7 @@ def test_the_prompt_before_the_answer(
     after = Postprocessor(
         PostprocessingSettings(str(bpe_dir), stream_key="request_id", prompt_in_output=True),
         store,
-        keys_return=True,
+        reusable_keys=True,
     )
     prompt = made["INPUT_ID"][0].tolist()
     answer = before.tokenizer.encode(" three")

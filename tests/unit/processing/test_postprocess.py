@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,26 @@ def contexts(tmp_path: Path) -> ContextStore:
     return ContextStore(tmp_path / "streams")
 
 
-def make(folder: Path, contexts: ContextStore, **parameters: str) -> Postprocessor:
+class Counts:
+    """Replaces `Metrics`: it keeps the counts for the test to read."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, float] = defaultdict(float)
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None:
+        self.counts[name] += value
+
+    def observe(self, name: str, seconds: float) -> None: ...
+
+    def gauge(self, name: str, read: Callable[[], float]) -> None: ...
+
+
+def make(
+    folder: Path, contexts: ContextStore, metrics: Any = None, **parameters: str
+) -> Postprocessor:
     raw = {"tokenizer_dir": str(folder), **parameters}
-    return Postprocessor(parse(PostprocessingSettings, raw, "model 'postprocessing'"), contexts)
+    settings = parse(PostprocessingSettings, raw, "model 'postprocessing'")
+    return Postprocessor(settings, contexts, metrics)
 
 
 def one(
@@ -117,13 +136,15 @@ def test_many_streams_at_once_do_not_mix(bpe_dir: Path, contexts: ContextStore) 
 
 
 def test_number_and_age_of_streams_are_bounded(bpe_dir: Path, contexts: ContextStore) -> None:
-    post = make(bpe_dir, contexts, max_streams="3", max_stream_age_s="0.2")
+    metrics = Counts()
+    post = make(bpe_dir, contexts, metrics, max_streams="3", max_stream_age_s="0.2")
     for key in range(10):
         one(post, key, [50])
-    assert (post.alive, post.shed) == (3, 7)
+    assert (post.alive, metrics.counts["streams_shed_total"]) == (3, 7)
     time.sleep(0.25)
     one(post, 11, [50])
-    assert (post.alive, post.shed) == (1, 7), "what is too old is not shed"
+    assert post.alive == 1
+    assert metrics.counts["streams_shed_total"] == 7, "an expired stream is not counted as shed"
 
 
 def test_without_a_key_no_space_is_lost(
@@ -132,7 +153,7 @@ def test_without_a_key_no_space_is_lost(
     post = make(sentencepiece_dir, contexts, tokenizer_type="llama")
     text = "The capital of France is Paris."
     ids = post.tokenizer.encode(text, add_special_tokens=False)
-    assert run(post, None, ids)[0] == f" {text}", "the dummy space of the beginning stays as well"
+    assert run(post, None, ids)[0] == f" {text}", "the dummy space at the beginning stays as well"
     assert sum("carry no stream key" in r.message for r in caplog.records) == 1
 
 
@@ -149,7 +170,7 @@ LONG = "héllo 世界 — that is all, folks"
         ({"stop_ids": ((5, 6), (1, 2))}, [1, 2], "stop"),
     ],
 )
-def test_the_end_is_worked_out_where_the_engine_says_nothing(
+def test_the_end_is_inferred_if_the_engine_does_not_mark_it(
     bpe_dir: Path,
     contexts: ContextStore,
     context: dict[str, Any],
@@ -158,7 +179,7 @@ def test_the_end_is_worked_out_where_the_engine_says_nothing(
     size: int,
 ) -> None:
     post = make(bpe_dir, contexts)
-    # A beginning of a stop string is at the end of the text, and has to come out all the same.
+    # The text ends with the beginning of a stop string; that must come out as well.
     key = contexts.put(RequestContext(1, stop_strings=("folks!",), **context))
     ids = [*post.tokenizer.encode(LONG), *ids_after]
     if context.get("stream") is False:
@@ -183,8 +204,8 @@ def test_max_tokens_ends_and_releases(bpe_dir: Path, contexts: ContextStore) -> 
     assert post.alive == 0
 
 
-def test_what_comes_after_a_stop_string_is_nothing(bpe_dir: Path, contexts: ContextStore) -> None:
-    """The engine has not heard yet: its next tokens must not begin a new stream."""
+def test_no_text_comes_after_a_stop_string(bpe_dir: Path, contexts: ContextStore) -> None:
+    """The engine has not stopped yet: its next tokens must not begin a new stream."""
     post = make(bpe_dir, contexts)
     key = contexts.put(RequestContext(1, stop_strings=("is",)))
     steps = [one(post, key, [i]) for i in post.tokenizer.encode(LONG)]
@@ -196,7 +217,7 @@ def test_what_comes_after_a_stop_string_is_nothing(bpe_dir: Path, contexts: Cont
     assert post._ended == {}
 
 
-def test_the_token_that_completes_a_stop_string_counts_however_chunks_fall(
+def test_the_token_that_completes_a_stop_string_counts_for_any_chunk_size(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
     post = make(bpe_dir, contexts)
@@ -217,7 +238,7 @@ def test_the_token_that_completes_a_stop_string_counts_however_chunks_fall(
     assert len(counts) == 1
 
 
-def test_min_tokens_holds_stop_strings_off(bpe_dir: Path, contexts: ContextStore) -> None:
+def test_stop_strings_do_not_match_before_min_tokens(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
     ids = post.tokenizer.encode("a. b. c. d.")
     cut = {}
@@ -242,10 +263,10 @@ def test_rows_and_sequences_of_one_key_do_not_mix(bpe_dir: Path, contexts: Conte
     assert post.alive == 0
 
 
-def test_beams_emit_what_is_certain_and_the_rest_at_the_end(
+def test_beams_send_their_common_text_at_once_and_the_rest_at_the_end(
     bpe_dir: Path, contexts: ContextStore
 ) -> None:
-    """The best beam changes on the way; nobody ever reads text that is taken back."""
+    """The best beam changes while they run; sent text is never taken back."""
     post = make(bpe_dir, contexts)
     encode = post.tokenizer.encode
     key = contexts.put(RequestContext(1, end_ids=(2,), max_tokens=50))
@@ -265,7 +286,7 @@ def test_beams_emit_what_is_certain_and_the_rest_at_the_end(
     assert post.alive == 0
 
 
-def test_a_stream_whose_client_is_gone_ends(bpe_dir: Path, contexts: ContextStore) -> None:
+def test_a_stream_ends_if_its_client_is_gone(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
     asked = []
 
@@ -275,7 +296,7 @@ def test_a_stream_whose_client_is_gone_ends(bpe_dir: Path, contexts: ContextStor
 
     (first,) = post.process(EngineStep(3, [[50]]), gone)
     assert not first.stop_engine
-    assert asked == [], "asking takes time, so it is done now and then only"
+    assert asked == [], "each question to Triton takes time, so it asks every ASK_S"
     time.sleep(0.12)
     (second,) = post.process(EngineStep(3, [[50]]), gone)
     assert second.stop_engine
@@ -285,18 +306,11 @@ def test_a_stream_whose_client_is_gone_ends(bpe_dir: Path, contexts: ContextStor
     assert post._ended == {}
 
 
-def test_a_broken_context_is_none_and_gone(tmp_path: Path) -> None:
-    contexts = ContextStore(tmp_path / "s")
-    (tmp_path / "s" / "7.0").write_text("{")
-    assert contexts.take(7) is None
-    assert len(contexts) == 0
-
-
 def test_a_continued_text_keeps_its_first_space(
     sentencepiece_dir: Path, contexts: ContextStore
 ) -> None:
-    """SentencePiece drops the first space of a text; an answer that goes on in the prompt's text
-    needs it, an answer to messages does not."""
+    """SentencePiece drops the first space of a text. An answer that continues the prompt's text
+    needs that space; an answer to messages does not."""
     post = make(sentencepiece_dir, contexts, tokenizer_type="llama")
     ids = post.tokenizer.encode("is Paris.", add_special_tokens=False)
     for continues, expected in ((True, " is Paris."), (False, "is Paris.")):
@@ -305,9 +319,9 @@ def test_a_continued_text_keeps_its_first_space(
 
 
 def test_a_request_id_may_be_used_again(bpe_dir: Path, contexts: ContextStore) -> None:
-    """After an end that was worked out, after a silent one, and after a stop string."""
+    """After an inferred end, after no sign of an end, and after a stop string."""
     settings = PostprocessingSettings(str(bpe_dir))
-    post = Postprocessor(settings, contexts, keys_return=True)
+    post = Postprocessor(settings, contexts, reusable_keys=True)
     for number, (more, ids_after) in enumerate(
         [({}, [2]), ({}, []), ({"stop_strings": ("all",)}, []), ({}, [2]), ({}, [2])]
     ):
@@ -320,9 +334,7 @@ def test_a_request_id_may_be_used_again(bpe_dir: Path, contexts: ContextStore) -
         assert steps[0].num_input_tokens == number
 
 
-def test_a_stop_is_told_again_until_the_engine_has_heard(
-    bpe_dir: Path, contexts: ContextStore
-) -> None:
+def test_the_engine_is_asked_to_stop_until_it_does(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
     key = contexts.put(RequestContext(1, stop_strings=("a",)))
     ids = post.tokenizer.encode("a")
