@@ -23,7 +23,7 @@ from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSettings
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
-from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
+from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError, UnavailableError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.metrics import POSTPROCESSING, Metrics
 from trt_tokenizers.processing.postprocess import (
@@ -90,7 +90,7 @@ def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
     code = pb_utils.TritonError.INTERNAL
     if isinstance(error, RequestError):
         code = pb_utils.TritonError.INVALID_ARG
-    elif isinstance(error, StoppingError):
+    elif isinstance(error, UnavailableError):
         code = pb_utils.TritonError.UNAVAILABLE
     elif not isinstance(error, TrtTokenizersError):
         logger.error("unexpected error", exc_info=error)
@@ -202,6 +202,10 @@ class PostprocessingModel(_Model):
 
     def _serve(self, request: Any) -> Any:
         inputs = _arrays(request)
+        if "WAITING_KEY" in inputs:  # no tokens: the engine asks whether the client has gone
+            for waiting in inputs["WAITING_KEY"].ravel().tolist() if request.is_cancelled() else ():
+                self._cancels.send(waiting)
+            return _response({})
         ids = inputs["TOKENS_BATCH"]  # [rows, beams, n]
         lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
         log_probs = inputs.get("LOG_PROBS")  # [rows, beams, n]
@@ -282,7 +286,10 @@ class TritonReply:
 
 
 class EngineModel(_Model):
-    """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled."""
+    """A Python engine in the place of TensorRT-LLM's C++ backend.
+
+    It may be decoupled or not: response senders work in both (since Triton 24.07).
+    """
 
     reply = TritonReply
 
@@ -297,7 +304,14 @@ class EngineModel(_Model):
             engine.follow()
             end_server_once_loaded()
             return
-        self._server = ResponseDispatcher(engine, settings.max_tokens_per_chunk, end_process)
+        policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
+        self._server = ResponseDispatcher(
+            engine,
+            settings.max_tokens_per_chunk,
+            end_process,
+            max_queue_size=settings.max_queue_size,
+            decoupled=policy.get("decoupled", False),
+        )
         self._closing.callback(self._server.stop)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)

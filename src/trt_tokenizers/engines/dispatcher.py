@@ -20,8 +20,22 @@ from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
-from trt_tokenizers.engines.tensors import OUTPUTS, PERF, Array, merge, output_arrays
-from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
+from trt_tokenizers.engines.tensors import (
+    OUTPUTS,
+    PERF,
+    WAITING,
+    Array,
+    merge,
+    output_arrays,
+    waiting_array,
+)
+from trt_tokenizers.errors import (
+    EngineError,
+    RequestError,
+    SettingsError,
+    TrtTokenizersError,
+    UnavailableError,
+)
 from trt_tokenizers.settings import parse, setting
 from trt_tokenizers.streams.stream_key import ASK_S
 
@@ -39,6 +53,11 @@ class ServingSettings:
     max_tokens_per_chunk: int = setting(
         0, "most tokens of a response that merges several emissions; 0: no limit, 1: no merging"
     )
+    max_queue_size: int = setting(
+        1024,
+        "sequences that may wait for the engine, beside those that it generates at once; a request "
+        "beyond is refused as UNAVAILABLE; 0: no limit",
+    )
     gpu_device_ids: str = setting(
         "",
         "GPUs of each instance of the model: 0,1;2,3 gives two instances two GPUs each; empty: all "
@@ -53,7 +72,12 @@ class ServingSettings:
             SettingsError: a value cannot be used.
         """
         own = {field.name: parameters.pop(field.name, "") for field in dataclasses.fields(cls)}
-        return parse(cls, own, where)
+        settings = parse(cls, own, where)
+        if settings.max_queue_size < 0:
+            raise SettingsError(
+                f"{where}: max_queue_size is {settings.max_queue_size}; it must be at least 0"
+            )
+        return settings
 
     def choose_gpus(self, instance: str, where: str) -> None:
         """Set CUDA_VISIBLE_DEVICES of this process to the GPUs of its instance.
@@ -111,6 +135,7 @@ class _Request:
         self.open_rows = len(rows)
         self.answers: list[Chunk] = [Chunk()] * len(rows)  # collected chunks, unless streaming
         self.cancel_checked_at = time.monotonic()
+        self.silent = False  # whether nothing has been sent since the last poll
         # Nothing is sent once `ended` is set. Hold the lock to set it or to send.
         self.ended = False
         self.lock = threading.Lock()
@@ -163,6 +188,9 @@ class ResponseDispatcher:
         engine: Engine,
         max_tokens_per_chunk: int = 0,
         on_death: Callable[[str], None] = lambda reason: None,
+        *,
+        max_queue_size: int = 0,
+        decoupled: bool = True,
     ) -> None:
         """Start the sender thread.
 
@@ -171,7 +199,11 @@ class ResponseDispatcher:
             max_tokens_per_chunk: most tokens of a response that merges several emissions; 1 sends
                 each emission in its own response, 0 sets no limit.
             on_death: called once after the engine has died, when its requests have their errors.
+            max_queue_size: sequences that may wait for the engine; 0 sets no limit.
+            decoupled: whether a request may have several responses.
         """
+        self._decoupled = decoupled
+        self._most = max_queue_size and engine.max_batch_size + max_queue_size  # sequences
         self._engine = engine
         self._max_tokens = max_tokens_per_chunk
         self._on_death = on_death
@@ -186,8 +218,13 @@ class ResponseDispatcher:
         """Start the sequences of one request.
 
         Raises:
-            RequestError, EngineError: the request was not started.
+            RequestError, EngineError, UnavailableError: the request was not started.
         """
+        if rows[0].stream and not self._decoupled:
+            raise RequestError(
+                "stream is true, but this server answers each request with one response "
+                "(decoupled_mode is false); leave it out"
+            )
         for row in rows:
             validate(row, self._engine)
         request = _Request(rows, sender)
@@ -201,6 +238,11 @@ class ResponseDispatcher:
             keys = set(request.keys)
             if len(keys) < len(rows) or keys & self._requests.keys():
                 raise RequestError("stream_key belongs to a running stream; leave it out")
+            if 0 < self._most < len(self._requests) + len(rows):
+                raise UnavailableError(
+                    f"the server has {len(self._requests)} sequences and takes at most "
+                    f"{self._most}, by max_queue_size; try again later"
+                )
             self._requests.update(dict.fromkeys(request.keys, request))
         try:
             for at, row in enumerate(rows):
@@ -280,6 +322,7 @@ class ResponseDispatcher:
         if chunk.last:
             request.open_rows -= 1
         request.ended = request.open_rows == 0
+        request.silent = False
         if request.stream:
             arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
             request.sender.send(arrays, final=request.ended)
@@ -292,13 +335,22 @@ class ResponseDispatcher:
             request.sender.send(arrays, final=True)
 
     def _cancel_abandoned(self) -> None:
-        """Cancel requests whose client is gone, also those that send no responses meanwhile."""
+        """Cancel requests whose client is gone, also those that send no responses meanwhile.
+
+        Triton does not tell a running step of an ensemble that the client has gone. It tells the
+        next step: see `WAITING`.
+        """
         with self._lock:
             requests = set(self._requests.values())
         for request in requests:
             with request.lock:
-                if not request.ended and request.cancelled():
+                if request.ended:
+                    continue
+                if request.cancelled():
                     self._cancel(request)
+                elif request.silent and self._decoupled and WAITING in request.sender.wanted:
+                    request.sender.send(waiting_array(request.rows), final=False)
+                request.silent = True
 
     def _cancel(self, request: _Request) -> None:
         for key in request.keys:
