@@ -21,7 +21,8 @@ import triton_python_backend_utils as pb_utils
 from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
-from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSettings
+from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError, UnavailableError
 from trt_tokenizers.plugins import find_plugin
@@ -202,18 +203,17 @@ class PostprocessingModel(_Model):
 
     def _serve(self, request: Any) -> Any:
         inputs = _arrays(request)
-        if "WAITING_KEY" in inputs:  # no tokens: the engine asks whether the client has gone
-            for waiting in inputs["WAITING_KEY"].ravel().tolist() if request.is_cancelled() else ():
-                self._cancels.send(waiting)
+        if (waiting := scalars(inputs, "WAITING_KEY")) is not None:
+            for key in waiting if request.is_cancelled() else ():
+                self._cancels.send(key)
             return _response({})
         ids = inputs["TOKENS_BATCH"]  # [rows, beams, n]
         lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
         log_probs = inputs.get("LOG_PROBS")  # [rows, beams, n]
         rows = scalars(inputs, "BATCH_INDEX") or range(len(ids))
         sequences = scalars(inputs, "SEQUENCE_INDEX")
-        packed = None
-        if self._transport is StreamKeyTransport.TENSOR:
-            packed = scalars(inputs, "STREAM_KEY")
+        by_tensor = self._transport is StreamKeyTransport.TENSOR
+        packed = scalars(inputs, "STREAM_KEY") if by_tensor else None
         key, last = (None, False) if packed else self._triton_key(request)
         finish = FinishReason.NOT_FINISHED
         steps: list[list[TextStep]] = []
@@ -286,10 +286,7 @@ class TritonReply:
 
 
 class EngineModel(_Model):
-    """A Python engine in the place of TensorRT-LLM's C++ backend.
-
-    It may be decoupled or not: response senders work in both (since Triton 24.07).
-    """
+    """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled or not."""
 
     reply = TritonReply
 
@@ -306,11 +303,7 @@ class EngineModel(_Model):
             return
         policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
         self._server = ResponseDispatcher(
-            engine,
-            settings.max_tokens_per_chunk,
-            end_process,
-            max_queue_size=settings.max_queue_size,
-            decoupled=policy.get("decoupled", False),
+            engine, settings, end_process, decoupled=policy.get("decoupled", False)
         )
         self._closing.callback(self._server.stop)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)

@@ -8,10 +8,8 @@ gets fewer, larger responses instead of a longer queue.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-import os
 import queue
 import threading
 import time
@@ -20,6 +18,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import (
     OUTPUTS,
     PERF,
@@ -32,72 +31,15 @@ from trt_tokenizers.engines.tensors import (
 from trt_tokenizers.errors import (
     EngineError,
     RequestError,
-    SettingsError,
     TrtTokenizersError,
     UnavailableError,
 )
-from trt_tokenizers.settings import parse, setting
 from trt_tokenizers.streams.stream_key import ASK_S
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between checks for cancelled requests and for the death of the engine.
 _POLL_S = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class ServingSettings:
-    """Parameters of the model ``tensorrt_llm`` that are the same for all Python engines."""
-
-    engine: str = setting(dataclasses.MISSING, "an engine's name, or module:Class")
-    max_tokens_per_chunk: int = setting(
-        0, "most tokens of a response that merges several emissions; 0: no limit, 1: no merging"
-    )
-    max_queue_size: int = setting(
-        1024,
-        "sequences that may wait for the engine, beside those that it generates at once; a request "
-        "beyond is refused as UNAVAILABLE; 0: no limit",
-    )
-    gpu_device_ids: str = setting(
-        "",
-        "GPUs of each instance of the model: 0,1;2,3 gives two instances two GPUs each; empty: all "
-        "GPUs for one instance",
-    )
-
-    @classmethod
-    def take(cls, parameters: dict[str, str], where: str) -> ServingSettings:
-        """Parse the settings of this class and remove them from *parameters*.
-
-        Raises:
-            SettingsError: a value cannot be used.
-        """
-        own = {field.name: parameters.pop(field.name, "") for field in dataclasses.fields(cls)}
-        settings = parse(cls, own, where)
-        if settings.max_queue_size < 0:
-            raise SettingsError(
-                f"{where}: max_queue_size is {settings.max_queue_size}; it must be at least 0"
-            )
-        return settings
-
-    def choose_gpus(self, instance: str, where: str) -> None:
-        """Set CUDA_VISIBLE_DEVICES of this process to the GPUs of its instance.
-
-        Args:
-            instance: Triton's name of the instance; it ends with ``_`` and the instance's number.
-
-        Raises:
-            SettingsError: gpu_device_ids has no list for this instance.
-        """
-        if not self.gpu_device_ids:
-            return
-        lists = self.gpu_device_ids.split(";")
-        number = int(instance.rpartition("_")[2])
-        if number >= len(lists):
-            raise SettingsError(
-                f"{where}: gpu_device_ids is {self.gpu_device_ids!r} and has no GPUs for instance "
-                f"{number + 1}; write one list for each instance, separated by ;"
-            )
-        os.environ["CUDA_VISIBLE_DEVICES"] = lists[number].strip()
 
 
 class ResponseSender(Protocol):
@@ -186,26 +128,23 @@ class ResponseDispatcher:
     def __init__(
         self,
         engine: Engine,
-        max_tokens_per_chunk: int = 0,
+        settings: ServingSettings,
         on_death: Callable[[str], None] = lambda reason: None,
         *,
-        max_queue_size: int = 0,
         decoupled: bool = True,
     ) -> None:
         """Start the sender thread.
 
         Args:
             engine: already loaded.
-            max_tokens_per_chunk: most tokens of a response that merges several emissions; 1 sends
-                each emission in its own response, 0 sets no limit.
             on_death: called once after the engine has died, when its requests have their errors.
-            max_queue_size: sequences that may wait for the engine; 0 sets no limit.
             decoupled: whether a request may have several responses.
         """
         self._decoupled = decoupled
-        self._most = max_queue_size and engine.max_batch_size + max_queue_size  # sequences
+        waiting = settings.max_queue_size
+        self._max_sequences = waiting and engine.max_batch_size + waiting  # 0: no limit
         self._engine = engine
-        self._max_tokens = max_tokens_per_chunk
+        self._max_tokens = settings.max_tokens_per_chunk
         self._on_death = on_death
         self._death_reported = False
         self._lock = threading.Lock()
@@ -238,10 +177,10 @@ class ResponseDispatcher:
             keys = set(request.keys)
             if len(keys) < len(rows) or keys & self._requests.keys():
                 raise RequestError("stream_key belongs to a running stream; leave it out")
-            if 0 < self._most < len(self._requests) + len(rows):
+            if 0 < self._max_sequences < len(self._requests) + len(rows):
                 raise UnavailableError(
                     f"the server has {len(self._requests)} sequences and takes at most "
-                    f"{self._most}, by max_queue_size; try again later"
+                    f"{self._max_sequences}, by max_queue_size; try again later"
                 )
             self._requests.update(dict.fromkeys(request.keys, request))
         try:

@@ -18,6 +18,7 @@ from trt_tokenizers.streams.word_arrays import from_array
 
 Array = npt.NDArray[Any]
 
+_REFUSED = [each for each in INPUTS if each.to_engine and not each.engines]
 _ONLY = [each for each in INPUTS if each.only is not None]
 _SEQUENCES = BY_NAME["num_return_sequences"]
 _GUIDE = ("guided_decoding_guide_type", "guided_decoding_guide")
@@ -35,6 +36,9 @@ def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise RequestError(f"the input {name!r} is missing; send it")
+    for each in _REFUSED:
+        if each.to_engine in arrays:
+            raise RequestError(f"{each.name} is only for TensorRT-LLM's C++ backend; leave it out")
     rows = [
         sequence
         for row in range(arrays["input_ids"].shape[0])

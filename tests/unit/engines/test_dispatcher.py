@@ -24,6 +24,7 @@ from trt_tokenizers.engines.base import (
     validate,
 )
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import OUTPUTS, PERF, output_arrays, parse_requests
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
@@ -31,6 +32,7 @@ from trt_tokenizers.streams.ensemble_inputs import supported_by
 from trt_tokenizers.streams.stream_key import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
+SETTINGS = ServingSettings("x")
 
 
 class Manual(Engine):
@@ -96,7 +98,7 @@ def engine() -> Manual:
 
 def test_tokens_accumulate_while_a_response_is_sent(engine: Manual) -> None:
     slow = threading.Event()
-    dispatcher, sender = ResponseDispatcher(engine), Recorder(slow)
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder(slow)
     dispatcher.submit([request(1)], sender)
     for n in range(6):
         engine.emits[1](Chunk(token_ids=(n,)))
@@ -114,7 +116,7 @@ def test_a_response_has_at_most_max_tokens_per_chunk(
     engine: Manual, most: int, sizes: list[int]
 ) -> None:
     slow = threading.Event()
-    dispatcher, sender = ResponseDispatcher(engine, most), Recorder(slow)
+    dispatcher, sender = ResponseDispatcher(engine, ServingSettings("x", most)), Recorder(slow)
     dispatcher.submit([request(1)], sender)
     engine.emits[1](Chunk(token_ids=(0,)))
     time.sleep(0.05)
@@ -129,7 +131,7 @@ def test_a_response_has_at_most_max_tokens_per_chunk(
 
 
 def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(1, stream=False), request(2, stream=False)], sender)
     engine.emits[1](Chunk(token_ids=(1, 2)))
     engine.emits[2](Chunk(token_ids=(7,), finish_reason=FinishReason.STOP))
@@ -142,7 +144,7 @@ def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> Non
 
 @pytest.mark.parametrize("keys", [(1, 1), (2, 3)])
 def test_a_key_in_use_is_refused(engine: Manual, keys: tuple[int, int]) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(3)], Recorder())
     with pytest.raises(RequestError, match="belongs to a running stream"):
         dispatcher.submit([request(key) for key in keys], sender)
@@ -154,7 +156,7 @@ def test_a_key_in_use_is_refused(engine: Manual, keys: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("error", [RequestError("no"), EngineError("no"), RuntimeError("bug")])
 def test_a_refused_row_ends_its_request_and_no_other(engine: Manual, error: Exception) -> None:
-    dispatcher, sender, other = ResponseDispatcher(engine), Recorder(), Recorder()
+    dispatcher, sender, other = ResponseDispatcher(engine, SETTINGS), Recorder(), Recorder()
     dispatcher.submit([request(9)], other)
     engine.refuse[2] = error
     with pytest.raises(type(error)):
@@ -169,7 +171,7 @@ def test_a_refused_row_ends_its_request_and_no_other(engine: Manual, error: Exce
 
 
 def test_an_error_ends_the_request_and_cancels_its_other_rows(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(1), request(2)], sender)
     engine.emits[1](Chunk(error="out of memory"))
     assert sender.done.wait(5)
@@ -183,7 +185,7 @@ def test_an_error_ends_the_request_and_cancels_its_other_rows(engine: Manual) ->
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: bool) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.cancelled = True
     dispatcher.submit([request(1, stream=stream)], sender)
     deadline = time.monotonic() + 5
@@ -197,7 +199,7 @@ def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: 
 
 def test_death_is_reported_once_after_the_errors(engine: Manual) -> None:
     reported: list[str] = []
-    dispatcher, sender = ResponseDispatcher(engine, on_death=reported.append), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS, reported.append), Recorder()
     dispatcher.submit([request(1)], sender)
     engine.died = "no more"
     engine.emits[1](Chunk(error="no more"))
@@ -303,7 +305,7 @@ def test_several_sequences_of_a_text_have_consecutive_seeds() -> None:
 
 
 def test_sequences_of_one_request_are_identified_in_its_responses(engine: Manual) -> None:
-    dispatcher, sender, sent = ResponseDispatcher(engine), Recorder(), []
+    dispatcher, sender, sent = ResponseDispatcher(engine, SETTINGS), Recorder(), []
 
     def send(arrays: dict[str, Any], *, final: bool) -> None:
         (packed,), (row,), (index,) = (
@@ -337,7 +339,7 @@ def test_the_highest_sequence_index_fits_into_stream_key() -> None:
 
 
 def test_several_sequences_need_the_output_sequence_index(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.wanted = sender.wanted - {"sequence_index"}
     with pytest.raises(RequestError, match=r"has no output sequence_index.*--outputs"):
         dispatcher.submit(several(), sender)
@@ -346,7 +348,7 @@ def test_several_sequences_need_the_output_sequence_index(engine: Manual) -> Non
 
 
 def test_no_error_ends_the_sender_thread(engine: Manual) -> None:
-    dispatcher = ResponseDispatcher(engine)
+    dispatcher = ResponseDispatcher(engine, SETTINGS)
     broken, other = Recorder(), Recorder()
     broken.cancelled = True
     broken.is_cancelled = lambda: 1 / 0
@@ -363,7 +365,7 @@ def test_no_error_ends_the_sender_thread(engine: Manual) -> None:
 
 
 def test_a_response_that_cannot_be_sent_is_an_error(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.send = lambda arrays, *, final: 1 / 0
     dispatcher.submit([request(1)], sender)
     engine.emits[1](Chunk(token_ids=(1,)))
@@ -379,7 +381,7 @@ def test_a_response_has_exactly_the_requested_outputs(
     engine: Manual, wanted: set[str], stream: bool
 ) -> None:
     """Triton 24.10 with Python 3.12 crashes on other outputs."""
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.wanted = frozenset(wanted | {"other"})
     sent: list[set[str]] = []
     sender.send = lambda arrays, *, final: sent.append(set(arrays))
@@ -395,7 +397,7 @@ def test_a_response_has_exactly_the_requested_outputs(
 
 
 def test_stop_sends_the_remaining_tokens(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine, 1), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, ServingSettings("x", 1)), Recorder()
     dispatcher.submit([request(1)], sender)
     for n in range(6):
         last = FinishReason(3 if n == 5 else 0)
