@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launching import until
 from trt_tokenizers.engines.base import (
     Chunk,
     Emit,
@@ -26,7 +27,12 @@ from trt_tokenizers.engines.base import (
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
 from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import OUTPUTS, PERF, output_arrays, parse_requests
-from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.errors import (
+    EngineError,
+    RequestError,
+    TrtTokenizersError,
+    UnavailableError,
+)
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.ensemble_inputs import supported_by
 from trt_tokenizers.streams.stream_key import unpack
@@ -85,6 +91,22 @@ class Recorder:
 
     def is_cancelled(self) -> bool:
         return self.cancelled
+
+
+class Waiting(Recorder):
+    """Records also the responses that ask whether the client waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted |= {"waiting_key"}
+        self.waiting: list[list[list[int]]] = []
+
+    def send(self, arrays: dict[str, Any], *, final: bool) -> None:
+        if arrays.keys() == {"waiting_key"}:
+            assert not final
+            self.waiting.append(arrays["waiting_key"].tolist())
+        else:
+            super().send(arrays, final=final)
 
 
 def request(key: int, *, stream: bool = True) -> GenerationRequest:
@@ -197,6 +219,49 @@ def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: 
     dispatcher.stop()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_silent_request_asks_whether_its_client_waits(
+    engine: Manual, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
+    dispatcher, sender, other = ResponseDispatcher(engine, SETTINGS), Waiting(), Recorder()
+    dispatcher.submit([request(1, stream=stream), request(5, stream=stream)], sender)
+    dispatcher.submit([request(2, stream=stream)], other)
+    until(lambda: len(sender.waiting) > 1)
+    assert sender.waiting[0] == [[1], [5]]
+    assert (sender.sent, other.sent) == ([], []), "an engine without the output does not ask"
+    dispatcher.stop()
+
+
+@pytest.mark.parametrize("generated_at_once", [0, 2])
+def test_requests_beyond_the_queue_are_unavailable(engine: Manual, generated_at_once: int) -> None:
+    engine.max_batch_size = generated_at_once
+    dispatcher = ResponseDispatcher(engine, ServingSettings("x", max_queue_size=2))
+    most = generated_at_once + 2
+    senders = [Recorder() for _ in range(most)]
+    for key, sender in enumerate(senders):
+        dispatcher.submit([request(key)], sender)
+    with pytest.raises(UnavailableError, match=f"at most {most}, by max_queue_size; try again"):
+        dispatcher.submit([request(99)], Recorder())
+    assert 99 not in engine.emits
+    engine.emits[0](Chunk(finish_reason=FinishReason.LENGTH))
+    assert senders[0].done.wait(5)
+    until(lambda: dispatcher.running == most - 1)
+    dispatcher.submit([request(99)], Recorder())
+    dispatcher.stop()
+
+
+def test_without_decoupled_responses_a_stream_is_refused(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS, decoupled=False), Recorder()
+    with pytest.raises(RequestError, match=r"stream is true, .*decoupled_mode is false.*leave it"):
+        dispatcher.submit([request(1)], sender)
+    dispatcher.submit([request(2, stream=False)], sender)
+    engine.emits[2](Chunk(token_ids=(4, 5), finish_reason=FinishReason.LENGTH))
+    assert sender.done.wait(5)
+    assert sender.sent == [([[4, 5]], True)]
+    dispatcher.stop()
+
+
 def test_death_is_reported_once_after_the_errors(engine: Manual) -> None:
     reported: list[str] = []
     dispatcher, sender = ResponseDispatcher(engine, SETTINGS, reported.append), Recorder()
@@ -278,6 +343,11 @@ def test_ranges(name: str, served: list[float], refused: list[float], message: s
             "is 2, but a response .* holds one answer; send stream true",
         ),
         ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
+        ({"return_context_logits": [[True], [False]]}, "return_context_logits is True; .* False"),
+        ({"return_kv_cache_reuse_stats": [[True], [True]]}, "return_kv_cache_reuse_stats is True"),
+        ({"stop": [[False], [True]]}, "stop is True; this engine serves False only"),
+        ({"lora_task_id": [[1], [1]]}, "lora_task_id is only for TensorRT-LLM's C.. backend"),
+        ({"prompt_embedding_table": np.zeros((2, 1, 4))}, "prompt_embedding_table is only for"),
         ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),
         ({"streaming": [[True], [False]]}, "differ between the texts of one request"),
     ],
