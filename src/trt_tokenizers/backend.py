@@ -26,13 +26,14 @@ import triton_python_backend_utils as pb_utils
 from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
-from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSettings
+from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import (
     EngineError,
     RequestError,
-    StoppingError,
     TrtTokenizersError,
+    UnavailableError,
     as_exception,
     one_line,
 )
@@ -103,7 +104,7 @@ def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
     code, text = pb_utils.TritonError.INTERNAL, str(error)
     if isinstance(error, RequestError):
         code = pb_utils.TritonError.INVALID_ARG
-    elif isinstance(error, StoppingError):
+    elif isinstance(error, UnavailableError):
         code = pb_utils.TritonError.UNAVAILABLE
     elif not isinstance(error, TrtTokenizersError):
         logger.error("unexpected error", exc_info=error)
@@ -203,9 +204,12 @@ class PostprocessingModel(_Model):
 
     def _serve(self, request: Any) -> Any:
         inputs = _arrays(request)
-        packed = None
-        if self._transport is StreamKeyTransport.TENSOR:
-            packed = scalars(inputs, "STREAM_KEY")
+        if (waiting := scalars(inputs, "WAITING_KEY")) is not None:
+            for key in waiting if request.is_cancelled() else ():
+                self._cancels.send(key)
+            return _response({})
+        by_tensor = self._transport is StreamKeyTransport.TENSOR
+        packed = scalars(inputs, "STREAM_KEY") if by_tensor else None
         key, last = (None, False) if packed else self._triton_key(request)
         steps: list[list[TextStep]] = []
         for step in engine_steps(inputs, key, last, packed):
@@ -260,7 +264,7 @@ class TritonReply:
 
 
 class EngineModel(_Model):
-    """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled."""
+    """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled or not."""
 
     reply = TritonReply
 
@@ -275,7 +279,10 @@ class EngineModel(_Model):
             engine.follow()
             end_server_once_loaded()
             return
-        self._server = ResponseDispatcher(engine, settings.max_tokens_per_chunk, end_process)
+        policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
+        self._server = ResponseDispatcher(
+            engine, settings, end_process, decoupled=policy.get("decoupled", False)
+        )
         self._closing.callback(self._server.stop)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def load(
 
     def start(age: tuple[int, int], kind: str) -> InProcessTriton:
         monkeypatch.setattr(pb_utils, "AGE", age)
-        engine = backend.EngineModel if kind == "keys" else keyless.TritonPythonModel
+        engine = keyless.TritonPythonModel if kind == "keyless" else backend.EngineModel
         started.append(InProcessTriton(repositories[kind], engine))
         return started[-1]
 
@@ -149,6 +150,43 @@ def test_a_cancelled_stream_ends(triton: InProcessTriton, streams: Path) -> None
     assert triton.postprocessing._postprocessor.alive == 0
     assert [*open_streams(streams)] == []
     until(lambda: triton.engine._server.running == 0, 3)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_waiting_request_ends_when_its_client_has_gone(
+    load: Load, streams: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The engine has no token for it, so only the waiting key reaches postprocessing."""
+    monkeypatch.setattr(replay.ReplayEngine, "_step", lambda self, row: None)
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
+    triton = load(OLD, "keys")
+    client = Client({"text_input": "x", "max_tokens": 5, "stream": stream})
+    triton.start(client)
+    triton.step()
+    triton.step()
+    assert (client.chunks, triton.engine._server.running) == ([], 1), "it waits, and its client too"
+    client.cancelled = True
+    deadline = time.monotonic() + 5
+    while triton.engine._server.running and time.monotonic() < deadline:
+        triton.step()
+    assert triton.engine._server.running == 0
+
+
+def test_without_decoupled_responses_each_request_has_one(
+    repositories: dict[str, Path], load: Load, tmp_path: Path
+) -> None:
+    text = (repositories["keys"] / "tensorrt_llm" / "config.pbtxt").read_text()
+    shutil.copytree(repositories["keys"], tmp_path / "whole")
+    config = tmp_path / "whole" / "tensorrt_llm" / "config.pbtxt"
+    config.write_text(text.replace("decoupled: true", "decoupled: false"))
+    repositories["whole"] = tmp_path / "whole"
+    triton = load(OLD, "whole")
+    whole, streamed = clients(1)[0], Client({"text_input": "x", "max_tokens": 5, "stream": True})
+    whole.body["max_tokens"] = tokens(triton, whole.body["text_input"])
+    triton.run(whole, streamed)
+    assert (whole.text, len(whole.chunks)) == (whole.body["text_input"], 1)
+    assert streamed.error.code() == pb_utils.TritonError.INVALID_ARG
+    assert "decoupled_mode is false" in streamed.error.message()
 
 
 def test_a_bad_request_does_not_affect_its_batch(triton: InProcessTriton, streams: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.engines.base import ENGINES
-from trt_tokenizers.engines.dispatcher import ServingSettings
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.errors import EngineError, TemplateError, TokenizerError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.postprocess import PostprocessingSettings
@@ -64,7 +64,7 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
         problems += _check_order(paths["postprocessing"], configs["postprocessing"])
     problems += _check_text_models(paths, configs, engine)
     if engine in configs:
-        problems += _check_engine(paths[engine], configs[engine], configs)
+        problems += _check_engine(paths[engine], configs[engine])
         if engines and configs[engine].backend != "python":
             problems += _check_engine_folder(repository, paths[engine])
     return problems
@@ -260,16 +260,9 @@ def _check_batching(path: Path, config: Any) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _check_engine(path: Path, config: Any, configs: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_engine(path: Path, config: Any) -> Iterator[Problem]:
     """Check that the engine exists and accepts its settings, without loading a model."""
     raw = {k: v.string_value for k, v in config.parameters.items() if v.string_value}
-    streams = any(tensor.name == "streaming" for tensor in config.input)
-    if streams and "ensemble" in configs and not config.model_transaction_policy.decoupled:
-        yield Problem.at(
-            path, "decoupled",
-            "the engine is not decoupled and cannot stream; set model_transaction_policy "
-            "{ decoupled: true }",
-        )  # fmt: skip
     if config.backend == CPP_BACKEND:
         for key in config.parameters:
             if key not in ENGINE_PARAMETERS:
