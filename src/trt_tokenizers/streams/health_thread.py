@@ -23,10 +23,10 @@ def raise_priority() -> None:
     children do not inherit the priority. It needs the capability SYS_NICE.
     """
     process = Path("/proc/self")
-    with contextlib.suppress(OSError):
-        if (process / "comm").read_text().strip() != _STUB:
-            return
-        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-        for task in (process / "task").iterdir():
-            if int(task.name) != threading.get_native_id():
+    if (process / "comm").read_text().strip() != _STUB:
+        return
+    policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    for task in (process / "task").iterdir():
+        if int(task.name) != threading.get_native_id():
+            with contextlib.suppress(OSError):  # not permitted, or the thread has ended
                 os.sched_setscheduler(int(task.name), policy, os.sched_param(1))
