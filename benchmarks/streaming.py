@@ -36,13 +36,18 @@ STREAMS = (1, 32, 128)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def build(output: Path, tokenizer: Path, tokens_per_response: str) -> None:
+def build(
+    output: Path, tokenizer: Path, tokens_per_response: str, outputs: tuple[str, ...] = ()
+) -> None:
     """Write one repository with our ensemble and the usual one, each with its own replay engine."""
     model = output.with_name(f"{output.name}-model")
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 1 << 20}))
     values = {"max_tokens_per_chunk": tokens_per_response}
-    files = render(GenerateOptions("replay:ReplayEngine", model, tokenizer, values=values))
+    options = GenerateOptions(
+        "replay:ReplayEngine", model, tokenizer, values=values, outputs=outputs
+    )
+    files = render(options)
     usual = configs(str(tokenizer), {"engine": "replay:ReplayEngine", "max_tokens_per_chunk": "1"})
     here = Path(__file__).parent / "usual"
     sources = {
@@ -206,15 +211,17 @@ def ratio(name: str, ours: float, usual: float, goal: str) -> None:
 @click.option("--turns", default=5, show_default=True, help="Measured turns of each contestant.")
 @click.option("--tokens", default=167, show_default=True, help="Tokens of each answer.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
-def main(turns: int, tokens: int, tokenizer: Path | None) -> None:
+@click.option("--outputs", default="", help="Outputs of our ensemble, as for generate.")
+def main(turns: int, tokens: int, tokenizer: Path | None, outputs: str) -> None:
     """Compare streaming through our ensemble with the usual one."""
+    names = tuple(filter(None, outputs.split(",")))
     if tokenizer is None:
         script = [sys.executable, str(ROOT / "scripts" / "smollm2.py")]
         done = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True)
         tokenizer = Path(done.stdout.strip())
     with tempfile.TemporaryDirectory(prefix="streaming-") as folder:
         repository = Path(folder) / "one"
-        build(repository, tokenizer, "1")
+        build(repository, tokenizer, "1", names)
         with served(repository) as server:
             click.echo("One token per response")
             one = compare(server, turns, tokens)
@@ -243,7 +250,7 @@ def main(turns: int, tokens: int, tokenizer: Path | None) -> None:
                 {name: s for name, s in ready.items() if "processing" in name},
             )
         repository = Path(folder) / "merging"
-        build(repository, tokenizer, "")
+        build(repository, tokenizer, "", names)
         with served(repository) as server:
             click.echo(
                 "\nOurs merges tokens into responses; usual still sends one token per response"

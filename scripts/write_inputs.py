@@ -44,7 +44,7 @@ def _tensors(name: str) -> str:
     """The inputs of a model; *name* is the attribute of `Input` with their names there."""
     return "".join(
         f'input {{ name: "{getattr(each, name)}" data_type: TYPE_{each.type} '
-        f"dims: [ {each.dims[0]} ] optional: true }}\n"
+        f"dims: [ {str([*each.dims])[1:-1]} ] optional: true }}\n"
         for each in _SKELETON
         if getattr(each, name)
     )

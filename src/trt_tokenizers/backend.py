@@ -7,11 +7,16 @@ requests of its batch.
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - the imports below take seconds
+from trt_tokenizers.streams.health_thread import raise_priority
+
+raise_priority()
+
 import contextlib
 import gc
 import json
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,30 +26,29 @@ import triton_python_backend_utils as pb_utils
 from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
-from trt_tokenizers.engines.dispatcher import ResponseDispatcher, ServingSettings
+from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
-from trt_tokenizers.errors import EngineError, RequestError, StoppingError, TrtTokenizersError
-from trt_tokenizers.plugins import find_plugin
-from trt_tokenizers.processing.metrics import ENGINE_GAUGES, POSTPROCESSING, Metrics
-from trt_tokenizers.processing.postprocess import (
-    EngineStep,
-    PostprocessingSettings,
-    Postprocessor,
-    output_arrays,
+from trt_tokenizers.errors import (
+    EngineError,
+    RequestError,
+    TrtTokenizersError,
+    UnavailableError,
+    as_exception,
+    one_line,
 )
+from trt_tokenizers.plugins import find_plugin
+from trt_tokenizers.processing.engine_steps import engine_steps
+from trt_tokenizers.processing.metrics import ENGINE_GAUGES, POSTPROCESSING, Metrics
+from trt_tokenizers.processing.output_arrays import as_declared, output_arrays
+from trt_tokenizers.processing.postprocess import PostprocessingSettings, Postprocessor
 from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.processing.request import TextRequest, from_tensors, scalars
 from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import MODEL_DIRECTORY, parse
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.context_store import ContextStore
-from trt_tokenizers.streams.stream_key import (
-    FinishReason,
-    StreamKeyTransport,
-    key_of_request_id,
-    sequence_key,
-    unpack,
-)
+from trt_tokenizers.streams.stream_key import StreamKeyTransport, key_of_request_id, sequence_key
 
 #: Inputs of the request that stops another one with the same id, for TensorRT-LLM's C++ backend.
 _STOP_REQUEST = {
@@ -76,6 +80,16 @@ def _arrays(request: Any) -> dict[str, Any]:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
+def _text(read: Callable[[], str]) -> str:
+    """The request's id or its parameters, as *read* from Triton, which accepts any bytes."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"the request id or a parameter is not valid UTF-8: {error.reason}; send UTF-8"
+        ) from None
+
+
 def _response(arrays: Mapping[str, Any], *, sequence_id: int | None = None) -> Any:
     outputs = [pb_utils.Tensor(name, array) for name, array in arrays.items()]
     if sequence_id is None:
@@ -87,14 +101,14 @@ def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
     """Count the error; its response: 400 if the client can fix it, 503 before a stop, else 500."""
     if metrics is not None:
         metrics.count("request_errors_total", kind=type(error).__name__)
-    code = pb_utils.TritonError.INTERNAL
+    code, text = pb_utils.TritonError.INTERNAL, str(error)
     if isinstance(error, RequestError):
         code = pb_utils.TritonError.INVALID_ARG
-    elif isinstance(error, StoppingError):
+    elif isinstance(error, UnavailableError):
         code = pb_utils.TritonError.UNAVAILABLE
     elif not isinstance(error, TrtTokenizersError):
         logger.error("unexpected error", exc_info=error)
-    text = str(error) or type(error).__name__
+        text = one_line(error)
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text, code))
 
 
@@ -143,9 +157,9 @@ class PreprocessingModel(_Model):
         texts: list[TextRequest | Exception] = []
         for request in requests:
             try:
-                given = request.parameters()
+                given = _text(request.parameters)
                 parameters = json.loads(given) if given not in ("", "{}") else {}
-                texts.append(from_tensors(_arrays(request), request.request_id(), parameters))
+                texts.append(from_tensors(_arrays(request), _text(request.request_id), parameters))
             except Exception as error:
                 texts.append(error)
         return [self._answer(result) for result in self._preprocessor.process_batch(texts)]
@@ -153,19 +167,7 @@ class PreprocessingModel(_Model):
     def _answer(self, result: EngineRequest | Exception) -> Any:
         if isinstance(result, Exception):
             return _failure(result, self._metrics)
-        return _response(self._as_declared(result.arrays), sequence_id=result.sequence_id)
-
-    def _as_declared(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
-        """The arrays that config.pbtxt declares as outputs, with the declared types.
-
-        TensorRT-LLM 0.5 has unsigned lengths and ids: there -1, which means none, is omitted.
-        """
-        declared = {}
-        for name, array in arrays.items():
-            dtype = self._types.get(name)
-            if dtype is not None and not (dtype.kind == "u" and array.min() < 0):
-                declared[name] = array.astype(dtype, copy=False)
-        return declared
+        return _response(as_declared(result.arrays, self._types), sequence_id=result.sequence_id)
 
 
 class PostprocessingModel(_Model):
@@ -196,56 +198,36 @@ class PostprocessingModel(_Model):
         for request in requests:
             try:
                 responses.append(self._serve(request))
-            except Exception as error:
-                responses.append(_failure(error, self._metrics))
+            except BaseException as error:
+                responses.append(_failure(as_exception(error), self._metrics))
         return responses
 
     def _serve(self, request: Any) -> Any:
         inputs = _arrays(request)
-        ids = inputs["TOKENS_BATCH"]  # [rows, beams, n]
-        lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
-        log_probs = inputs.get("LOG_PROBS")  # [rows, beams, n]
-        rows = scalars(inputs, "BATCH_INDEX") or range(len(ids))
-        sequences = scalars(inputs, "SEQUENCE_INDEX")
-        packed = None
-        if self._transport is StreamKeyTransport.TENSOR:
-            packed = scalars(inputs, "STREAM_KEY")
+        if (waiting := scalars(inputs, "WAITING_KEY")) is not None:
+            for key in waiting if request.is_cancelled() else ():
+                self._cancels.send(key)
+            return _response({})
+        by_tensor = self._transport is StreamKeyTransport.TENSOR
+        packed = scalars(inputs, "STREAM_KEY") if by_tensor else None
         key, last = (None, False) if packed else self._triton_key(request)
-        finish = FinishReason.NOT_FINISHED
         steps: list[list[TextStep]] = []
-        for at, padded in enumerate(ids.tolist()):
-            row, sequence = rows[at], sequences[at] if sequences else None
-            if packed:
-                row = 0
-                key, finish, sequence = unpack(packed[at])
-            counts = [None] * len(padded) if lengths is None else lengths[at].tolist()
-            step = EngineStep(
-                key=key,
-                beams=[
-                    [i for i in beam[:count] if i >= 0]
-                    for beam, count in zip(padded, counts, strict=True)
-                ],
-                finish_reason=finish,
-                last=last,
-                log_probs=None if log_probs is None else log_probs[at, 0].tolist(),
-                row=row,
-                sequence=sequence,
-            )
+        for step in engine_steps(inputs, key, last, packed):
             steps.append(self._postprocessor.process(step, request.is_cancelled))
-            if key is not None and any(step.stop_engine for step in steps[-1]):
+            if step.key is not None and any(text.stop_engine for text in steps[-1]):
                 if packed:
-                    self._cancels.send(sequence_key(key, sequence))
-                elif self._stop_model and request.request_id():
-                    self._stop_requests.submit(_stop, self._stop_model, request.request_id())
+                    self._cancels.send(sequence_key(step.key, step.sequence))
+                elif self._stop_model and (request_id := _text(request.request_id)):
+                    self._stop_requests.submit(_stop, self._stop_model, request_id)
         ids_wanted = "OUT_IDS" in request.requested_output_names()
-        return _response(output_arrays(steps, log_probs=log_probs is not None, ids=ids_wanted))
+        return _response(output_arrays(steps, log_probs="LOG_PROBS" in inputs, ids=ids_wanted))
 
     def _triton_key(self, request: Any) -> tuple[int | None, bool]:
         """The key that Triton passes on, and whether its flags mark the engine's last response."""
         if self._transport is StreamKeyTransport.SEQUENCE_ID:
             last = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
             return request.correlation_id() or None, bool(last)
-        return key_of_request_id(request.request_id()), False
+        return key_of_request_id(_text(request.request_id)), False
 
 
 def _stop(model: str, request_id: str) -> None:
@@ -282,7 +264,7 @@ class TritonReply:
 
 
 class EngineModel(_Model):
-    """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled."""
+    """A Python engine in the place of TensorRT-LLM's C++ backend; decoupled or not."""
 
     reply = TritonReply
 
@@ -297,7 +279,10 @@ class EngineModel(_Model):
             engine.follow()
             end_server_once_loaded()
             return
-        self._server = ResponseDispatcher(engine, settings.max_tokens_per_chunk, end_process)
+        policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
+        self._server = ResponseDispatcher(
+            engine, settings, end_process, decoupled=policy.get("decoupled", False)
+        )
         self._closing.callback(self._server.stop)
         for name, read in engine.gauges.items():
             self._metrics.gauge(name, read)
@@ -316,10 +301,13 @@ class EngineModel(_Model):
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
         arrays = _arrays(request)
+        keys = arrays.get("stream_key", np.empty(0)).ravel().tolist()
+        for key in keys:
+            self._contexts.claim(key)
         try:
             self._server.submit(tensors.parse_requests(arrays), reply)
         except Exception:
             # Postprocessing will not see these streams.
-            for key in arrays.get("stream_key", np.empty(0)).ravel().tolist():
+            for key in keys:
                 self._contexts.discard(key)
             raise

@@ -2,7 +2,8 @@
 
     TrtTokenizersError
     ├── RequestError          the client sent a bad request: HTTP 400, names the parameter
-    ├── StoppingError         the server takes no new requests: HTTP 503
+    ├── UnavailableError      the client should try again later, or elsewhere: HTTP 503
+    │   └── StoppingError     the server takes no new requests
     ├── EngineError           the engine failed a valid request: HTTP 500
     ├── SettingsError         a value in config.pbtxt or on the command line is wrong
     ├── TokenizerError        a tokenizer is unknown or does not load
@@ -22,6 +23,19 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
 
 
+def as_exception(error: BaseException) -> Exception:
+    """*error*, or an error for a panic of a Rust library, which is no `Exception`.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: *error* is one of them.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    return TokenizerError(f"the tokenizer failed on this request: {one_line(error)}")
+
+
 class TrtTokenizersError(Exception):
     """Root of all errors that this package raises on purpose."""
 
@@ -30,11 +44,15 @@ class RequestError(TrtTokenizersError):
     """The client must change its request. Becomes HTTP 400, gRPC INVALID_ARGUMENT."""
 
 
-class StoppingError(TrtTokenizersError):
-    """The server is stopping; the client should use another one.
+class UnavailableError(TrtTokenizersError):
+    """The server has too many requests; the client should try again later.
 
     Becomes gRPC UNAVAILABLE and HTTP 503, but HTTP 400 at the generate endpoint of Triton 24.10.
     """
+
+
+class StoppingError(UnavailableError):
+    """The server is stopping; the client should use another one."""
 
 
 class EngineError(TrtTokenizersError):

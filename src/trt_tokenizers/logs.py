@@ -10,42 +10,38 @@ from typing import Any
 _LOGGER = logging.getLogger("trt_tokenizers")
 
 
-class _TritonHandler(logging.Handler):
-    def __init__(self, log: Any) -> None:
-        super().__init__()
-        self._log = log
+class _Handler(logging.Handler):
+    """Calls a function with the level and the text of each log line."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno >= logging.ERROR:
-            self._log.log_error(text)
-        elif record.levelno >= logging.WARNING:
-            self._log.log_warn(text)
-        else:
-            self._log.log_info(text)
-
-
-def send_to(log: Any) -> None:
-    """Send log lines to *log*: Triton's class Logger, or one like it. Later calls do nothing."""
-    if not any(isinstance(handler, _TritonHandler) for handler in _LOGGER.handlers):
-        _LOGGER.addHandler(_TritonHandler(log))
-        _LOGGER.setLevel(logging.INFO)
-        _LOGGER.propagate = False
-
-
-class _CallbackHandler(logging.Handler):
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[int, str], Any]) -> None:
         super().__init__()
         self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(self.format(record))
+        self._write(record.levelno, self.format(record))
+
+
+def send_to(log: Any) -> None:
+    """Send log lines to *log*: Triton's class Logger, or one like it. Later calls do nothing."""
+
+    def write(level: int, text: str) -> None:
+        if level >= logging.ERROR:
+            log.log_error(text)
+        elif level >= logging.WARNING:
+            log.log_warn(text)
+        else:
+            log.log_info(text)
+
+    if not any(isinstance(handler, _Handler) for handler in _LOGGER.handlers):
+        _LOGGER.addHandler(_Handler(write))
+        _LOGGER.setLevel(logging.INFO)
+        _LOGGER.propagate = False
 
 
 @contextlib.contextmanager
 def redirect_to(write: Callable[[str], None]) -> Iterator[None]:
     """Call *write* with each line that a server's log would show, until the block ends."""
-    handler = _CallbackHandler(write)
+    handler = _Handler(lambda _, text: write(text))
     before = _LOGGER.level, _LOGGER.propagate
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)

@@ -32,6 +32,8 @@ def model(folder: Path, work: Path, names: tuple[str, ...], layout: str) -> Path
     sources = {name: f"{name} {SHOWS} {{{{ messages[0].content }}}}" for name in names}
     if layout == "list":
         config["chat_template"] = [{"name": n, "template": s} for n, s in sources.items()]
+    elif layout == "object":
+        config["chat_template"] = sources
     else:
         (work / "additional_chat_templates").mkdir()
         (work / "additional_chat_templates" / "notes.txt").write_text("no template")
@@ -42,7 +44,7 @@ def model(folder: Path, work: Path, names: tuple[str, ...], layout: str) -> Path
     return work
 
 
-@pytest.mark.parametrize("layout", ["list", "files", "both"])
+@pytest.mark.parametrize("layout", ["list", "object", "files", "both"])
 @pytest.mark.parametrize("names", SETS, ids="+".join)
 @pytest.mark.parametrize("kind", ["auto", "transformers"])
 def test_the_selected_template_is_that_of_transformers(
@@ -74,3 +76,38 @@ def test_the_selected_template_is_that_of_transformers(
         else:
             (prompt,) = maker.make(request)
             assert prompt.text == expected, (tools, named)
+
+
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+def test_all_special_tokens_reach_a_template_by_name(
+    bpe_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    names = (
+        "bos_token",
+        "eos_token",
+        "pad_token",
+        "mask_token",
+        "think_token",
+        "image_token",
+        "tool",
+    )
+    shutil.copytree(bpe_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tokenizer_config.json"
+    added = {"__type": "AddedToken", "content": "<image>", "lstrip": True, "special": True}
+    config = json.loads(path.read_text()) | {
+        "chat_template": "|".join(f"{{{{ {name} }}}}" for name in names),
+        "pad_token": "<pad>",
+        "image_token": added,
+        "add_bos_token": False,
+        "extra_special_tokens": {"think_token": "<think>", "tool": "<tool>"},
+    }
+    path.write_text(json.dumps(config))
+    oracle = AutoTokenizer.from_pretrained(tmp_path)
+    settings = PromptSettings(str(tmp_path), kind)
+    maker = PromptMaker(settings, create(settings))
+    (prompt,) = maker.make(TextRequest(messages=[json.dumps(MESSAGES).encode()]))
+    expected = "<|endoftext|>|<|im_end|>|<pad>||<think>|<image>|<tool>"
+    assert prompt.text == expected == oracle.apply_chat_template(MESSAGES, tokenize=False)
+    assert maker.encode([prompt]) == [oracle.apply_chat_template(MESSAGES, return_dict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -65,6 +66,40 @@ def test_a_killed_launcher_leaves_nothing(repository: Path, tmp_path: Path) -> N
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
     assert gone(pids, 10), alive(pids)
+
+
+def test_a_context_that_nobody_takes_does_not_delay_a_stop(
+    repository: Path, tmp_path: Path
+) -> None:
+    """A client that calls preprocessing alone leaves one; it counts for 10 s."""
+    with launched(repository, tmp_path, "--drain-timeout", "60") as server:
+        server.preprocess({"text_input": "alone"})
+        assert server.contexts() == 1
+        started = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(timeout=90) == 0
+    assert time.monotonic() - started < 25
+
+
+def test_the_health_thread_of_every_stub_has_priority(repository: Path, tmp_path: Path) -> None:
+    with launched(repository, tmp_path) as server:
+        stubs = [
+            pid
+            for pid in descendants(server.process.pid)
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "triton_python_b"
+        ]
+        policies = [
+            {os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
+            for pid in stubs
+        ]
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except PermissionError:
+        pytest.skip("real-time priorities are not permitted here")
+    raised = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    assert len(policies) >= 3
+    assert all(policy == {os.SCHED_OTHER, raised} for policy in policies)
 
 
 @pytest.mark.parametrize("transport", ["http", "grpc"])

@@ -275,6 +275,14 @@ def test_a_request_id_may_be_used_again(keyless: Server, bpe_dir: Path) -> None:
         assert joined(chunks) == (text(1).split("7919")[0] if number == 1 else text(number))
 
 
+@pytest.mark.parametrize("wrong", [b'"id": "\xff"', b'"timeout\xff": 1', b'"other": "\xff"'])
+def test_bytes_that_are_no_utf8_are_one_line(keyless: Server, wrong: bytes) -> None:
+    status, answer = keyless.generate(b'{"text_input": "x", "max_tokens": 1, %s}' % wrong)
+    assert status == 400
+    assert "is not valid UTF-8: invalid start byte" in answer["error"]
+    assert "\n" not in answer["error"]
+
+
 def test_an_engine_without_keys_is_stopped_by_request_id(keyless: Server) -> None:
     started = time.monotonic()
     (chunks,) = keyless.streams([{**LONG, "stop_words": ["rd wor"]}], ids="long-")

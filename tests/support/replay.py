@@ -77,7 +77,10 @@ class ReplayEngine(Engine):
             for row in rows:
                 self._step(row)
             if self._settings.steps_per_second:
-                time.sleep(1 / self._settings.steps_per_second)
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._stopped, 1 / self._settings.steps_per_second
+                    )
             else:
                 time.sleep(0)  # lets the sender run
 

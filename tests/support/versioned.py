@@ -20,21 +20,23 @@ class Reply(keyless.Reply):
         super().__init__(request)
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         self.wanted = self.outputs
-        self._end_id = int(arrays["end_id"].item()) if "end_id" in arrays else -1
-        excluded = "exclude_input_in_output" in arrays and arrays["exclude_input_in_output"].item()
-        streams = "streaming" in arrays and arrays["streaming"].item()
-        self._prompt = None
+        self._end_id = int(arrays["end_id"].flat[0]) if "end_id" in arrays else -1
+        excluded = arrays.get("exclude_input_in_output", np.zeros(1)).all()
+        streams = arrays.get("streaming", np.zeros(1)).all()
+        self._prompts = []
         if self.echo and not excluded and not streams:
-            length = arrays["input_lengths"].item()
-            self._prompt = arrays["input_ids"][:, np.newaxis, :length]
+            lengths = arrays["input_lengths"].flat
+            self._prompts = [ids[:n] for ids, n in zip(arrays["input_ids"], lengths, strict=True)]
 
     def send(self, arrays, *, final):
-        if self._prompt is not None:
-            ids = np.concatenate([self._prompt, arrays["output_ids"]], axis=2)
+        if self._prompts:
+            row = arrays["batch_index"].item() if "batch_index" in arrays else 0
+            prompt = self._prompts[row]
+            ids = np.concatenate([prompt[np.newaxis, np.newaxis], arrays["output_ids"]], axis=2)
             if "sequence_length" not in self.outputs:
                 ids = np.pad(ids, ((0, 0), (0, 0), (0, 5)), constant_values=self._end_id)
             else:
-                length = arrays["sequence_length"] + self._prompt.shape[2]
+                length = arrays["sequence_length"] + len(prompt)
                 arrays = {**arrays, "sequence_length": length.astype(np.int32)}
             arrays = {**arrays, "output_ids": ids}
         known = {name: array for name, array in arrays.items() if name in self.outputs}

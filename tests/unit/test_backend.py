@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +28,7 @@ from texts import HARD_TEXTS
 from trt_tokenizers import backend
 from trt_tokenizers.engines.base import Chunk
 from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.processing.output_arrays import as_declared
 from trt_tokenizers.repository.pbtxt import parse_config
 from trt_tokenizers.streams.stream_folder import open_streams
 
@@ -69,7 +74,7 @@ def load(
 
     def start(age: tuple[int, int], kind: str) -> InProcessTriton:
         monkeypatch.setattr(pb_utils, "AGE", age)
-        engine = backend.EngineModel if kind == "keys" else keyless.TritonPythonModel
+        engine = keyless.TritonPythonModel if kind == "keyless" else backend.EngineModel
         started.append(InProcessTriton(repositories[kind], engine))
         return started[-1]
 
@@ -145,6 +150,43 @@ def test_a_cancelled_stream_ends(triton: InProcessTriton, streams: Path) -> None
     assert triton.postprocessing._postprocessor.alive == 0
     assert [*open_streams(streams)] == []
     until(lambda: triton.engine._server.running == 0, 3)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_waiting_request_ends_when_its_client_has_gone(
+    load: Load, streams: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The engine has no token for it, so only the waiting key reaches postprocessing."""
+    monkeypatch.setattr(replay.ReplayEngine, "_step", lambda self, row: None)
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
+    triton = load(OLD, "keys")
+    client = Client({"text_input": "x", "max_tokens": 5, "stream": stream})
+    triton.start(client)
+    triton.step()
+    triton.step()
+    assert (client.chunks, triton.engine._server.running) == ([], 1), "it waits, and its client too"
+    client.cancelled = True
+    deadline = time.monotonic() + 5
+    while triton.engine._server.running and time.monotonic() < deadline:
+        triton.step()
+    assert triton.engine._server.running == 0
+
+
+def test_without_decoupled_responses_each_request_has_one(
+    repositories: dict[str, Path], load: Load, tmp_path: Path
+) -> None:
+    text = (repositories["keys"] / "tensorrt_llm" / "config.pbtxt").read_text()
+    shutil.copytree(repositories["keys"], tmp_path / "whole")
+    config = tmp_path / "whole" / "tensorrt_llm" / "config.pbtxt"
+    config.write_text(text.replace("decoupled: true", "decoupled: false"))
+    repositories["whole"] = tmp_path / "whole"
+    triton = load(OLD, "whole")
+    whole, streamed = clients(1)[0], Client({"text_input": "x", "max_tokens": 5, "stream": True})
+    whole.body["max_tokens"] = tokens(triton, whole.body["text_input"])
+    triton.run(whole, streamed)
+    assert (whole.text, len(whole.chunks)) == (whole.body["text_input"], 1)
+    assert streamed.error.code() == pb_utils.TritonError.INVALID_ARG
+    assert "decoupled_mode is false" in streamed.error.message()
 
 
 def test_a_bad_request_does_not_affect_its_batch(triton: InProcessTriton, streams: Path) -> None:
@@ -233,8 +275,152 @@ def test_an_unexpected_error_is_logged_and_internal(load: Load) -> None:
     request = pb_utils.InferenceRequest([])  # no tensors: a bug of the ensemble
     (response,) = triton.postprocessing.execute([request])
     assert response.error().code() == pb_utils.TritonError.INTERNAL
-    assert response.error().message() == "'TOKENS_BATCH'"
+    assert response.error().message() == "KeyError: 'TOKENS_BATCH'"
     assert any("unexpected error\nTraceback" in line for line in pb_utils.Logger.lines)
+
+
+class Bytes(pb_utils.InferenceRequest):
+    """A request whose id or parameters are bytes that are no UTF-8, as Triton's HTTP takes them."""
+
+    wrong = "request_id"
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == object.__getattribute__(self, "wrong"):
+            return lambda: b"id\xff".decode()
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("wrong", ["request_id", "parameters"])
+@pytest.mark.parametrize("model", ["preprocessing", "postprocessing"])
+def test_an_id_or_parameter_that_is_no_utf8_is_refused(load: Load, model: str, wrong: str) -> None:
+    triton = load(OLD, "keyless")
+    request = Bytes(
+        [
+            pb_utils.Tensor("QUERY", np.array([[b"x"]], dtype=np.object_)),
+            pb_utils.Tensor("TOKENS_BATCH", np.array([[[50]]], dtype=np.int32)),
+        ]
+    )
+    request.wrong = wrong
+    good = pb_utils.InferenceRequest(request.inputs())
+    bad, answered = triton.models[model].execute([request, good])
+    assert not answered.has_error()
+    if (model, wrong) == ("postprocessing", "parameters"):
+        return  # it does not read them
+    assert bad.error().code() == pb_utils.TritonError.INVALID_ARG
+    assert bad.error().message() == (
+        "the request id or a parameter is not valid UTF-8: invalid start byte; send UTF-8"
+    )
+
+
+class Panic(BaseException):
+    """As pyo3's PanicException: no `Exception`."""
+
+
+def test_a_panic_of_the_tokenizer_fails_its_request_only(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = load(OLD, "keys")
+    pb_utils.Logger.lines.clear()
+    tokenizer = triton.preprocessing._preprocessor.tokenizer
+    encode = tokenizer.encode_prompts
+
+    def panic(texts: list[str], **more: bool) -> list[list[int]]:
+        if "bomb" in texts:
+            raise Panic("backtrack limit\nat /srv/models/tokenizer.rs:7")
+        return encode(texts, **more)
+
+    monkeypatch.setattr(tokenizer, "encode_prompts", panic)
+    bad = Client({"text_input": "bomb", "max_tokens": 5})
+    good = Client({"text_input": "word", "max_tokens": tokens(triton, "word")})
+    triton.run(bad, good)
+    assert bad.error.code() == pb_utils.TritonError.INTERNAL
+    assert bad.error.message() == ("the tokenizer failed on this request: Panic: backtrack limit")
+    assert good.text == "word"
+    assert not any("Traceback" in line for line in pb_utils.Logger.lines)
+
+    def stream(**more: bool) -> Any:
+        raise Panic("decode")
+
+    monkeypatch.setattr(triton.postprocessing._postprocessor.tokenizer, "stream", stream)
+    client = Client({"text_input": "word", "max_tokens": 1})
+    triton.run(client)
+    assert client.error.message() == "the tokenizer failed on this request: Panic: decode"
+
+
+def test_texts_have_one_dimension_as_nvidias(load: Load) -> None:
+    """NVIDIA's clients decode output[0]; rows and beams follow each other."""
+    triton = load(OLD, "keyless")
+    encode = triton.postprocessing._postprocessor.tokenizer.encode
+    ids = [[encode(text)[0] for text in row] for row in (("a", "b"), ("c", "d"))]
+    request = pb_utils.InferenceRequest(
+        [pb_utils.Tensor("TOKENS_BATCH", np.array(ids, dtype=np.int32)[..., np.newaxis])]
+    )
+    (response,) = triton.postprocessing.execute([request])
+    arrays = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+    assert arrays["OUTPUT"].tolist() == [b"a", b"b", b"c", b"d"]
+
+
+def test_two_clients_with_one_request_id(load: Load, streams: Path) -> None:
+    """The second is refused while the first lives, and the first gets its own text."""
+    triton = load(OLD, "keyless")
+    first, second = clients(2, stream=True)
+    first.body["max_tokens"] = tokens(triton, first.body["text_input"])
+    second.request_id = first.request_id
+    triton.start(first)
+    triton.start(second)
+    triton.step()
+    triton.start(again := Client(dict(second.body), first.request_id))
+    for refused in (second, again):
+        assert refused.error.code() == pb_utils.TritonError.INVALID_ARG
+        assert "the request id 'request-0' is in use" in refused.error.message()
+    triton.run()
+    assert first.text == first.body["text_input"]
+    later = Client({"text_input": TEXT, "max_tokens": tokens(triton, TEXT)}, first.request_id)
+    triton.run(later)
+    assert later.text == TEXT
+
+
+def test_a_context_of_preprocessing_alone_does_not_delay_a_stop(load: Load, streams: Path) -> None:
+    triton = load(OLD, "keys")
+    request = pb_utils.InferenceRequest(
+        [pb_utils.Tensor("QUERY", np.array([[b"alone"]], dtype=np.object_))]
+    )
+    triton.preprocessing.execute([request])
+    assert [stream.waits for stream in open_streams(streams)] == [False]
+    triton.start(*clients(1, stream=False, max_tokens=9))
+    assert sorted(stream.waits for stream in open_streams(streams)) == [False, True]
+    triton.run()
+
+
+HEALTH = """
+import ctypes, os, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+ctypes.CDLL(None).prctl(15, sys.argv[2].encode())  # PR_SET_NAME
+thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+thread.start()
+import trt_tokenizers.streams.health_thread as its
+at_import = sorted(name for name in sys.modules if name in ("numpy", "json"))
+import trt_tokenizers.backend
+print(os.sched_getscheduler(thread.native_id) & 0xF, os.sched_getscheduler(0) & 0xF, at_import)
+"""
+
+
+@pytest.mark.parametrize("name", ["triton_python_backend_stub", "python"])
+def test_threads_of_a_stub_get_priority(name: str) -> None:
+    """All but the thread that imports the backend, if this machine permits it."""
+    fakes = Path(pb_utils.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", HEALTH, str(fakes), name], check=True, stdout=subprocess.PIPE
+    )
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        permitted = True
+    except PermissionError:
+        permitted = False
+    raised = permitted and name != "python"
+    policy = os.SCHED_RR if raised else os.SCHED_OTHER
+    assert done.stdout.decode().strip() == f"{policy} {os.SCHED_OTHER} []"
 
 
 def test_sequence_id_needs_a_newer_triton(
@@ -248,15 +434,13 @@ def test_sequence_id_needs_a_newer_triton(
         backend.PostprocessingModel().initialize(arguments("postprocessing", folder, config))
 
 
-def test_outputs_have_the_declared_types(load: Load) -> None:
+def test_outputs_have_the_declared_types() -> None:
     """TensorRT-LLM 0.5 has unsigned ids: -1, which means none, is omitted."""
-    model = load(OLD, "keys").preprocessing
-    model._types = {"a": np.dtype("uint32"), "b": np.dtype("uint32"), "d": np.dtype("int32")}
+    types = {"a": np.dtype("uint32"), "b": np.dtype("uint32"), "d": np.dtype("int32")}
     arrays = {"a": np.array([[1]], np.int32), "b": np.array([[-1]], np.int32), "c": np.array([0])}
-    declared = model._as_declared(arrays)
+    declared = as_declared(arrays, types)
     assert {name: array.dtype for name, array in declared.items()} == {"a": np.dtype("uint32")}
-    model._types = {"b": np.dtype("int32")}
-    assert model._as_declared(arrays)["b"] is arrays["b"], "nothing is copied"
+    assert as_declared(arrays, {"b": np.dtype("int32")})["b"] is arrays["b"], "nothing is copied"
 
 
 def test_finalize_leaves_nothing(load: Load, streams: Path) -> None:

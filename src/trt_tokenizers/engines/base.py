@@ -35,6 +35,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from trt_tokenizers.engines.word_automaton import WordAutomaton
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, SAMPLING, default
 from trt_tokenizers.streams.limits import check_length
@@ -165,6 +166,9 @@ class Engine(ABC):
     #: Maximum number of prompt and generated tokens together.
     max_seq_len: int
 
+    #: Sequences that the engine generates at once; further ones wait. 0 if unknown.
+    max_batch_size: int = 0
+
     #: Why the engine has failed permanently; None while it serves. The backend then ends the
     #: process, because Triton reports a model with a dead engine as ready.
     died: str | None = None
@@ -269,14 +273,12 @@ class StopWords:
     """Detects stop words at the end of the generated ids."""
 
     def __init__(self, words: Sequence[Sequence[int]], min_tokens: int) -> None:
-        self._min_tokens = min_tokens
-        self._words: dict[int, list[list[int]]] = {}  # by last id
-        for word in words:
-            self._words.setdefault(word[-1], []).append(list(word))
+        self._automaton = WordAutomaton(words)
+        self._state = 0
+        self._left = min_tokens  # tokens until a word may end the sequence
 
-    def at(self, ids: list[int], count: int) -> bool:
-        """Whether a stop word ends with token number *count* (from 1) of *ids*."""
-        return count >= self._min_tokens and any(
-            ids[max(0, count - len(word)) : count] == word
-            for word in self._words.get(ids[count - 1], ())
-        )
+    def add(self, token: int) -> bool:
+        """Whether a stop word ends with *token*, the next one."""
+        self._state = self._automaton.step(self._state, token)
+        self._left -= 1
+        return self._left <= 0 and self._automaton.matches(self._state)

@@ -8,10 +8,8 @@ gets fewer, larger responses instead of a longer queue.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-import os
 import queue
 import threading
 import time
@@ -20,60 +18,28 @@ from collections.abc import Callable, Container, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
-from trt_tokenizers.engines.tensors import OUTPUTS, PERF, Array, merge, output_arrays
-from trt_tokenizers.errors import EngineError, RequestError, SettingsError, TrtTokenizersError
-from trt_tokenizers.settings import parse, setting
+from trt_tokenizers.engines.serving_settings import ServingSettings
+from trt_tokenizers.engines.tensors import (
+    OUTPUTS,
+    PERF,
+    WAITING,
+    Array,
+    merge,
+    output_arrays,
+    waiting_array,
+)
+from trt_tokenizers.errors import (
+    EngineError,
+    RequestError,
+    TrtTokenizersError,
+    UnavailableError,
+)
 from trt_tokenizers.streams.stream_key import ASK_S
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between checks for cancelled requests and for the death of the engine.
 _POLL_S = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class ServingSettings:
-    """Parameters of the model ``tensorrt_llm`` that are the same for all Python engines."""
-
-    engine: str = setting(dataclasses.MISSING, "an engine's name, or module:Class")
-    max_tokens_per_chunk: int = setting(
-        0, "most tokens of a response that merges several emissions; 0: no limit, 1: no merging"
-    )
-    gpu_device_ids: str = setting(
-        "",
-        "GPUs of each instance of the model: 0,1;2,3 gives two instances two GPUs each; empty: all "
-        "GPUs for one instance",
-    )
-
-    @classmethod
-    def take(cls, parameters: dict[str, str], where: str) -> ServingSettings:
-        """Parse the settings of this class and remove them from *parameters*.
-
-        Raises:
-            SettingsError: a value cannot be used.
-        """
-        own = {field.name: parameters.pop(field.name, "") for field in dataclasses.fields(cls)}
-        return parse(cls, own, where)
-
-    def choose_gpus(self, instance: str, where: str) -> None:
-        """Set CUDA_VISIBLE_DEVICES of this process to the GPUs of its instance.
-
-        Args:
-            instance: Triton's name of the instance; it ends with ``_`` and the instance's number.
-
-        Raises:
-            SettingsError: gpu_device_ids has no list for this instance.
-        """
-        if not self.gpu_device_ids:
-            return
-        lists = self.gpu_device_ids.split(";")
-        number = int(instance.rpartition("_")[2])
-        if number >= len(lists):
-            raise SettingsError(
-                f"{where}: gpu_device_ids is {self.gpu_device_ids!r} and has no GPUs for instance "
-                f"{number + 1}; write one list for each instance, separated by ;"
-            )
-        os.environ["CUDA_VISIBLE_DEVICES"] = lists[number].strip()
 
 
 class ResponseSender(Protocol):
@@ -111,6 +77,7 @@ class _Request:
         self.open_rows = len(rows)
         self.answers: list[Chunk] = [Chunk()] * len(rows)  # collected chunks, unless streaming
         self.cancel_checked_at = time.monotonic()
+        self.silent = False  # whether nothing has been sent since the last poll
         # Nothing is sent once `ended` is set. Hold the lock to set it or to send.
         self.ended = False
         self.lock = threading.Lock()
@@ -161,19 +128,23 @@ class ResponseDispatcher:
     def __init__(
         self,
         engine: Engine,
-        max_tokens_per_chunk: int = 0,
+        settings: ServingSettings,
         on_death: Callable[[str], None] = lambda reason: None,
+        *,
+        decoupled: bool = True,
     ) -> None:
         """Start the sender thread.
 
         Args:
             engine: already loaded.
-            max_tokens_per_chunk: most tokens of a response that merges several emissions; 1 sends
-                each emission in its own response, 0 sets no limit.
             on_death: called once after the engine has died, when its requests have their errors.
+            decoupled: whether a request may have several responses.
         """
+        self._decoupled = decoupled
+        waiting = settings.max_queue_size
+        self._max_sequences = waiting and engine.max_batch_size + waiting  # 0: no limit
         self._engine = engine
-        self._max_tokens = max_tokens_per_chunk
+        self._max_tokens = settings.max_tokens_per_chunk
         self._on_death = on_death
         self._death_reported = False
         self._lock = threading.Lock()
@@ -186,8 +157,13 @@ class ResponseDispatcher:
         """Start the sequences of one request.
 
         Raises:
-            RequestError, EngineError: the request was not started.
+            RequestError, EngineError, UnavailableError: the request was not started.
         """
+        if rows[0].stream and not self._decoupled:
+            raise RequestError(
+                "stream is true, but this server answers each request with one response "
+                "(decoupled_mode is false); leave it out"
+            )
         for row in rows:
             validate(row, self._engine)
         request = _Request(rows, sender)
@@ -201,6 +177,11 @@ class ResponseDispatcher:
             keys = set(request.keys)
             if len(keys) < len(rows) or keys & self._requests.keys():
                 raise RequestError("stream_key belongs to a running stream; leave it out")
+            if 0 < self._max_sequences < len(self._requests) + len(rows):
+                raise UnavailableError(
+                    f"the server has {len(self._requests)} sequences and takes at most "
+                    f"{self._max_sequences}, by max_queue_size; try again later"
+                )
             self._requests.update(dict.fromkeys(request.keys, request))
         try:
             for at, row in enumerate(rows):
@@ -280,6 +261,7 @@ class ResponseDispatcher:
         if chunk.last:
             request.open_rows -= 1
         request.ended = request.open_rows == 0
+        request.silent = False
         if request.stream:
             arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
             request.sender.send(arrays, final=request.ended)
@@ -292,13 +274,22 @@ class ResponseDispatcher:
             request.sender.send(arrays, final=True)
 
     def _cancel_abandoned(self) -> None:
-        """Cancel requests whose client is gone, also those that send no responses meanwhile."""
+        """Cancel requests whose client is gone, also those that send no responses meanwhile.
+
+        Triton does not tell a running step of an ensemble that the client has gone. It tells the
+        next step: see `WAITING`.
+        """
         with self._lock:
             requests = set(self._requests.values())
         for request in requests:
             with request.lock:
-                if not request.ended and request.cancelled():
+                if request.ended:
+                    continue
+                if request.cancelled():
                     self._cancel(request)
+                elif request.silent and self._decoupled and WAITING in request.sender.wanted:
+                    request.sender.send(waiting_array(request.rows), final=False)
+                request.silent = True
 
     def _cancel(self, request: _Request) -> None:
         for key in request.keys:

@@ -18,6 +18,7 @@ from trt_tokenizers.streams.word_arrays import from_array
 
 Array = npt.NDArray[Any]
 
+_REFUSED = [each for each in INPUTS if each.to_engine and not each.engines]
 _ONLY = [each for each in INPUTS if each.only is not None]
 _SEQUENCES = BY_NAME["num_return_sequences"]
 _GUIDE = ("guided_decoding_guide_type", "guided_decoding_guide")
@@ -35,6 +36,9 @@ def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise RequestError(f"the input {name!r} is missing; send it")
+    for each in _REFUSED:
+        if each.to_engine in arrays:
+            raise RequestError(f"{each.name} is only for TensorRT-LLM's C++ backend; leave it out")
     rows = [
         sequence
         for row in range(arrays["input_ids"].shape[0])
@@ -217,6 +221,17 @@ def output_arrays(
             figures = [chunk.perf[name] for chunk in chunks if chunk.perf]
             arrays[name] = _column(figures, dtype)
     return arrays
+
+
+#: Output of an engine model for a request that has had no response for a while: int64 [rows, 1],
+#: the keys of its sequences. The response has no other output, so the client gets nothing. In the
+#: ensemble it starts a step of its own, and Triton tells that step whether the client has gone.
+WAITING = "waiting_key"
+
+
+def waiting_array(requests: Sequence[GenerationRequest]) -> dict[str, Array]:
+    """The response that asks whether the client of *requests* waits for them."""
+    return {WAITING: _column([request.key for request in requests], np.int64)}
 
 
 def _column(values: Sequence[float], dtype: Any) -> Array:

@@ -7,11 +7,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from trt_tokenizers.processing.engine_steps import EngineStep
 from trt_tokenizers.processing.metrics import Metrics
 from trt_tokenizers.processing.text_sequence import BeamSequences, TextSequence, TextStep
 from trt_tokenizers.settings import setting
@@ -58,29 +55,6 @@ class PostprocessingSettings(TokenizerSettings):
     max_stream_age_s: float = setting(
         3600.0, "drop a stream after so long without a response, seconds"
     )
-
-
-@dataclass(slots=True)
-class EngineStep:
-    """The part of one engine response that belongs to one sequence.
-
-    Attributes:
-        key: stream key; None if the response carries none.
-        beams: one list of new ids; with several beams all ids of each beam.
-        finish_reason: why the engine ended the sequence; NOT_FINISHED if it did not or did not say.
-        last: whether this is the engine's last response, if known.
-        log_probs: one per token id; None if the client did not ask for them.
-        row: index of the text in its request.
-        sequence: index of the sequence in its row; None if the response carries none.
-    """
-
-    key: int | None
-    beams: Sequence[Sequence[int]]
-    finish_reason: FinishReason = FinishReason.NOT_FINISHED
-    last: bool = False
-    log_probs: Sequence[float] | None = None
-    row: int = 0
-    sequence: int | None = None
 
 
 class Postprocessor:
@@ -283,48 +257,3 @@ class Postprocessor:
             num_output_tokens=len(ids),
             token_ids=ids,
         )
-
-
-def output_arrays(
-    steps: Sequence[Sequence[TextStep]], *, log_probs: bool, ids: bool = False
-) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of one response.
-
-    Each tensor costs time, so finish reasons and counts go out with the end only.
-
-    Args:
-        steps: [rows][beams].
-        log_probs: whether to send log-probabilities.
-        ids: whether to send token ids.
-
-    Returns:
-        OUTPUT and OUT_FINISH_REASON are BYTES [rows, beams], NUM_INPUT_TOKENS int32 [rows, 1],
-        NUM_OUTPUT_TOKENS int32 [rows, beams], OUT_LOG_PROBS float32 [rows, 1, n] padded with 0,
-        CUM_LOG_PROBS float32 [rows, 1], OUT_IDS int32 [rows, beams, n] padded with -1.
-    """
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "OUTPUT": _strings([[step.text for step in row] for row in steps])
-    }
-    if any(row[0].finish_reason for row in steps):
-        arrays["OUT_FINISH_REASON"] = _strings([[s.finish_reason.text for s in r] for r in steps])
-        arrays["NUM_INPUT_TOKENS"] = np.array([[r[0].num_input_tokens] for r in steps], np.int32)
-        outputs = [[step.num_output_tokens for step in row] for row in steps]
-        arrays["NUM_OUTPUT_TOKENS"] = np.array(outputs, dtype=np.int32)
-    if log_probs:
-        arrays["OUT_LOG_PROBS"] = _padded([[row[0].log_probs] for row in steps], 0, np.float32)
-        arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
-    if ids:
-        arrays["OUT_IDS"] = _padded(
-            [[step.token_ids for step in row] for row in steps], -1, np.int32
-        )
-    return arrays
-
-
-def _padded(rows: list[list[Sequence[float]]], fill: int, dtype: Any) -> npt.NDArray[Any]:
-    width = max(1, *(len(values) for row in rows for values in row))
-    padded = [[[*values, *[fill] * (width - len(values))] for values in row] for row in rows]
-    return np.array(padded, dtype=dtype)
-
-
-def _strings(values: list[list[str]]) -> npt.NDArray[np.object_]:
-    return np.array([[v.encode() for v in row] for row in values], dtype=np.object_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +11,16 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trt_tokenizers.errors import SettingsError, StoppingError
+from trt_tokenizers.errors import SettingsError, StoppingError, as_exception
 from trt_tokenizers.processing.optional_inputs import optional_arrays
 from trt_tokenizers.processing.prompts import Prompt, PromptMaker, PromptSettings
-from trt_tokenizers.processing.request import TextRequest, text_of
-from trt_tokenizers.processing.stop_words import embedding_bias, tokenizations
+from trt_tokenizers.processing.request import TextRequest
+from trt_tokenizers.processing.stop_words import tokenizations
+from trt_tokenizers.processing.word_inputs import WordInputs
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
 from trt_tokenizers.streams.limits import check_characters, check_length, most_characters
-from trt_tokenizers.streams.stream_key import StreamKeyTransport, key_of_request_id
+from trt_tokenizers.streams.stream_key import StreamKeyTransport
 from trt_tokenizers.streams.word_arrays import TokenIds, to_array
 from trt_tokenizers.tokenizers.base import Tokenizer
 from trt_tokenizers.tokenizers.registry import create as create_tokenizer
@@ -45,6 +45,9 @@ class PreprocessingSettings(PromptSettings):
     stream_key: str = setting(
         "auto", "transport of stream keys: tensor, sequence_id, request_id, auto"
     )
+    max_words: int = setting(
+        1000, "maximum words in each of stop_words, bad_words and embedding_bias_words of a request"
+    )
     word_lists: str = setting(
         "list", "list: each string is a word; csv: one CSV string, as before 0.11"
     )
@@ -57,7 +60,8 @@ class PreprocessingSettings(PromptSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_seq_len", "max_prompt_chars", "vocab_size", "default_max_tokens"):
+        names = ("max_seq_len", "max_prompt_chars", "max_words", "vocab_size", "default_max_tokens")
+        for name in names:
             least = 1 if name == "default_max_tokens" else 0
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -128,6 +132,13 @@ class Preprocessor:
             settings.max_prompt_chars,
             0 if settings.truncate_prompt_tokens else settings.max_seq_len,
         )
+        self._words = WordInputs(
+            self.tokenizer,
+            self._vocab_size,
+            max_words=settings.max_words,
+            most_characters=self._most_chars,
+            csv_form=settings.word_lists == "csv",
+        )
         logger.info(
             "tokenizer %s in %s: BOS %s, EOS %s, PAD %s; template %s; transport of stream keys: %s",
             settings.tokenizer_type,
@@ -155,19 +166,25 @@ class Preprocessor:
             )
             return [stopping] * len(requests)
         self._contexts.sweep(arrived)
-        prompts_of = [
-            request if isinstance(request, Exception) else _attempt(self._prompts_of, request)
-            for request in requests
-        ]
-        valid = [prompts for prompts in prompts_of if not isinstance(prompts, Exception)]
-        ids = iter(self._prompts.encode([prompt for prompts in valid for prompt in prompts]))
+        prompts_of = [_attempt(self._prompts_of, request) for request in requests]
+        ids_of = self._encode(prompts_of)
         return [
-            prompts
-            if isinstance(prompts, Exception)
-            else _attempt(
-                self._engine_request, request, prompts, [next(ids) for _ in prompts], arrived
-            )
-            for request, prompts in zip(requests, prompts_of, strict=True)
+            _attempt(self._engine_request, request, prompts, ids, arrived)
+            for request, prompts, ids in zip(requests, prompts_of, ids_of, strict=True)
+        ]
+
+    def _encode(
+        self, prompts_of: Sequence[list[Prompt] | Exception]
+    ) -> list[list[list[int]] | Exception]:
+        """The ids of each request's prompts, or the request's error."""
+        valid = [prompts for prompts in prompts_of if not isinstance(prompts, Exception)]
+        together = _attempt(self._prompts.encode, [p for prompts in valid for p in prompts])
+        if isinstance(together, Exception):  # one request must not fail the others
+            return [_attempt(self._prompts.encode, prompts) for prompts in prompts_of]
+        ids = iter(together)
+        return [
+            prompts if isinstance(prompts, Exception) else [next(ids) for _ in prompts]
+            for prompts in prompts_of
         ]
 
     def _prompts_of(self, request: TextRequest) -> list[Prompt]:
@@ -231,8 +248,8 @@ class Preprocessor:
             return None
         if self._transport is StreamKeyTransport.SEQUENCE_ID:
             sequence_id = self._contexts.put(*contexts)
-        elif (key := key_of_request_id(request.request_id)) is not None:
-            self._contexts.put_under(key, contexts)
+        elif request.request_id:
+            self._contexts.put_under(request.request_id, contexts)
         # Postprocessing prepends the prompt if it has the context; otherwise the engine must.
         keyed = sequence_id is not None or bool(request.request_id)
         exclude = [[keyed or not context.echo] for context in contexts]
@@ -257,16 +274,16 @@ class Preprocessor:
             end_ids = ()
         else:  # the client's id and the model's other ones end the answer
             end_ids = (end_id, *(i for i in tokenizer.eos_ids if i != end_id))
-        stop_strings = self._words(request, "stop_words", row)
+        stop_strings = self._words.words(request, "stop_words", row)
         # The engine takes one end id; it gets the others as stop words of one token.
         stop_words: list[TokenIds] = [(i,) for i in end_ids[1:]]
         if stop_strings:
             stop_words += tokenizations(tokenizer, stop_strings, "stop_words")
         skip_special = request.at("skip_special_tokens", row, settings.skip_special_tokens)
         stream = request.at("stream", row)
-        exclude = settings.exclude_input_in_output or stream
+        exclude = request.at("exclude_input_in_output", row, settings.exclude_input_in_output)
         echo = ""
-        if not request.at("exclude_input_in_output", row, exclude):
+        if not (exclude or stream):  # in a stream TensorRT-LLM never sends the prompt
             echo = tokenizer.decode(ids, skip_special_tokens=skip_special)
         return _Row(
             ids=ids,
@@ -274,8 +291,10 @@ class Preprocessor:
             end_id=end_ids[0] if end_ids else -1,
             pad_id=request.at("pad_id", row, tokenizer.pad_id),
             stop_words=stop_words,
-            bad_words=tokenizations(tokenizer, self._words(request, "bad_words", row), "bad_words"),
-            bias=self._bias(request, row),
+            bad_words=tokenizations(
+                tokenizer, self._words.words(request, "bad_words", row), "bad_words"
+            ),
+            bias=self._words.embedding_bias(request, row),
             context=RequestContext(
                 num_input_tokens=len(ids),
                 end_ids=end_ids,
@@ -292,33 +311,15 @@ class Preprocessor:
             ),
         )
 
-    def _bias(self, request: TextRequest, row: int) -> npt.NDArray[np.float32] | None:
-        words = self._texts(request, "embedding_bias_words", row)
-        weights = request.at("embedding_bias_weights", row, ())
-        if not words and not weights:
-            return None
-        return embedding_bias(self.tokenizer, words, weights, self._vocab_size)
-
-    def _words(self, request: TextRequest, name: str, row: int) -> tuple[str, ...]:
-        """The words in the input *name*; empty ones, which clients send for none, are dropped."""
-        words = self._texts(request, name, row)
-        if self._settings.word_lists == "csv":
-            words = [word for line in words for word in next(csv.reader([line]), [])]
-        return tuple(word for word in words if word)
-
-    def _texts(self, request: TextRequest, name: str, row: int) -> list[str]:
-        """The strings in the list input *name*; their encoding and total length are checked."""
-        texts = [text_of(value, name) for value in request.at(name, row, ())]
-        check_characters(sum(map(len, texts)), self._most_chars, name)
-        return texts
-
 
 def _attempt(function: Callable[..., T], *arguments: Any) -> T | Exception:
-    """The result of *function*, or the error that it raised."""
+    """The result of *function*, or the error that it raised or that is among its *arguments*."""
+    if errors := [each for each in arguments if isinstance(each, Exception)]:
+        return errors[0]
     try:
         return function(*arguments)
-    except Exception as error:
-        return error
+    except BaseException as error:
+        return as_exception(error)
 
 
 def _column(values: Sequence[int]) -> npt.NDArray[np.int32]:

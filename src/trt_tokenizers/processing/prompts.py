@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trt_tokenizers.errors import RequestError, SettingsError, TemplateError
 from trt_tokenizers.processing.request import TextRequest, check_parameters
@@ -16,7 +17,7 @@ from trt_tokenizers.templates.messages import (
     parse_tools,
 )
 from trt_tokenizers.templates.render import ChatTemplate, OwnTemplates, load
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class PromptMaker:
         self._own = self._template if isinstance(self._template, OwnTemplates) else None
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
+        self._splits = bool(tokenizer.files.config.get("split_special_tokens"))
 
     def make(self, request: TextRequest) -> list[Prompt]:
         """The prompt of each row.
@@ -106,7 +108,11 @@ class PromptMaker:
             raise RequestError(f"{name} is given without messages; send messages, or leave it out")
         if not text:
             raise RequestError("the prompt is empty; send text_input or messages with some text")
-        return Prompt(text, rendered=False, continues=True)
+        return Prompt(self._guarded(text), rendered=False, continues=True)
+
+    def _guarded(self, value: Any) -> Any:
+        """*value*, whose control tokens stay text if tokenizer_config.json requires it."""
+        return self._tokenizer.guarded(value) if self._splits else value
 
     def _render(self, messages: str, tools: str, arguments: str) -> Prompt:
         variables = parse_template_arguments(arguments) if arguments else {}
@@ -116,7 +122,10 @@ class PromptMaker:
             self._tokenizer.special_tokens,
             tools=parse_tools(tools) if tools else None,
             arguments=variables,
+            guard=self._guarded,
         )
+        if self._splits:
+            text = text.replace(json.dumps(GUARD)[1:-1], GUARD)  # of tojson(ensure_ascii=true)
         return Prompt(text, rendered=True, continues=bool(variables.get("continue_final_message")))
 
     def _renderer(self, template: object) -> Callable[..., str]:

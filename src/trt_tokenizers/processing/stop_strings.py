@@ -1,8 +1,13 @@
-"""Cut a text exactly at its first stop string."""
+"""Cut a text exactly at its first stop string, and token ids at their first stop word.
+
+The work per character or token does not grow with the number of stop strings or stop words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 
 class StopStrings:
@@ -12,15 +17,21 @@ class StopStrings:
     several end at the same place, the longest wins. Text that may begin a stop string is held
     back: at most the length of the longest stop string less one.
 
+    Like the automaton of Aho and Corasick, it reads each character once. The state is the longest
+    end of the text that begins a stop string; this is also the text to hold back.
+
     Attributes:
         stopped: whether a stop string was found.
     """
 
-    __slots__ = ("_held", "_include", "_longest", "_stops", "stopped")
-
     def __init__(self, stops: Iterable[str], *, include: bool = False) -> None:
-        self._stops = tuple(sorted({s for s in stops if s}, key=len, reverse=True))
-        self._longest = len(self._stops[0]) if self._stops else 0
+        self._stops = frozenset(s for s in stops if s)
+        self._sorted = sorted(self._stops)
+        # Last character -> lengths of the stop strings that end with it, longest first.
+        lengths = defaultdict(set)
+        for stop in self._stops:
+            lengths[stop[-1]].add(len(stop))
+        self._lengths = {last: sorted(its, reverse=True) for last, its in lengths.items()}
         self._include = include
         self._held = ""
         self.stopped = False
@@ -34,26 +45,56 @@ class StopStrings:
             return ""
         if not self._stops:
             return text
-        text = self._held + text
-        # The longest come first, so min() prefers them among those that end at the same place.
-        ends = [(at + len(s), s) for s in self._stops if (at := text.find(s)) >= 0]
-        if ends:
-            end, stop = min(ends, key=lambda match: match[0])
-            self.stopped = True
-            self._held = ""
-            return text[: end if self._include else end - len(stop)]
-        certain = self._certain(text)
-        self._held = text[certain:]
-        return text[:certain]
+        whole, held = self._held + text, self._held
+        for end, character in enumerate(text, len(held) + 1):
+            held += character
+            while held and not self._begins_a_stop(held):
+                held = held[1:]
+            if stop := self._complete(held):
+                self.stopped = True
+                self._held = ""
+                return whole[: end if self._include else end - len(stop)]
+        self._held = held
+        return whole[: len(whole) - len(held)]
 
     def finish(self) -> str:
         """The text held back so far; it includes no stop string."""
         held, self._held = self._held, ""
         return held
 
-    def _certain(self, text: str) -> int:
-        """Index of the first character that may begin an incomplete stop string."""
-        for at in range(max(0, len(text) - self._longest + 1), len(text)):
-            if any(s.startswith(text[at:]) for s in self._stops):
-                return at
-        return len(text)
+    def _begins_a_stop(self, text: str) -> bool:
+        at = bisect_left(self._sorted, text)
+        return at < len(self._sorted) and self._sorted[at].startswith(text)
+
+    def _complete(self, held: str) -> str:
+        """The longest stop string at the end of *held*; empty if there is none."""
+        for length in self._lengths.get(held[-1:], ()):
+            if length <= len(held) and (end := held[-length:]) in self._stops:
+                return end
+        return ""
+
+
+class StopIds:
+    """Finds a stop word's token ids at the end of an answer's ids."""
+
+    def __init__(self, words: Iterable[tuple[int, ...]]) -> None:
+        self._words = frozenset(words)
+        # Last id -> lengths of the words that end with it.
+        self._lengths: defaultdict[int, set[int]] = defaultdict(set)
+        for word in self._words:
+            self._lengths[word[-1]].add(len(word))
+        self._longest = max(map(len, self._words), default=0)
+        self._tail: tuple[int, ...] = ()
+
+    def end(self, ids: Sequence[int]) -> bool:
+        """Whether a word is at the end of *ids*."""
+        return bool(ids) and any(
+            tuple(ids[-length:]) in self._words for length in self._lengths.get(ids[-1], ())
+        )
+
+    def feed(self, ids: Sequence[int]) -> bool:
+        """Append *ids* to the answer; whether a word is at its end now."""
+        if not self._longest:
+            return False
+        self._tail = (*self._tail, *ids)[-self._longest :]
+        return self.end(self._tail)

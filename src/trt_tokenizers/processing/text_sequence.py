@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trt_tokenizers.processing.stop_strings import StopStrings
+from trt_tokenizers.processing.hidden_tokens import HiddenTokens
+from trt_tokenizers.processing.stop_strings import StopIds, StopStrings
 from trt_tokenizers.streams.context_store import RequestContext
 from trt_tokenizers.streams.stream_key import FinishReason
 from trt_tokenizers.tokenizers.base import Tokenizer
@@ -58,21 +59,6 @@ class TextSequence:
         first_step_at, last_step_at, checked_at: times that postprocessing keeps for its stream.
     """
 
-    __slots__ = (
-        "_cum_log_prob",
-        "_decoder",
-        "_echo",
-        "_end_ids",
-        "_stops",
-        "_tail",
-        "_tokens",
-        "checked_at",
-        "context",
-        "finish_reason",
-        "first_step_at",
-        "last_step_at",
-    )
-
     def __init__(self, tokenizer: Tokenizer, context: RequestContext) -> None:
         self.context = context
         self._decoder = tokenizer.stream(
@@ -81,7 +67,8 @@ class TextSequence:
         self._echo = context.echo
         self._end_ids = frozenset(context.end_ids)
         self._stops = StopStrings(context.stop_strings, include=context.include_stop)
-        self._tail: tuple[int, ...] = ()
+        self._stop_ids = StopIds(context.stop_ids)
+        self._hidden = HiddenTokens.in_stop_words(tokenizer, context)
         self._tokens = 0
         self._cum_log_prob = 0.0
         self.finish_reason = FinishReason.NOT_FINISHED
@@ -95,12 +82,10 @@ class TextSequence:
         *,
         last: bool = False,
     ) -> TextStep:
-        """New token ids -> new text.
+        """New token ids, each with its log-probability or without -> new text.
 
         Args:
-            ids: the new token ids.
             engine_reason: why the engine ended the sequence, if it did and said why.
-            log_probs: one per id, or empty.
             last: whether this is the engine's last response, whatever the reason.
         """
         text, self._echo = self._echo, ""
@@ -142,7 +127,8 @@ class TextSequence:
         if not finish:
             finish = self._inferred_finish_reason(ids, last)
         if finish:
-            text += self._stops.feed(self._decoder.finish()) + self._stops.finish()
+            text += self._hidden.omit(self._stops.feed(self._hidden.add(self._decoder.finish())))
+            text += self._hidden.omit(self._stops.finish())
             if self._stops.stopped:
                 finish = FinishReason.STOP
         return ids, text, finish
@@ -161,26 +147,19 @@ class TextSequence:
             if self._tokens < self.context.min_tokens:
                 text += piece  # before min_tokens nothing ends the answer
                 continue
-            text += self._stops.feed(piece)
+            text += self._hidden.omit(self._stops.feed(self._hidden.add(piece, token_id)))
             if self._stops.stopped:
                 return ids[:count], text, True
-            if self._ends_in_stop_ids((token_id,)):
-                return ids[:count], text + self._stops.finish(), True
+            if self._stop_ids.feed((token_id,)):
+                return ids[:count], text + self._hidden.omit(self._stops.finish()), True
         return ids, text, False
-
-    def _ends_in_stop_ids(self, ids: Sequence[int]) -> bool:
-        words = self.context.stop_ids
-        if not words:
-            return False
-        self._tail = (*self._tail, *ids)[-max(map(len, words)) :]
-        return any(self._tail[-len(word) :] == word for word in words)
 
     def _inferred_finish_reason(self, ids: Sequence[int], last: bool) -> FinishReason:
         context = self.context
         if context.max_tokens and self._tokens >= context.max_tokens:
             return FinishReason.LENGTH
         # With stop strings `_until_stop` has looked for the stop ids.
-        if not context.stop_strings and self._ends_in_stop_ids(ids):
+        if not context.stop_strings and self._stop_ids.feed(ids):
             return FinishReason.STOP
         return FinishReason.STOP if last else FinishReason.NOT_FINISHED
 
@@ -198,6 +177,7 @@ class BeamSequences:
     def __init__(self, tokenizer: Tokenizer, context: RequestContext, beams: int) -> None:
         self.context = context
         self._beams = [TextSequence(tokenizer, context) for _ in range(beams)]
+        self._stop_ids = StopIds(context.stop_ids)
         self._certain = 0
         self.finish_reason = FinishReason.NOT_FINISHED
         self.first_step_at = self.last_step_at = self.checked_at = 0.0
@@ -229,5 +209,5 @@ class BeamSequences:
         return (
             bool(context.max_tokens and len(ids) >= context.max_tokens)
             or not set(context.end_ids).isdisjoint(ids)
-            or any(tuple(ids[-len(word) :]) == word for word in context.stop_ids)
+            or self._stop_ids.end(ids)
         )

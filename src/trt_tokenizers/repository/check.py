@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.engines.base import ENGINES
-from trt_tokenizers.engines.dispatcher import ServingSettings
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.errors import EngineError, TemplateError, TokenizerError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.postprocess import PostprocessingSettings

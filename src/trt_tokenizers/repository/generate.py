@@ -177,8 +177,6 @@ _TYPES = {np.int32: "TYPE_INT32", np.int64: "TYPE_INT64", np.float32: "TYPE_FP32
 #: Outputs that the skeleton's ensemble lacks -> step, its output, type, dims.
 _EXTRA_OUTPUTS = {
     "output_ids": ("postprocessing", "OUT_IDS", "TYPE_INT32", (-1, -1)),
-    "batch_index": ("tensorrt_llm", "batch_index", "TYPE_INT32", (1,)),
-    "sequence_index": ("tensorrt_llm", "sequence_index", "TYPE_INT32", (1,)),
     **{name: ("tensorrt_llm", name, _TYPES[dtype], (1,)) for name, dtype in PERF.items()},
 }
 

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from trt_tokenizers.engines.base import ENGINES
-from trt_tokenizers.engines.dispatcher import ServingSettings
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.errors import EngineError, SettingsError
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.postprocess import PostprocessingSettings

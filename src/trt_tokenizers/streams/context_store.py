@@ -7,11 +7,15 @@ process, the parent of all Python models of a server.
 ``waiting-KEY-ROW`` holds a context until postprocessing takes it and thereby renames it to
 ``running-KEY-ROW``, which exists until the stream ends. A draining server waits for these files.
 Renaming and `touch` update a file's ctime, the last sign of life of its stream.
+
+A Python engine claims the contexts of its requests. Until then they are ``unclaimed-KEY-0``. A
+client that calls preprocessing alone leaves such a file; a draining server soon ignores it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -22,12 +26,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 from trt_tokenizers.streams import stream_folder as folders
-from trt_tokenizers.streams.stream_key import KEY_BITS
+from trt_tokenizers.streams.stream_key import KEY_BITS, key_of_request_id
 
 #: Seconds between two checks whether the server is draining.
 LOOK_S = 0.05
+#: Seconds without a response after which a client may use the request id of a stream again: many
+#: engines do not mark their last response.
+_SILENT_S = 10.0
 _SWEEP_CALLS = 4096  # calls of sweep() between two scans of the folder, at most
 _MAX_CONTEXTS = 65536  # in a folder
 
@@ -99,8 +106,10 @@ class ContextStore:
 
         Raises:
             SettingsError: the folder belongs to another user or is open to others.
+            EngineError: the file system is full.
         """
         self.directory = directory or folders.stream_folder(os.getppid())
+        self._unclaimed = f"{self.directory}/{folders.UNCLAIMED}"
         self._waiting = f"{self.directory}/{folders.WAITING}"
         self._running = f"{self.directory}/{folders.RUNNING}"
         self._drain_mark = f"{self.directory}/{folders.MARK}"
@@ -112,7 +121,10 @@ class ContextStore:
         # Several models share the folder; the last one that closes its store removes it.
         self._user_mark = self.directory / f"user-{os.getpid()}-{id(self)}"
         self._scratch = f"{self._user_mark}-new"
-        self._make_folder()
+        try:
+            self._make_folder()
+        except OSError as error:
+            raise self._explained(error) from None
 
     def _make_folder(self) -> None:
         """Create the folder, private: a process that can write here can answer for clients."""
@@ -123,49 +135,87 @@ class ContextStore:
             raise SettingsError(f"{self.directory} is not private to this user; remove it")
         self._user_mark.touch(mode=0o600)
 
-    def __len__(self) -> int:
-        """Number of contexts that wait to be taken."""
-        return sum(stream.waits for stream in folders.open_streams(self.directory))
-
     def put(self, *contexts: RequestContext) -> int:
-        """Store the contexts of a request's rows under a new key; if that fails, none is left."""
-        while True:
-            key = int.from_bytes(os.urandom(8), "little") % (1 << KEY_BITS)
-            with contextlib.suppress(FileExistsError):
-                self._put_rows(key, contexts)
-                return key
+        """Store the contexts of a request's rows under a new key; if that fails, none is left.
+
+        Raises:
+            EngineError: the file system is full.
+        """
+        return self._put_new(self._waiting, contexts)
 
     def put_each(self, contexts: Sequence[RequestContext]) -> list[int]:
-        """Store each context under its own new key; if that fails, none is left."""
+        """Store each context under its own new key, unclaimed; if that fails, none is left.
+
+        Raises:
+            EngineError: the file system is full.
+        """
         keys: list[int] = []
         try:
             for context in contexts:
-                keys.append(self.put(context))
-        except OSError:  # tmpfs is full
+                keys.append(self._put_new(self._unclaimed, [context]))
+        except Exception:
             for key in keys:
                 self.discard(key)
             raise
         return keys
 
-    def put_under(self, key: int, contexts: Sequence[RequestContext]) -> None:
+    def put_under(self, request_id: str, contexts: Sequence[RequestContext]) -> None:
         """Store the contexts of a request's rows under the key of a client's request id.
 
-        They replace contexts that wait under this key: the client used its id again.
+        Raises:
+            RequestError: another request with this id has not ended.
+            EngineError: the file system is full.
         """
-        self._put_rows(key, contexts, replace=True)
+        key, now = key_of_request_id(request_id), time.time()
+        try:
+            for row in range(len(contexts)):
+                with contextlib.suppress(FileNotFoundError):
+                    last_response = os.stat(f"{self._running}{key}-{row}").st_ctime  # noqa: PTH116
+                    if now - last_response < _SILENT_S:
+                        raise FileExistsError
+            self._put_rows(f"{self._waiting}{key}", contexts, whole=True)
+        except FileExistsError:
+            raise RequestError(
+                f"the request id {request_id!r} is in use by a request that has not ended; send "
+                "another id with each request"
+            ) from None
 
-    def _put_rows(self, key: int, rows: Sequence[RequestContext], replace: bool = False) -> None:
-        for row, context in enumerate(rows):
-            path = f"{self._waiting}{key}-{row}"
-            try:
-                # Postprocessing may already look for a client's id: it must see a whole record.
-                self._write(self._scratch if replace else path, context.to_record())
-                if replace:
-                    os.rename(self._scratch, path)  # noqa: PTH104
-            except OSError:  # tmpfs is full, or the key is in use
-                for written in range(row):
-                    self.discard(key, written)
-                raise
+    def _put_new(self, prefix: str, contexts: Sequence[RequestContext]) -> int:
+        while True:
+            key = int.from_bytes(os.urandom(8), "little") % (1 << KEY_BITS)
+            with contextlib.suppress(FileExistsError):
+                self._put_rows(f"{prefix}{key}", contexts)
+                return key
+
+    def _put_rows(
+        self, prefix: str, contexts: Sequence[RequestContext], *, whole: bool = False
+    ) -> None:
+        """Write the files PREFIX-ROW; with *whole* each appears with its full content."""
+        written: list[str] = []
+        try:
+            for row, context in enumerate(contexts):
+                path = f"{prefix}-{row}"
+                self._write(self._scratch if whole else path, context.to_record())
+                if whole:
+                    try:
+                        os.link(self._scratch, path)
+                    finally:
+                        os.unlink(self._scratch)  # noqa: PTH108
+                written.append(path)
+        except OSError as error:
+            for path in written:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108
+            raise self._explained(error) from None
+
+    def _explained(self, error: OSError) -> Exception:
+        """*error*, or an error with the fix if the file system is full."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        return EngineError(
+            f"{self.directory.parent} is full: the contexts of requests cannot be stored; enlarge "
+            "it (docker run --shm-size, an emptyDir of medium Memory), or remove files from it"
+        )
 
     def _write(self, path: str, record: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -183,6 +233,11 @@ class ContextStore:
         finally:
             os.close(descriptor)
 
+    def claim(self, key: int) -> None:
+        """Record that an engine has a request of `put_each`: a draining server waits for it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{self._unclaimed}{key}-0", f"{self._waiting}{key}-0")  # noqa: PTH104
+
     def has(self, key: int, row: int = 0) -> bool:
         """Whether a context waits."""
         return os.path.exists(f"{self._waiting}{key}-{row}")  # noqa: PTH110
@@ -190,10 +245,12 @@ class ContextStore:
     def take(self, key: int, row: int = 0) -> RequestContext | None:
         """The context of a row, once; None if none waits or if it cannot be read."""
         running = f"{self._running}{key}-{row}"
-        try:
-            os.rename(f"{self._waiting}{key}-{row}", running)  # noqa: PTH104
-            descriptor = os.open(running, os.O_RDONLY)
-        except FileNotFoundError:
+        for prefix in (self._waiting, self._unclaimed):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{prefix}{key}-{row}", running)  # noqa: PTH104
+                descriptor = os.open(running, os.O_RDONLY)
+                break
+        else:
             return None
         try:
             record = os.read(descriptor, os.fstat(descriptor).st_size)
@@ -207,8 +264,9 @@ class ContextStore:
 
     def discard(self, key: int, row: int = 0) -> None:
         """Remove a waiting context: its stream will not reach postprocessing."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._waiting}{key}-{row}")  # noqa: PTH108
+        for prefix in (self._waiting, self._unclaimed):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{prefix}{key}-{row}")  # noqa: PTH108
 
     def touch(self, key: int, row: int = 0) -> None:
         """Record that a running stream is alive. Call it every few seconds, not per token."""

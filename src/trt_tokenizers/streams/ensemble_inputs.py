@@ -42,6 +42,7 @@ class Range:
 _ENGINES = frozenset({"transformers", "llmapi", "vllm"})
 #: The engines with guides, adapters and performance figures.
 _PRODUCTION = frozenset({"llmapi", "vllm"})
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Input:
         not_set: a value that counts as not sent, as in TensorRT-LLM.
         only: the one value that Python engines accept.
         samples: whether it makes the engine sample; without any such input the engine is greedy.
-        engines: the engines of this package that serve it.
+        engines: the engines of this package that serve it; none for one that only TensorRT-LLM's
+            C++ backend serves.
         field: its field in `TextRequest` and `GenerationRequest`; empty for *name*.
         skeleton: false if only some of TensorRT-LLM's ensembles have it.
     """
@@ -150,8 +152,9 @@ INPUTS = (
     Input("random_seed", "UINT64", "", "random_seed", "older name of `seed`", field="seed"),
     Input("return_log_probs", "BOOL", "", "return_log_probs", "add `output_log_probs` and "
           "`cum_log_probs`", default=False),
-    Input("exclude_input_in_output", "BOOL", "EXCLUDE_INPUT_IN_OUTPUT", "", "false: the prompt "
-          "comes before the answer; default: the setting of preprocessing, true in a stream"),
+    Input("exclude_input_in_output", "BOOL", "EXCLUDE_INPUT_IN_OUTPUT", "", "without "
+          "`stream`, false puts the prompt before the answer; default: the setting of "
+          "preprocessing"),
     Input("skip_special_tokens", "BOOL", "SKIP_SPECIAL_TOKENS", "", "false: special tokens stay in "
           "the text; default: the setting of preprocessing"),
     Input("num_return_sequences", "INT32", "", "num_return_sequences", "with `stream`: number of "
@@ -167,6 +170,24 @@ INPUTS = (
           default=False, only=False),
     Input("return_kv_cache_reuse_stats", "BOOL", "", "return_kv_cache_reuse_stats", "true is "
           "refused; `return_perf_metrics` has these figures", default=False, only=False),
+    Input("stop", "BOOL", "", "stop", "true is refused: to stop a request, cancel it",
+          default=False, only=False),
+    Input("early_stopping", "BOOL", "", "early_stopping", "accepted without effect: for beams"),
+    Input("beam_search_diversity_rate", "FP32", "", "beam_search_diversity_rate", "accepted "
+          "without effect: for beams"),
+    Input("return_num_input_tokens", "BOOL", "", "return_num_input_tokens", "accepted without "
+          "effect: the output is always there"),
+    Input("return_num_output_tokens", "BOOL", "", "return_num_output_tokens", "accepted without "
+          "effect: the output is always there"),
+    Input("lora_task_id", "UINT64", "", "lora_task_id", "refused; use `lora_name`",
+          engines=_NONE),
+    Input("lora_weights", "FP16", "", "lora_weights", "refused; use `lora_name`", (-1, -1),
+          engines=_NONE),
+    Input("lora_config", "INT32", "", "lora_config", "refused; use `lora_name`", (-1, 3),
+          engines=_NONE),
+    Input("prompt_embedding_table", "FP16", "", "prompt_embedding_table", "refused", (-1, -1),
+          engines=_NONE),
+    Input("prompt_vocab_size", "INT32", "", "prompt_vocab_size", "refused", engines=_NONE),
     Input("guided_decoding_guide_type", "STRING", "", "guided_decoding_guide_type",
           "kind of [guide](llmapi.md)", engines=_PRODUCTION),
     Input("guided_decoding_guide", "STRING", "", "guided_decoding_guide",

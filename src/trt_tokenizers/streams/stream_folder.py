@@ -18,8 +18,9 @@ from trt_tokenizers.streams.process_stat import read_stat
 SHM = Path("/dev/shm")
 #: Name of the file that marks a server as draining: it takes no new requests.
 MARK = "draining"
-#: File name prefixes of contexts that wait for postprocessing, and of those that it has taken.
-WAITING, RUNNING = "waiting-", "running-"
+#: File name prefixes of contexts: no engine has the request yet, an engine has it, postprocessing
+#: has taken the context.
+UNCLAIMED, WAITING, RUNNING = "unclaimed-", "waiting-", "running-"
 
 
 def stream_folder(server_pid: int) -> Path:
@@ -39,7 +40,7 @@ class OpenStream(NamedTuple):
 
     Attributes:
         path: the file that holds its context.
-        waits: whether postprocessing has not taken the context yet.
+        waits: whether an engine has the request and postprocessing has not taken the context yet.
         silent_s: seconds since its last sign of life.
     """
 
@@ -52,7 +53,7 @@ def open_streams(folder: Path) -> Iterator[OpenStream]:
     """The streams of a server that have not ended."""
     now = time.time()
     for path in folder.glob("*-*-*"):
-        waits = path.name.startswith(WAITING)
-        if waits or path.name.startswith(RUNNING):
+        if path.name.startswith((UNCLAIMED, WAITING, RUNNING)):
             with contextlib.suppress(FileNotFoundError):  # taken or ended meanwhile
+                waits = path.name.startswith(WAITING)
                 yield OpenStream(path, waits, now - path.stat().st_ctime)

@@ -13,6 +13,8 @@ Message = dict[str, Any]
 
 MAX_JSON = 5_000_000  #: characters of one JSON text
 MAX_MESSAGES = 100_000
+_MAX_ROLE = 64  # characters
+#: The roles of OpenAI's API. A template may know more.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -21,8 +23,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_messages(text: str) -> list[Message]:
     """Check the JSON list of ``{"role": …, "content": …}`` objects.
 
-    Content is a string or a list of ``{"type": "text", "text": …}`` parts, which are joined. Other
-    keys (``name``, ``tool_calls``, …) reach the template unchanged.
+    Content is a string or a list of ``{"type": "text", "text": …}`` parts. Other keys (``name``,
+    ``reasoning_content``, …) reach the template unchanged.
 
     Raises:
         RequestError: names the index of the message and says what it should be.
@@ -40,11 +42,7 @@ def parse_messages(text: str) -> list[Message]:
 
 
 def parse_tools(text: str) -> list[dict[str, Any]] | None:
-    """Check the JSON list of tools, each an object with ``function`` or with ``name``.
-
-    Raises:
-        RequestError: says which tool is wrong.
-    """
+    """Check the JSON list of tools, each an object with ``function`` or with ``name``."""
     data = _json(text, "tools", "the list of tools")
     if not isinstance(data, list):
         raise RequestError("tools must be a JSON list of objects")
@@ -58,11 +56,7 @@ def parse_tools(text: str) -> list[dict[str, Any]] | None:
 
 
 def parse_template_arguments(text: str) -> dict[str, Any]:
-    """Check ``chat_template_kwargs``, a JSON object.
-
-    Raises:
-        RequestError: it is not an object.
-    """
+    """Check ``chat_template_kwargs``, a JSON object."""
     data = _json(text, "chat_template_kwargs", "an object")
     if not isinstance(data, dict):
         raise RequestError(
@@ -77,7 +71,7 @@ def _json(text: str, name: str, what: str) -> Any:
             f"{name} has {len(text)} characters; the limit is {MAX_JSON}: send less text"
         )
     try:
-        data = _loads(text)
+        data = loads(text)
         if _SURROGATE.search(text):
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -91,7 +85,8 @@ def _json(text: str, name: str, what: str) -> Any:
     return data
 
 
-def _loads(text: str) -> Any:
+def loads(text: str) -> Any:
+    """`json.loads`."""
     # JSON has no reference cycles. The collector would scan the growing result again and again: a
     # million small lists take ten times as long with it.
     collects = gc.isenabled()
@@ -104,13 +99,13 @@ def _loads(text: str) -> Any:
 
 
 def _check_message(message: Any, at: int) -> Message:
-    """*message*, changed in place: ``content`` becomes a string, empty ``tool_calls`` go."""
+    """*message*; empty ``tool_calls`` go."""
     if not isinstance(message, dict):
         raise RequestError(f'messages[{at}] must be an object with "role" and "content"')
     if "role" not in message:
         raise RequestError(f"messages[{at}] has no role; it must be one of {', '.join(ROLES)}")
     role = message["role"]
-    if role not in ROLES:
+    if not isinstance(role, str) or not 0 < len(role) <= _MAX_ROLE:
         shown = repr(role[:40]) if isinstance(role, str) else f"of type {type(role).__name__}"
         raise RequestError(
             f"messages[{at}] has the role {shown}; it must be one of {', '.join(ROLES)}"
@@ -124,23 +119,28 @@ def _check_message(message: Any, at: int) -> Message:
     if calls is None or role != "assistant":
         # Some clients send an empty tool_calls; templates test whether the key exists.
         message.pop("tool_calls", None)
-    content = message.get("content")
-    if content is None and calls:
-        return message
-    if isinstance(content, list):
-        content = "".join(
-            _part(part, f"messages[{at}].content[{i}]") for i, part in enumerate(content)
+    elif not isinstance(calls, list) or not all(map(_is_call, calls)):
+        raise RequestError(
+            f"messages[{at}].tool_calls must be a list of "
+            '{"type": "function", "function": {"name": …, "arguments": …}}'
         )
-    if not isinstance(content, str):
+    content = message.get("content")
+    if isinstance(content, list):
+        for number, part in enumerate(content):
+            _check_part(part, f"messages[{at}].content[{number}]")
+    elif not (isinstance(content, str) or (content is None and role == "assistant")):
         raise RequestError(f"messages[{at}] has no content; it must be a string")
-    message["content"] = content
     return message
 
 
-def _part(part: Any, where: str) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-    if not isinstance(text, str):
+def _is_call(call: Any) -> bool:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _check_part(part: Any, where: str) -> None:
+    typed = isinstance(part, dict) and part.get("type") == "text"
+    if not typed or not isinstance(part.get("text"), str):
         raise RequestError(
             f'{where} must be {{"type": "text", "text": …}}; other parts are not supported'
         )
-    return text

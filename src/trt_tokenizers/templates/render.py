@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from jinja2 import nodes
 
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
-from trt_tokenizers.templates.messages import Message
+from trt_tokenizers.templates.forms import Forms
+from trt_tokenizers.templates.messages import ROLES, Message
 from trt_tokenizers.templates.sandbox import Refused, make_environment
 
 _MAX_SOURCE = 1 << 16  # characters of a template
@@ -36,13 +37,10 @@ class ChatTemplate:
         reads: which of ``tools`` and ``tool_calls`` the template mentions.
     """
 
-    def __init__(self, name: str, source: str, **defaults: Any) -> None:
-        """Compile *source*.
+    def __init__(self, name: str, source: str, *, any_role: bool = True, **defaults: Any) -> None:
+        """Compile *source*, whose *defaults* a request's variables may replace.
 
-        Args:
-            name: see above.
-            source: Jinja.
-            defaults: variables that a request's own may replace.
+        Without *any_role*, the roles are those of OpenAI's API that the template mentions.
 
         Raises:
             TemplateError: *source* is too long or not valid Jinja; names template and line.
@@ -54,6 +52,8 @@ class ChatTemplate:
             )
         try:
             tree = _ENVIRONMENT.parse(source)
+            # Before the compiler, which folds constants.
+            constants = {n.value for n in tree.find_all(nodes.Const) if type(n.value) is str}
             self._template = _ENVIRONMENT.from_string(tree, globals=defaults)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
@@ -64,13 +64,13 @@ class ChatTemplate:
             raise TemplateError(
                 f"template {name!r} does not compile: {_printable(error)}; correct the template"
             ) from error
-        words = {
-            word
-            for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Const))
-            for word in (getattr(node, at, None) for at in ("name", "attr", "value"))
-            if isinstance(word, str)
-        }
+        words = {node.name for node in tree.find_all(nodes.Name)}
+        words |= {node.attr for node in tree.find_all(nodes.Getattr)} | constants
         self.reads = words & {"tools", "tool_calls"}
+        self._any_role = any_role
+        self._roles = constants if any_role else (constants.intersection(ROLES) or {*ROLES})
+        tests = {node.name for node in tree.find_all(nodes.Test)}
+        self._forms = Forms(keeps_text="string" in tests)
 
     def render(
         self,
@@ -79,6 +79,7 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        guard: Callable[[Any], Any] = lambda value: value,
     ) -> str:
         """The prompt for *messages*, ending where the assistant's answer begins.
 
@@ -89,6 +90,7 @@ class ChatTemplate:
             arguments: further variables (``enable_thinking``, …). ``add_generation_prompt`` false
                 omits the beginning of the answer; ``continue_final_message`` true ends the prompt
                 inside the last message, and the model continues it.
+            guard: applied to all values of the request, in the form that the template reads.
 
         Raises:
             RequestError: the template refuses the conversation, fails on it, or does not support
@@ -104,19 +106,49 @@ class ChatTemplate:
                 "chat_template_kwargs sets add_generation_prompt and continue_final_message; "
                 "send one of them"
             )
-        content = messages[-1].get("content") or ""
+        content = ""
         if continues:
             variables["add_generation_prompt"] = False
-            messages = [*messages[:-1], {**messages[-1], "content": content + _CONTINUE_HERE}]
+            content, marked = _mark_end(messages[-1].get("content") or "")
+            messages = [*messages[:-1], {**messages[-1], "content": marked}]
         if tools and "tools" not in self.reads:
             raise self._unsupported("tools")
+        # transformers always passes documents, so templates compare it with none.
+        variables = {"documents": None, **special_tokens, **guard(variables), "tools": guard(tools)}
+        prompt = self._render_messages(messages, variables, guard)
+        return _cut_at_mark(prompt, guard(content), self.name) if continues else prompt
+
+    def _render_messages(
+        self,
+        messages: Sequence[Message],
+        variables: dict[str, Any],
+        guard: Callable[[Any], Any],
+    ) -> str:
+        """The prompt of *messages*; RequestError for a role that the template would drop."""
+        if self._forms.fits(messages):
+            return self._render({**variables, "messages": guard(messages)})
         if "tool_calls" not in self.reads and any(m.get("tool_calls") for m in messages):
             raise self._unsupported("tool_calls")
-        prompt = self._render(
-            # transformers always passes documents, so templates compare it with none.
-            {"documents": None, **special_tokens, **variables, "messages": messages, "tools": tools}
+        roles = {m["role"]: at for at, m in reversed([*enumerate(messages)])}
+        unusual = {role: at for role, at in roles.items() if role not in {*ROLES, *self._roles}}
+        if unusual and not self._any_role:
+            raise self._unknown_role(unusual)
+        fitting = self._forms.fit(
+            messages, lambda probed: self._render({**variables, "messages": probed})
         )
-        return _cut_at_mark(prompt, content, self.name) if continues else prompt
+        prompt = self._render({**variables, "messages": guard(fitting)})
+        dropped = {role: at for role, at in unusual.items() if not self._forms.shows(role)}
+        if dropped:
+            raise self._unknown_role(dropped)
+        return prompt
+
+    def _unknown_role(self, unknown: Mapping[str, int]) -> RequestError:
+        role, at = next(iter(unknown.items()))
+        known = [each for each in ROLES if each in self._roles] or ROLES
+        return RequestError(
+            f"messages[{at}] has the role {role!r}; template {self.name!r} knows "
+            f"{', '.join(known)}: send one of these"
+        )
 
     def _unsupported(self, what: str) -> RequestError:
         """The error for *what*, which this template does not read and would drop silently."""
@@ -152,6 +184,14 @@ def _printable(error: Exception | str | None) -> str:
     """At most 500 characters of the error's message, as valid UTF-8."""
     text = str(error)[:500] or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _mark_end(content: Any) -> tuple[str, Any]:
+    """The text at the end of *content*, text or parts, and *content* with the mark after it."""
+    if isinstance(content, str):
+        return content, content + _CONTINUE_HERE
+    text = content[-1]["text"]
+    return text, [*content[:-1], {**content[-1], "text": text + _CONTINUE_HERE}]
 
 
 def _cut_at_mark(prompt: str, content: str, name: str) -> str:
@@ -191,7 +231,7 @@ def _names_reading(what: str) -> list[str]:
 def _named(name: str) -> ChatTemplate:
     file, defaults = _VARIANTS.get(name, (name, {}))
     path = files("trt_tokenizers.templates") / "named" / f"{file}.jinja"
-    return ChatTemplate(name, path.read_text(encoding="utf-8"), **defaults)
+    return ChatTemplate(name, path.read_text(encoding="utf-8"), any_role=False, **defaults)
 
 
 class OwnTemplates:
@@ -206,11 +246,7 @@ class OwnTemplates:
     """
 
     def __init__(self, name: str, sources: Mapping[str, str]) -> None:
-        """Compile ``default`` and ``tool_use``.
-
-        Raises:
-            TemplateError: one of them is not valid Jinja; names template and line.
-        """
+        """Compile ``default`` and ``tool_use``; TemplateError if one is not valid Jinja."""
         self.name = name
         self.sources = sources
         self._compiled: dict[str, ChatTemplate] = {}
@@ -219,11 +255,7 @@ class OwnTemplates:
                 self._compile(key)
 
     def named(self, name: str) -> ChatTemplate:
-        """The template *name* of `sources`, with or without tools.
-
-        Raises:
-            RequestError: it is not valid Jinja.
-        """
+        """The template *name* of `sources`. RequestError if it is not valid Jinja."""
         try:
             return self._compiled.get(name) or self._compile(name)
         except TemplateError as error:
@@ -241,12 +273,9 @@ class OwnTemplates:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        guard: Callable[[Any], Any] = lambda value: value,
     ) -> str:
-        """`ChatTemplate.render` of the selected template.
-
-        Raises:
-            RequestError: no template fits, or it does not accept the conversation.
-        """
+        """`ChatTemplate.render` of the selected template; RequestError if none fits."""
         template = self._compiled.get("tool_use") if tools else None
         template = template or self._compiled.get("default")
         if template is None:
@@ -255,13 +284,9 @@ class OwnTemplates:
                 "name one as chat_template in chat_template_kwargs, or set the parameter "
                 "'template' of the model preprocessing"
             )
-        return template.render(messages, special_tokens, tools=tools, arguments=arguments)
-
-
-def _auto(template: str | Mapping[str, str]) -> ChatTemplate | OwnTemplates:
-    if isinstance(template, str):
-        return ChatTemplate("auto", template)
-    return OwnTemplates("auto", template)
+        return template.render(
+            messages, special_tokens, tools=tools, arguments=arguments, guard=guard
+        )
 
 
 def load(
@@ -283,7 +308,9 @@ def load(
     if name == "none":
         return None
     if name == "auto":
-        return _auto(chat_template) if chat_template else None
+        if isinstance(chat_template, Mapping):
+            return OwnTemplates("auto", chat_template)
+        return ChatTemplate("auto", chat_template) if chat_template else None
     if "{{" in name or "{%" in name:
         return ChatTemplate("inline", name)
     known = named_templates()

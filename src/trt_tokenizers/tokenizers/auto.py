@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from trt_tokenizers.errors import TokenizerError
@@ -37,8 +36,15 @@ def load(settings: TokenizerSettings) -> Tokenizer:
     """
     name, why = choose(Path(settings.tokenizer_dir))
     logger.info("tokenizer type auto: %s, because %s %s", name, settings.tokenizer_dir, why)
-    factory = _FACTORIES.get(name) or find_plugin(GROUP, name, "tokenizer type", TokenizerError)
-    tokenizer: Tokenizer = factory(settings)
+    if name == "tokenizers":  # no registered type reads tokenizer.json alone
+        from trt_tokenizers.tokenizers.fast import FastTokenizer
+
+        return FastTokenizer(settings)
+    if name == "gpt2":  # AutoTokenizer adds no BOS by default; type gpt2 does
+        from trt_tokenizers.tokenizers.gpt2 import Gpt2Tokenizer
+
+        return Gpt2Tokenizer(settings, always_bos=False)
+    tokenizer: Tokenizer = find_plugin(GROUP, name, "tokenizer type", TokenizerError)(settings)
     return tokenizer
 
 
@@ -79,23 +85,3 @@ def choose(directory: Path) -> tuple[str, str]:
         "has neither tokenizer.json nor files that identify a faster type (llama, gpt2, "
         "sentencepiece, t5, mistral, tiktoken); set tokenizer_type to one of these to start faster"
     )
-
-
-def _tokenizers(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.fast import FastTokenizer
-
-    return FastTokenizer(settings)
-
-
-def _gpt2(settings: TokenizerSettings) -> Tokenizer:
-    from trt_tokenizers.tokenizers.gpt2 import Gpt2Tokenizer
-
-    # AutoTokenizer adds no BOS by default; type gpt2 does.
-    return Gpt2Tokenizer(settings, always_bos=False)
-
-
-#: Factories for which no registered type exists, or which differ from it.
-_FACTORIES: dict[str, Callable[[TokenizerSettings], Tokenizer]] = {
-    "tokenizers": _tokenizers,
-    "gpt2": _gpt2,
-}

@@ -1,26 +1,7 @@
 """The interface of tokenizers. These docstrings are the manual for plugin authors.
 
-A type is a class (or a function) that takes `TokenizerSettings` and returns a `Tokenizer`::
-
-    class ReverseTokenizer(Tokenizer):
-        def __init__(self, settings: TokenizerSettings) -> None:
-            super().__init__(settings)  # reads the small JSON files
-            self.set_bos(None)
-            self.set_eos_and_pad(0, 0)
-
-        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-            ids = [ord(c) for c in reversed(text)]
-            return self.framed(ids) if add_special_tokens else ids
-
-        def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-            return "".join(chr(i) for i in ids if i)
-
-registered in its package's pyproject.toml and selected by ``tokenizer_type: reverse``::
-
-    [project.entry-points."trt_tokenizers.tokenizers"]
-    reverse = "my_package:ReverseTokenizer"
-
-or, without an entry point, by ``tokenizer_type: my_package:ReverseTokenizer``.
+A type is a class (or a function) that takes `TokenizerSettings` and returns a `Tokenizer`;
+docs/plugins.md has an example.
 
 `Tokenizer.set_bos`, `set_eos_and_pad` and `framed` apply generation_config.json and the settings
 add_bos, add_eos, extra_eos_ids and pad_id. A type that sets the attributes itself must apply
@@ -29,16 +10,41 @@ add_bos, add_eos, extra_eos_ids and pad_id. A type that sets the attributes itse
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.errors import TokenizerError, one_line
 from trt_tokenizers.settings import setting
 from trt_tokenizers.tokenizers.detokenize import StreamDecoder, WindowStreamDecoder
 from trt_tokenizers.tokenizers.files import TokenizerFiles
+from trt_tokenizers.tokenizers.vocabulary import any_of
+
+#: A character that Unicode reserves for programs. `Tokenizer.encode` omits it, so that a control
+#: token with it inside is encoded as text. Only used if tokenizer_config.json has
+#: split_special_tokens.
+GUARD = "\ufdd1"
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Raise TokenizerError for a panic of a Rust library, which is no Exception.
+
+    A pattern that backtracks too far on a text panics, for example.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise TokenizerError(
+            f"the tokenizer fails on this text: {one_line(error)}; send other text"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ class Tokenizer(ABC):
         adds_eos: whether plain prompts (no chat template) end with EOS, as T5's do.
         chat_template: the tokenizer's Jinja source, or several by name; None if it has none.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
+        control_tokens: texts of the special tokens that `encode` finds in a text.
         vocabulary_files: names of the files of the vocabulary, without those that every type reads
             (`files.SMALL_FILES`); empty if unknown.
     """
@@ -111,6 +118,7 @@ class Tokenizer(ABC):
     unk_id: int | None = None
     adds_bos: bool
     adds_eos: bool = False
+    control_tokens: Collection[str]
     vocabulary_files: tuple[str, ...] = ()
     _drops_bos = _drops_eos = False
 
@@ -124,13 +132,14 @@ class Tokenizer(ABC):
         self.files = TokenizerFiles.read(Path(settings.tokenizer_dir))
         self.chat_template = self.files.chat_template
         self.special_tokens = self.files.special_tokens
+        self.control_tokens = self.special_tokens.values()
 
     @abstractmethod
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of *text*; special tokens written in it become their ids.
 
         Args:
-            text: valid Unicode without lone surrogates.
+            text: valid Unicode without lone surrogates, perhaps with `GUARD`.
             add_special_tokens: add BOS and EOS as the type, files and settings say.
         """
 
@@ -176,6 +185,24 @@ class Tokenizer(ABC):
         command ``tokenize`` then searches the text for the tokens.
         """
         return None
+
+    def guarded(self, value: Any) -> Any:
+        """*value*, text or JSON, with `GUARD` inside every control token, so that it stays text."""
+        if isinstance(value, str):
+            return self._find_control.sub(lambda m: "".join(c + GUARD for c in m.group()), value)
+        if isinstance(value, list):
+            return [self.guarded(item) for item in value]
+        if isinstance(value, dict):
+            return {self.guarded(key): self.guarded(item) for key, item in value.items()}
+        return value
+
+    def has_control(self, text: str) -> bool:
+        """Whether *text* contains a control token."""
+        return self._find_control.search(text) is not None
+
+    @cached_property
+    def _find_control(self) -> re.Pattern[str]:
+        return re.compile(any_of(self.control_tokens))
 
     def encode_prompts(
         self, texts: Sequence[str], *, add_special_tokens: bool, ensure_bos: bool

@@ -12,7 +12,7 @@ class ByteTokenizer(SegmentedTokenizer):
     def __init__(self, settings: TokenizerSettings) -> None:
         super().__init__(settings)
         self._set_vocabulary({}, lambda i: bytes([i]) if i < 256 else None)
-        self.set_bos(None, file_adds=False, default=False)
+        self.set_bos(None)
         self.set_eos_and_pad(None, None)
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from trt_tokenizers.tokenizers.base import Tokenizer
 from trt_tokenizers.tokenizers.detokenize import StreamDecoder
@@ -17,31 +18,14 @@ def clean_up(text: str) -> str:
     return text
 
 
-class CleanedUp(Tokenizer):
-    """Wraps a tokenizer and cleans up its text; ids do not change."""
+class CleanedUp:
+    """Wraps a tokenizer and cleans up its text; ids and attributes are those of the tokenizer."""
 
     def __init__(self, inner: Tokenizer) -> None:
-        # Without the base class's __init__: *inner* has read the files and set all attributes.
-        self.__dict__.update(inner.__dict__)
-        for name in Tokenizer.__annotations__:
-            if hasattr(inner, name):  # a plugin may set it on its class
-                setattr(self, name, getattr(inner, name))
         self._inner = inner
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._inner.encode(text, add_special_tokens=add_special_tokens)
-
-    def encode_batch(
-        self, texts: Sequence[str], *, add_special_tokens: bool = True
-    ) -> list[list[int]]:
-        return self._inner.encode_batch(texts, add_special_tokens=add_special_tokens)
-
-    def encode_prompts(
-        self, texts: Sequence[str], *, add_special_tokens: bool, ensure_bos: bool
-    ) -> list[list[int]]:
-        return self._inner.encode_prompts(
-            texts, add_special_tokens=add_special_tokens, ensure_bos=ensure_bos
-        )
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return clean_up(self._inner.decode(ids, skip_special_tokens=skip_special_tokens))
@@ -50,12 +34,6 @@ class CleanedUp(Tokenizer):
         return _CleanedUpStream(
             self._inner.stream(skip_special_tokens=skip_special_tokens, first=first)
         )
-
-    def offsets(self, text: str) -> list[tuple[int, int, int]] | None:
-        return self._inner.offsets(text)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self._inner.token_bytes(token_id)
 
 
 class _CleanedUpStream(StreamDecoder):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import tokenizers
 
 from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers import split_long_text
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings, no_panic
 from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
-from trt_tokenizers.tokenizers.files import AddedToken
+from trt_tokenizers.tokenizers.files import TokenizerFiles
 from trt_tokenizers.tokenizers.vocabulary import TokenBytes, byte_level_bytes, sentencepiece_bytes
 
 _REPLACE_SPACE = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
@@ -40,19 +41,16 @@ class FastTokenizer(Tokenizer):
         *,
         always_bos: bool = False,
     ) -> None:
-        """Load tokenizer.json of the settings' folder, or use *backend*.
+        """Load tokenizer.json of the settings' folder, or use *backend*, the library's tokenizer.
 
-        Args:
-            settings: name the folder.
-            backend: the library's tokenizer, if it does not come from tokenizer.json.
-            always_bos: this type adds BOS even if the file does not.
+        *always_bos* adds BOS even if the file does not.
 
         Raises:
             TokenizerError: no tokenizer.json, or it does not load.
         """
         super().__init__(settings)
         self._backend = backend or load_backend(self.files.directory / "tokenizer.json")
-        _add_tokens(self._backend, self.files.added)
+        _add_tokens(self._backend, self.files)
         self._backend.no_truncation()
         self._backend.no_padding()
         bos, eos, pad = (self._token_id(role) for role in ("bos_token", "eos_token", "pad_token"))
@@ -67,6 +65,23 @@ class FastTokenizer(Tokenizer):
             i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
         )
         self._tables = self._byte_tables()
+        added = self._backend.get_added_tokens_decoder().values()
+        self.control_tokens = [token.content for token in added if token.special]
+        if self.files.config.get("split_special_tokens"):
+            self._omit_guards()
+
+    def _omit_guards(self) -> None:
+        """Let the library remove `GUARD` after its search for special tokens in a text."""
+        backend = self._backend
+        for token in backend.get_added_tokens_decoder().values():
+            if token.special and token.normalized:  # the search would follow the removal
+                flags = {name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word")}
+                found = tokenizers.AddedToken(token.content, normalized=False, **flags)
+                backend.add_special_tokens([found])
+        steps = [tokenizers.normalizers.Replace(GUARD, "")]
+        if backend.normalizer is not None:
+            steps.append(backend.normalizer)
+        backend.normalizer = tokenizers.normalizers.Sequence(steps)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         (ids,) = self.encode_batch([text], add_special_tokens=add_special_tokens)
@@ -78,6 +93,7 @@ class FastTokenizer(Tokenizer):
         batch = self._encode(texts, add_special_tokens)
         return [self.framed(ids) for ids in batch] if add_special_tokens else batch
 
+    @no_panic()
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         """The library's ids."""
         # The "fast" call omits the offsets, which are not used here.
@@ -102,7 +118,8 @@ class FastTokenizer(Tokenizer):
         if self._tables is None:
             # The library rejects negative ids and ignores ids beyond its vocabulary.
             known = [i for i in ids if i >= 0]
-            return str(self._backend.decode(known, skip_special_tokens=skip_special_tokens))
+            with no_panic():
+                return str(self._backend.decode(known, skip_special_tokens=skip_special_tokens))
         stream = self.stream(skip_special_tokens=skip_special_tokens)
         return stream.feed(ids) + stream.finish()
 
@@ -118,6 +135,7 @@ class FastTokenizer(Tokenizer):
             return super().token_bytes(token_id)
         return self._tables[False][token_id]
 
+    @no_panic()
     def offsets(self, text: str) -> list[tuple[int, int, int]]:
         encoding = self._backend.encode(text, add_special_tokens=False)
         return [(i, *span) for i, span in zip(encoding.ids, encoding.offsets, strict=True)]
@@ -139,10 +157,7 @@ class FastTokenizer(Tokenizer):
 
     def _token_id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
-        if token is None:
-            return None
-        found: int | None = self._backend.token_to_id(token)
-        return found
+        return None if token is None else self._backend.token_to_id(token)
 
     def _byte_tables(self) -> dict[bool, TokenBytes] | None:
         """Tables that keep special tokens (key False) or skip them (key True).
@@ -154,8 +169,11 @@ class FastTokenizer(Tokenizer):
             return None
         to_bytes, self._strip_first_space = kind
         piece_of = self._backend.id_to_token
+        added = self._backend.get_added_tokens_decoder() if to_bytes is byte_level_bytes else {}
 
         def token_bytes(token_id: int) -> bytes | None:
+            if token_id in added:  # literal text, also if all its letters represent bytes
+                return added[token_id].content.encode()
             piece = piece_of(token_id)
             return None if piece is None else to_bytes(piece)
 
@@ -163,11 +181,7 @@ class FastTokenizer(Tokenizer):
 
 
 def load_backend(path: Path) -> tokenizers.Tokenizer:
-    """Load a tokenizer.json.
-
-    Raises:
-        TokenizerError: *path* is missing or is not a tokenizer.json.
-    """
+    """Load a tokenizer.json; TokenizerError if *path* is missing or does not load."""
     if not path.is_file():
         raise TokenizerError(f"{path} does not exist; set tokenizer_dir to a folder that has it")
     try:
@@ -179,29 +193,26 @@ def load_backend(path: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
     """Add the tokens that transformers adds to those of tokenizer.json, in the same order.
 
-    These are tokens of the other JSON files that tokenizer.json does not have, or does not mark as
-    special although the files do.
+    These are tokens of the other JSON files that tokenizer.json does not have, does not mark as
+    special although the files do, or has with other flags than added_tokens_decoder.
     """
-    known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
-    for token in added:
-        known_special = known.get(token.text)
-        if known_special is None or (token.special and not known_special):
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    decoder = files.config.get("added_tokens_decoder") or {}
+    for token in files.added:
+        flags = dataclasses.asdict(token)
+        del flags["text"], flags["id"]
+        old = known.get(token.text)
+        changed = [name for name, value in flags.items() if old and getattr(old, name) != value]
+        if (
+            old is None
+            or (changed and str(token.id) in decoder)
+            or ("special" in changed and token.special)
+        ):
             add = backend.add_special_tokens if token.special else backend.add_tokens
-            add(
-                [
-                    tokenizers.AddedToken(
-                        token.text,
-                        special=token.special,
-                        lstrip=token.lstrip,
-                        rstrip=token.rstrip,
-                        normalized=token.normalized,
-                        single_word=token.single_word,
-                    )
-                ]
-            )
+            add([tokenizers.AddedToken(token.text, **flags)])
 
 
 def _byte_decoder(decoder: Any) -> tuple[Callable[[str], bytes], bool] | None:

@@ -16,14 +16,8 @@ SMALL_FILES = (
     "chat_template*", "additional_chat_templates/*", "generation_config.json", "config.json",
 )  # fmt: skip
 _ROLES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class TokenizerFiles:
     Attributes:
         directory: the folder.
         config: content of tokenizer_config.json, or empty.
-        special_tokens: role ("bos_token", …) -> text.
+        special_tokens: role ("bos_token", …) or the files' own name ("think_token") -> text.
         added: tokens of added_tokens_decoder, added_tokens.json and the special tokens' names.
         eos_ids: ``eos_token_id`` of generation_config.json, else of config.json.
         chat_template: Jinja source, or several by name, from chat_template.jinja and
@@ -84,13 +78,14 @@ class TokenizerFiles:
         sources = {a_map: read_json(a_map), path: config}
         if "added_tokens_decoder" not in config:  # older folders: the map takes precedence
             sources = dict(reversed(sources.items()))
-        tokens = {role: text for data in sources.values() for role, text in _roles(data).items()}
+        roles = {role: e for data in sources.values() for role, e in _roles(data).items()}
+        tokens = {role: entry["content"] for role, entry in roles.items()}
         model = read_json(directory / "config.json")
         return cls(
             directory=directory,
             config=config,
             special_tokens=tokens,
-            added=_added_tokens(path, config, [*tokens.values(), *_more_special(sources)]),
+            added=_added_tokens(path, config, [*roles.values(), *_more_special(sources)]),
             eos_ids=_eos_ids(directory, model),
             chat_template=_chat_template(path, config),
             vocab_size=vocab_size(model),
@@ -114,9 +109,11 @@ def _eos_ids(directory: Path, model: dict[str, Any]) -> tuple[int, ...]:
         found = config.get("eos_token_id")
         if found is not None:
             ids = found if isinstance(found, list) else [found]
+            ids = [token_id for token_id in ids if token_id is not None]
             if any(type(token_id) is not int for token_id in ids):
                 raise _invalid(source, "eos_token_id", found, "an id or a list of ids")
-            return tuple(ids)
+            if ids:
+                return tuple(ids)
     return ()
 
 
@@ -128,7 +125,7 @@ def _numbered(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, dict[s
         raise _invalid(path, "added_tokens_decoder", decoder, expected)
     found: dict[str, tuple[int, dict[str, Any]]] = {}
     for key, entry in decoder.items():
-        if not key.isdecimal() or not isinstance(entry, dict) or _text(entry) is None:
+        if not key.isdecimal() or not isinstance(entry, dict) or _entry(entry) is None:
             raise _invalid(path, "added_tokens_decoder", {key: entry}, expected)
         found[entry["content"]] = (int(key), entry)
     path = path.with_name("added_tokens.json")
@@ -140,27 +137,43 @@ def _numbered(path: Path, config: dict[str, Any]) -> dict[str, tuple[int, dict[s
 
 
 def _added_tokens(
-    path: Path, config: dict[str, Any], special: Iterable[str]
+    path: Path, config: dict[str, Any], special: Iterable[dict[str, Any]]
 ) -> tuple[AddedToken, ...]:
-    special = list(dict.fromkeys(special))
-    found: dict[str, AddedToken] = {}
-    numbered = _numbered(path, config)
-    for text, (token_id, entry) in sorted(numbered.items(), key=lambda item: item[1][0]):
-        is_special = bool(entry.get("special")) or text in special
-        flags = {flag: bool(entry.get(flag)) for flag in ("lstrip", "rstrip", "single_word")}
-        normalized = bool(entry.get("normalized", not is_special))
-        found[text] = AddedToken(text, token_id, is_special, normalized=normalized, **flags)
-    for text in special:
-        found.setdefault(text, AddedToken(text, None, special=True))
+    """The tokens with an id, in order of it, and then the other *special* ones."""
+    named: dict[str, dict[str, Any]] = {}
+    for entry in special:
+        if len(entry) > 1 or entry["content"] not in named:  # an object has flags, a string none
+            named[entry["content"]] = entry
+    numbered = sorted(_numbered(path, config).items(), key=lambda item: item[1][0])
+    found = {text: _added(text, i, entry, text in named) for text, (i, entry) in numbered}
+    for text, entry in named.items():
+        found.setdefault(text, _added(text, None, entry, special=True))
     return tuple(found.values())
 
 
-def _roles(source: dict[str, Any]) -> dict[str, str]:
-    named = {role: _text(source.get(role)) for role in _ROLES}
-    return {role: text for role, text in named.items() if text is not None}
+def _added(text: str, token_id: int | None, entry: dict[str, Any], special: bool) -> AddedToken:
+    special = special or bool(entry.get("special"))
+    flags = {flag: bool(entry.get(flag)) for flag in ("lstrip", "rstrip", "single_word")}
+    normalized = bool(entry.get("normalized", not special))
+    return AddedToken(text, token_id, special, normalized=normalized, **flags)
 
 
-def _more_special(sources: Mapping[Path, dict[str, Any]]) -> list[str]:
+def _roles(source: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Role or other name of a token -> its entry."""
+    names = [name for name in source if name.endswith("_token")]
+    extra = source.get("extra_special_tokens")  # transformers 5: a list, or names and tokens
+    found = {name: source[name] for name in sorted(names, key=_by_role)}
+    found |= extra if isinstance(extra, dict) else {}
+    entries = {name: _entry(token) for name, token in found.items()}
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+def _by_role(name: str) -> int:
+    """In the order in which transformers adds them."""
+    return _ROLES.index(name) if name in _ROLES else len(_ROLES)
+
+
+def _more_special(sources: Mapping[Path, dict[str, Any]]) -> list[dict[str, Any]]:
     """Special tokens without a role; transformers 5 renamed the list."""
     found = []
     for path, source in sources.items():
@@ -169,14 +182,17 @@ def _more_special(sources: Mapping[Path, dict[str, Any]]) -> list[str]:
             if not isinstance(tokens, (dict, list)):
                 raise _invalid(path, name, tokens, "a list of tokens")
             listed = tokens.values() if isinstance(tokens, dict) else tokens
-            found += [text for token in listed if (text := _text(token)) is not None]
+            found += [entry for token in listed if (entry := _entry(token)) is not None]
     return found
 
 
-def _text(token: object) -> str | None:
-    if isinstance(token, dict):  # a serialized AddedToken
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+def _entry(token: object) -> dict[str, Any] | None:
+    """*token* as an object with its content and flags; None if it is none."""
+    if isinstance(token, str):
+        return {"content": token}
+    if isinstance(token, dict) and isinstance(token.get("content"), str):
+        return token
+    return None
 
 
 def _chat_template(path: Path, config: dict[str, Any]) -> str | dict[str, str] | None:
@@ -191,7 +207,9 @@ def _chat_template(path: Path, config: dict[str, Any]) -> str | dict[str, str] |
     found = config.get("chat_template")
     if found is None or isinstance(found, str):
         return found
-    expected = 'Jinja, or a list of {"name": …, "template": …}'
+    expected = 'Jinja, {name: Jinja}, or a list of {"name": …, "template": …}'
+    if isinstance(found, dict):
+        found = [{"name": name, "template": source} for name, source in found.items()]
     if not isinstance(found, list):
         raise _invalid(path, "chat_template", found, expected)
     named: dict[str, str] = {}

@@ -26,11 +26,7 @@ class Gpt2Tokenizer(FastTokenizer):
     """
 
     def __init__(self, settings: TokenizerSettings, *, always_bos: bool = True) -> None:
-        """Load the files of the settings' folder.
-
-        Args:
-            settings: name the folder.
-            always_bos: whether to add BOS if the setting and the files do not say.
+        """Load the files; *always_bos* adds BOS if the setting and the files do not say.
 
         Raises:
             TokenizerError: the files are missing, or do not load.
@@ -49,7 +45,6 @@ class Gpt2Tokenizer(FastTokenizer):
 
 
 def _backend(directory: Path) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
-    """The library's tokenizer, and the names of its files."""
     for vocabulary, merges in VOCABULARIES:
         if (directory / vocabulary).is_file() and (directory / merges).is_file():
             return _from_merges(directory, vocabulary, merges), (vocabulary, merges)
@@ -69,13 +64,9 @@ def _from_merges(directory: Path, vocabulary: str, merges: str) -> tokenizers.To
             f"{directory / vocabulary} and {merges} do not load: {error}; restore the files"
         ) from error
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=bool(
-            read_json(directory / "tokenizer_config.json").get("add_prefix_space")
-        )
-    )
+    config = read_json(directory / "tokenizer_config.json")
+    prefix_space = bool(config.get("add_prefix_space"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [tokenizers.AddedToken(_END_OF_TEXT, special=True, normalized=False)]
-    )
+    backend.add_special_tokens([_END_OF_TEXT])
     return backend

@@ -52,20 +52,16 @@ def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]
 def _match(
     ids: Sequence[int], offsets: list[tuple[int, int, int]], bos_id: int | None
 ) -> list[tuple[int, int]]:
-    """Spans of *ids* from the library's *offsets*; added tokens get an empty span.
-
-    Several *bos_id* in front count as one, as in `Tokenizer.encode_prompts`.
-    """
+    """Spans of *ids*; tokens that the library did not find in the text get an empty span."""
+    # Several BOS in front count as one, as in `Tokenizer.encode_prompts`.
     while len(offsets) > 1 and offsets[0][0] == offsets[1][0] == bos_id:
         del offsets[0]
     remaining = iter(offsets)
     spans, (expected, start, end) = [], next(remaining, _NONE)
     for token_id in ids:
-        if token_id != expected:
-            spans.append((0, 0))
-            continue
-        spans.append((start, end))
-        expected, start, end = next(remaining, _NONE)
+        spans.append((start, end) if token_id == expected else (0, 0))
+        if token_id == expected:
+            expected, start, end = next(remaining, _NONE)
     return spans
 
 

@@ -8,6 +8,7 @@ from trt_tokenizers.errors import TokenizerError
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.files import files_like
 from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer
+from trt_tokenizers.tokenizers.tiktoken import bounded_runs
 
 
 def load(settings: TokenizerSettings) -> Tokenizer:
@@ -39,11 +40,7 @@ class TekkenTokenizer(SegmentedTokenizer):
     """
 
     def __init__(self, settings: TokenizerSettings, path: Path) -> None:
-        """Load *path*.
-
-        Raises:
-            TokenizerError: *path* does not load.
-        """
+        """Load *path*; TokenizerError if it does not load."""
         from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
         from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
@@ -65,13 +62,9 @@ class TekkenTokenizer(SegmentedTokenizer):
         for role, token_id in (("bos_token", tekken.bos_id), ("eos_token", tekken.eos_id),
                                ("pad_token", tekken.pad_id)):  # fmt: skip
             self.special_tokens.setdefault(role, tekken.id_to_piece(token_id))
-        self.set_bos(tekken.bos_id, file_adds=False, default=True)
+        self.set_bos(tekken.bos_id, default=True)
         self.set_eos_and_pad(tekken.eos_id, tekken.pad_id)
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
-        from trt_tokenizers.tokenizers.tiktoken import bounded_runs
-
-        ids: list[int] = []
-        for piece in bounded_runs(text):
-            ids += self._tekken.encode(piece, bos=False, eos=False)
-        return ids
+        pieces = bounded_runs(text)
+        return [i for piece in pieces for i in self._tekken.encode(piece, bos=False, eos=False)]

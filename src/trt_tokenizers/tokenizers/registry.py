@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
 from trt_tokenizers.errors import TokenizerError, TrtTokenizersError
 from trt_tokenizers.plugins import find_plugin
@@ -80,4 +81,6 @@ def create(settings: TokenizerSettings) -> Tokenizer:
             f"tokenizer type {name!r} returns a {type(tokenizer).__name__} without "
             f"{', '.join(unset)}; set them as docs/plugins.md shows"
         )
-    return CleanedUp(tokenizer) if settings.clean_up_tokenization_spaces else tokenizer
+    if settings.clean_up_tokenization_spaces:
+        return cast(Tokenizer, CleanedUp(tokenizer))
+    return tokenizer

@@ -6,12 +6,11 @@ import re
 import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from trt_tokenizers.tokenizers.base import Tokenizer
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, no_panic
 from trt_tokenizers.tokenizers.detokenize import ByteStreamDecoder, StreamDecoder
 from trt_tokenizers.tokenizers.files import AddedToken
-from trt_tokenizers.tokenizers.vocabulary import TokenBytes
+from trt_tokenizers.tokenizers.vocabulary import TokenBytes, any_of
 
 _WHITESPACE = re.compile(r"\s+")
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
@@ -44,7 +43,8 @@ class SegmentedTokenizer(Tokenizer):
             hidden: more ids to skip together with the special tokens.
             strip_first_space: the tokenizer itself adds the first space of a text.
         """
-        numbered = {token.id: token for token in added if token.id is not None}
+        ids = [(special.get(t.text) if t.id is None else t.id, t) for t in added]
+        numbered = {i: token for i, token in ids if i is not None}
         self._written = {**special, **{token.text: i for i, token in numbered.items()}}
         self._find_written = re.compile(any_of(self._written))
         self._lstrip = frozenset(i for i, token in numbered.items() if token.lstrip)
@@ -53,6 +53,7 @@ class SegmentedTokenizer(Tokenizer):
         self._strip_first_space = strip_first_space
         shown = {i for i, token in numbered.items() if not token.special}
         skipped = hidden | (set(self._written.values()) - shown)
+        self.control_tokens = [text for text, i in self._written.items() if i not in shown]
         self._tables = {False: TokenBytes(token_bytes), True: TokenBytes(token_bytes, skipped)}
 
     @abstractmethod
@@ -64,13 +65,14 @@ class SegmentedTokenizer(Tokenizer):
             first: the segment begins the prompt.
         """
 
+    @no_panic()
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
         for start, end, token_id in self._segments(text):
-            if token_id is None:
-                ids += self._encode_segment(text[start:end], first=start == 0)
-            else:
+            if token_id is not None:
                 ids.append(token_id)
+            elif segment := text[start:end].replace(GUARD, ""):
+                ids += self._encode_segment(segment, first=start == 0)
         if add_special_tokens and self.adds_bos and self.bos_id is not None:
             ids.insert(0, self.bos_id)
         if add_special_tokens and self.adds_eos:
@@ -122,29 +124,3 @@ def _is_word_character(character: str) -> bool:
         or character in _JOINERS
         or (category == "So" and _ENCLOSED_LETTERS.match(character) is not None)
     )
-
-
-def any_of(words: Iterable[str]) -> str:
-    """A regular expression that matches the longest of *words*.
-
-    It is a tree of common prefixes. Trying a thousand ``<SPECIAL_…>`` one by one at every ``<``
-    would take seconds for a text full of ``<``.
-    """
-    tree: dict[str, Any] = {}
-    for word in words:
-        node = tree
-        for character in word:
-            node = node.setdefault(character, {})
-        node[""] = {}
-    return _expression(tree) if tree else "(?!)"
-
-
-def _expression(node: dict[str, Any]) -> str:
-    chain = ""
-    while len(node) == 1:  # without a branch no group is needed
-        ((character, node),) = node.items()
-        if not character:
-            return chain
-        chain += re.escape(character)
-    branches = "|".join(re.escape(c) + _expression(after) for c, after in node.items() if c)
-    return f"{chain}(?:{branches}){'?' if '' in node else ''}"

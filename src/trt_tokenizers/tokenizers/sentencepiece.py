@@ -99,7 +99,7 @@ class SentencePieceTokenizer(SegmentedTokenizer):
             )
 
         bos = token_id("bos_token", self._sp.bos_id())
-        self.set_bos(bos, file_adds=False, default=bos is not None)
+        self.set_bos(bos, default=bos is not None)
         self.set_eos_and_pad(
             token_id("eos_token", self._sp.eos_id()),
             token_id("pad_token", self._sp.pad_id()),
@@ -107,8 +107,7 @@ class SentencePieceTokenizer(SegmentedTokenizer):
         )
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
-        ids: list[int] = self._model_for(text, first=first).encode(text)
-        return ids
+        return list(self._model_for(text, first=first).encode(text))
 
     def _model_for(self, text: str, *, first: bool) -> Any:
         with_dummy = first or self._legacy or (self._drops_spaces and text[0].isspace())

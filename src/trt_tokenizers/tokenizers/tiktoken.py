@@ -159,7 +159,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
             if token in special:
                 self.special_tokens.setdefault(role, token)
         bos, eos, pad = (special.get(self.special_tokens.get(role, "")) for role in roles)
-        self.set_bos(bos, file_adds=False, default=family.bos is not None)
+        self.set_bos(bos, default=family.bos is not None)
         self.set_eos_and_pad(eos, pad)
         more = [special[token] for token in family.more_eos if token in special]
         self.eos_ids = tuple(dict.fromkeys([*self.eos_ids, *more]))
@@ -170,10 +170,7 @@ class TiktokenTokenizer(SegmentedTokenizer):
         return super().encode(text, add_special_tokens=add_special_tokens)
 
     def _encode_segment(self, text: str, *, first: bool) -> list[int]:
-        ids: list[int] = []
-        for piece in bounded_runs(text):
-            ids += self._encoding.encode_ordinary(piece)
-        return ids
+        return [i for piece in bounded_runs(text) for i in self._encoding.encode_ordinary(piece)]
 
 
 def bounded_runs(text: str) -> Iterator[str]:

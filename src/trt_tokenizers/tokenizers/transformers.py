@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings, no_panic
 from trt_tokenizers.tokenizers.detokenize import StreamDecoder
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class TransformersTokenizer(Tokenizer):
             from trt_tokenizers.tokenizers.fast import FastTokenizer
 
             self._fast = FastTokenizer(TokenizerSettings(settings.tokenizer_dir), backend)
+            self.control_tokens = self._fast.control_tokens
         else:
             logger.warning(
                 "tokenizer type transformers: %s encodes and decodes in Python, which is slow; a "
@@ -59,15 +60,23 @@ class TransformersTokenizer(Tokenizer):
             )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids = list(self._hf.encode(text, add_special_tokens=add_special_tokens))
-        return self.framed(ids) if add_special_tokens else ids
+        (ids,) = self.encode_batch([text], add_special_tokens=add_special_tokens)
+        return ids
 
+    @no_panic()
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
-        batch = self._hf(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
+        # A slow tokenizer can only split all special tokens of a text or none.
+        splits = self._fast is None and any(GUARD in text for text in texts)
+        batch = self._hf(
+            [text.replace(GUARD, "") for text in texts] if splits else list(texts),
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=splits,
+        )["input_ids"]
         return [self.framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
 
+    @no_panic()
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         if self._fast is not None:
             return self._fast.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -85,11 +94,9 @@ class TransformersTokenizer(Tokenizer):
         return super().stream(skip_special_tokens=skip_special_tokens, first=first)
 
     def token_bytes(self, token_id: int) -> bytes:
-        return (
-            super().token_bytes(token_id)
-            if self._fast is None
-            else self._fast.token_bytes(token_id)
-        )
+        if self._fast is not None:
+            return self._fast.token_bytes(token_id)
+        return super().token_bytes(token_id)
 
     def offsets(self, text: str) -> list[tuple[int, int, int]] | None:
         return None if self._fast is None else self._fast.offsets(text)

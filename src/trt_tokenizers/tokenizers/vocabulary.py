@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import re
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 
 class TokenBytes(dict[int, bytes]):
@@ -41,7 +43,7 @@ _ALPHABET = _byte_level_alphabet()
 
 
 def byte_level_bytes(piece: str) -> bytes:
-    """Bytes of a byte-level BPE token; an added token outside the alphabet is literal text."""
+    """Bytes of a byte-level BPE token; a piece outside the alphabet is literal text."""
     try:
         return bytes([_ALPHABET[c] for c in piece])
     except KeyError:
@@ -56,3 +58,29 @@ def sentencepiece_bytes(piece: str) -> bytes:
         except ValueError:
             pass
     return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A regular expression that matches the longest of *words*.
+
+    It is a tree of common prefixes. Trying a thousand ``<SPECIAL_…>`` one by one at every ``<``
+    would take seconds for a text full of ``<``.
+    """
+    tree: dict[str, Any] = {}
+    for word in words:
+        node = tree
+        for character in word:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return _expression(tree) if tree else "(?!)"
+
+
+def _expression(node: dict[str, Any]) -> str:
+    chain = ""
+    while len(node) == 1:  # without a branch no group is needed
+        ((character, node),) = node.items()
+        if not character:
+            return chain
+        chain += re.escape(character)
+    branches = "|".join(re.escape(c) + _expression(after) for c, after in node.items() if c)
+    return f"{chain}(?:{branches}){'?' if '' in node else ''}"

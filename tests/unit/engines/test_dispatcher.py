@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launching import until
 from trt_tokenizers.engines.base import (
     Chunk,
     Emit,
@@ -24,13 +25,20 @@ from trt_tokenizers.engines.base import (
     validate,
 )
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import OUTPUTS, PERF, output_arrays, parse_requests
-from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError
+from trt_tokenizers.errors import (
+    EngineError,
+    RequestError,
+    TrtTokenizersError,
+    UnavailableError,
+)
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.ensemble_inputs import supported_by
 from trt_tokenizers.streams.stream_key import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
+SETTINGS = ServingSettings("x")
 
 
 class Manual(Engine):
@@ -85,6 +93,22 @@ class Recorder:
         return self.cancelled
 
 
+class Waiting(Recorder):
+    """Records also the responses that ask whether the client waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted |= {"waiting_key"}
+        self.waiting: list[list[list[int]]] = []
+
+    def send(self, arrays: dict[str, Any], *, final: bool) -> None:
+        if arrays.keys() == {"waiting_key"}:
+            assert not final
+            self.waiting.append(arrays["waiting_key"].tolist())
+        else:
+            super().send(arrays, final=final)
+
+
 def request(key: int, *, stream: bool = True) -> GenerationRequest:
     return GenerationRequest(key=key, prompt_ids=(1,), max_tokens=9, stream=stream)
 
@@ -96,7 +120,7 @@ def engine() -> Manual:
 
 def test_tokens_accumulate_while_a_response_is_sent(engine: Manual) -> None:
     slow = threading.Event()
-    dispatcher, sender = ResponseDispatcher(engine), Recorder(slow)
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder(slow)
     dispatcher.submit([request(1)], sender)
     for n in range(6):
         engine.emits[1](Chunk(token_ids=(n,)))
@@ -114,7 +138,7 @@ def test_a_response_has_at_most_max_tokens_per_chunk(
     engine: Manual, most: int, sizes: list[int]
 ) -> None:
     slow = threading.Event()
-    dispatcher, sender = ResponseDispatcher(engine, most), Recorder(slow)
+    dispatcher, sender = ResponseDispatcher(engine, ServingSettings("x", most)), Recorder(slow)
     dispatcher.submit([request(1)], sender)
     engine.emits[1](Chunk(token_ids=(0,)))
     time.sleep(0.05)
@@ -129,7 +153,7 @@ def test_a_response_has_at_most_max_tokens_per_chunk(
 
 
 def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(1, stream=False), request(2, stream=False)], sender)
     engine.emits[1](Chunk(token_ids=(1, 2)))
     engine.emits[2](Chunk(token_ids=(7,), finish_reason=FinishReason.STOP))
@@ -142,7 +166,7 @@ def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> Non
 
 @pytest.mark.parametrize("keys", [(1, 1), (2, 3)])
 def test_a_key_in_use_is_refused(engine: Manual, keys: tuple[int, int]) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(3)], Recorder())
     with pytest.raises(RequestError, match="belongs to a running stream"):
         dispatcher.submit([request(key) for key in keys], sender)
@@ -154,7 +178,7 @@ def test_a_key_in_use_is_refused(engine: Manual, keys: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("error", [RequestError("no"), EngineError("no"), RuntimeError("bug")])
 def test_a_refused_row_ends_its_request_and_no_other(engine: Manual, error: Exception) -> None:
-    dispatcher, sender, other = ResponseDispatcher(engine), Recorder(), Recorder()
+    dispatcher, sender, other = ResponseDispatcher(engine, SETTINGS), Recorder(), Recorder()
     dispatcher.submit([request(9)], other)
     engine.refuse[2] = error
     with pytest.raises(type(error)):
@@ -169,7 +193,7 @@ def test_a_refused_row_ends_its_request_and_no_other(engine: Manual, error: Exce
 
 
 def test_an_error_ends_the_request_and_cancels_its_other_rows(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(1), request(2)], sender)
     engine.emits[1](Chunk(error="out of memory"))
     assert sender.done.wait(5)
@@ -183,7 +207,7 @@ def test_an_error_ends_the_request_and_cancels_its_other_rows(engine: Manual) ->
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: bool) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.cancelled = True
     dispatcher.submit([request(1, stream=stream)], sender)
     deadline = time.monotonic() + 5
@@ -195,9 +219,52 @@ def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: 
     dispatcher.stop()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_silent_request_asks_whether_its_client_waits(
+    engine: Manual, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
+    dispatcher, sender, other = ResponseDispatcher(engine, SETTINGS), Waiting(), Recorder()
+    dispatcher.submit([request(1, stream=stream), request(5, stream=stream)], sender)
+    dispatcher.submit([request(2, stream=stream)], other)
+    until(lambda: len(sender.waiting) > 1)
+    assert sender.waiting[0] == [[1], [5]]
+    assert (sender.sent, other.sent) == ([], []), "an engine without the output does not ask"
+    dispatcher.stop()
+
+
+@pytest.mark.parametrize("generated_at_once", [0, 2])
+def test_requests_beyond_the_queue_are_unavailable(engine: Manual, generated_at_once: int) -> None:
+    engine.max_batch_size = generated_at_once
+    dispatcher = ResponseDispatcher(engine, ServingSettings("x", max_queue_size=2))
+    most = generated_at_once + 2
+    senders = [Recorder() for _ in range(most)]
+    for key, sender in enumerate(senders):
+        dispatcher.submit([request(key)], sender)
+    with pytest.raises(UnavailableError, match=f"at most {most}, by max_queue_size; try again"):
+        dispatcher.submit([request(99)], Recorder())
+    assert 99 not in engine.emits
+    engine.emits[0](Chunk(finish_reason=FinishReason.LENGTH))
+    assert senders[0].done.wait(5)
+    until(lambda: dispatcher.running == most - 1)
+    dispatcher.submit([request(99)], Recorder())
+    dispatcher.stop()
+
+
+def test_without_decoupled_responses_a_stream_is_refused(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS, decoupled=False), Recorder()
+    with pytest.raises(RequestError, match=r"stream is true, .*decoupled_mode is false.*leave it"):
+        dispatcher.submit([request(1)], sender)
+    dispatcher.submit([request(2, stream=False)], sender)
+    engine.emits[2](Chunk(token_ids=(4, 5), finish_reason=FinishReason.LENGTH))
+    assert sender.done.wait(5)
+    assert sender.sent == [([[4, 5]], True)]
+    dispatcher.stop()
+
+
 def test_death_is_reported_once_after_the_errors(engine: Manual) -> None:
     reported: list[str] = []
-    dispatcher, sender = ResponseDispatcher(engine, on_death=reported.append), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS, reported.append), Recorder()
     dispatcher.submit([request(1)], sender)
     engine.died = "no more"
     engine.emits[1](Chunk(error="no more"))
@@ -276,10 +343,11 @@ def test_ranges(name: str, served: list[float], refused: list[float], message: s
             "is 2, but a response .* holds one answer; send stream true",
         ),
         ({"beam_width": [[1], [2]]}, "beam_width is 2; this engine serves 1 only"),
-        (
-            {"return_kv_cache_reuse_stats": [[True], [False]]},
-            "return_kv_cache_reuse_stats is True; this engine serves False only",
-        ),
+        ({"return_context_logits": [[True], [False]]}, "return_context_logits is True; .* False"),
+        ({"return_kv_cache_reuse_stats": [[True], [True]]}, "return_kv_cache_reuse_stats is True"),
+        ({"stop": [[False], [True]]}, "stop is True; this engine serves False only"),
+        ({"lora_task_id": [[1], [1]]}, "lora_task_id is only for TensorRT-LLM's C.. backend"),
+        ({"prompt_embedding_table": np.zeros((2, 1, 4))}, "prompt_embedding_table is only for"),
         ({"seed": [[1], [1]], "random_seed": [[1], [2]]}, "both mean the same"),
         ({"streaming": [[True], [False]]}, "differ between the texts of one request"),
     ],
@@ -307,7 +375,7 @@ def test_several_sequences_of_a_text_have_consecutive_seeds() -> None:
 
 
 def test_sequences_of_one_request_are_identified_in_its_responses(engine: Manual) -> None:
-    dispatcher, sender, sent = ResponseDispatcher(engine), Recorder(), []
+    dispatcher, sender, sent = ResponseDispatcher(engine, SETTINGS), Recorder(), []
 
     def send(arrays: dict[str, Any], *, final: bool) -> None:
         (packed,), (row,), (index,) = (
@@ -341,7 +409,7 @@ def test_the_highest_sequence_index_fits_into_stream_key() -> None:
 
 
 def test_several_sequences_need_the_output_sequence_index(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.wanted = sender.wanted - {"sequence_index"}
     with pytest.raises(RequestError, match=r"has no output sequence_index.*--outputs"):
         dispatcher.submit(several(), sender)
@@ -350,7 +418,7 @@ def test_several_sequences_need_the_output_sequence_index(engine: Manual) -> Non
 
 
 def test_no_error_ends_the_sender_thread(engine: Manual) -> None:
-    dispatcher = ResponseDispatcher(engine)
+    dispatcher = ResponseDispatcher(engine, SETTINGS)
     broken, other = Recorder(), Recorder()
     broken.cancelled = True
     broken.is_cancelled = lambda: 1 / 0
@@ -367,7 +435,7 @@ def test_no_error_ends_the_sender_thread(engine: Manual) -> None:
 
 
 def test_a_response_that_cannot_be_sent_is_an_error(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.send = lambda arrays, *, final: 1 / 0
     dispatcher.submit([request(1)], sender)
     engine.emits[1](Chunk(token_ids=(1,)))
@@ -383,7 +451,7 @@ def test_a_response_has_exactly_the_requested_outputs(
     engine: Manual, wanted: set[str], stream: bool
 ) -> None:
     """Triton 24.10 with Python 3.12 crashes on other outputs."""
-    dispatcher, sender = ResponseDispatcher(engine), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     sender.wanted = frozenset(wanted | {"other"})
     sent: list[set[str]] = []
     sender.send = lambda arrays, *, final: sent.append(set(arrays))
@@ -399,7 +467,7 @@ def test_a_response_has_exactly_the_requested_outputs(
 
 
 def test_stop_sends_the_remaining_tokens(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine, 1), Recorder()
+    dispatcher, sender = ResponseDispatcher(engine, ServingSettings("x", 1)), Recorder()
     dispatcher.submit([request(1)], sender)
     for n in range(6):
         last = FinishReason(3 if n == 5 else 0)

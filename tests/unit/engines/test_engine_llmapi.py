@@ -23,7 +23,6 @@ transformers = pytest.importorskip("transformers")
 import tensorrt_llm  # noqa: E402
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest  # noqa: E402
-from trt_tokenizers.engines.dispatcher import ServingSettings  # noqa: E402
 from trt_tokenizers.engines.llmapi import compat  # noqa: E402
 from trt_tokenizers.engines.llmapi import engine as engine_module  # noqa: E402
 from trt_tokenizers.engines.llmapi.engine import LlmApiEngine  # noqa: E402
@@ -33,6 +32,7 @@ from trt_tokenizers.engines.llmapi.sampling import (  # noqa: E402
     markdown,
     sampling_params,
 )
+from trt_tokenizers.engines.serving_settings import ServingSettings  # noqa: E402
 from trt_tokenizers.engines.tensors import parse_requests  # noqa: E402
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError  # noqa: E402
 

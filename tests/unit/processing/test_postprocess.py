@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from trt_tokenizers.processing.postprocess import EngineStep, PostprocessingSettings, Postprocessor
+from trt_tokenizers.processing.engine_steps import EngineStep
+from trt_tokenizers.processing.postprocess import PostprocessingSettings, Postprocessor
 from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
-from trt_tokenizers.streams.stream_key import FinishReason
+from trt_tokenizers.streams.stream_key import FinishReason, key_of_request_id
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def test_stop_strings_do_not_match_before_min_tokens(bpe_dir: Path, contexts: Co
 
 def test_rows_and_sequences_of_one_key_do_not_mix(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
-    contexts.put_under(5, [RequestContext(1, echo="r0 "), RequestContext(1, echo="r1 ")])
+    key = contexts.put(RequestContext(1, echo="r0 "), RequestContext(1, echo="r1 "))
     texts = {(row, seq): f"row {row} sequence {seq} 世界" for row in (0, 1) for seq in (0, 1)}
     ids = {place: post.tokenizer.encode(text) for place, text in texts.items()}
     got = dict.fromkeys(texts, "")
@@ -258,7 +259,7 @@ def test_rows_and_sequences_of_one_key_do_not_mix(bpe_dir: Path, contexts: Conte
         for (row, seq), its in ids.items():
             if at < len(its):
                 last = FinishReason(2 if at == len(its) - 1 else 0)
-                got[row, seq] += one(post, 5, [its[at]], last, row=row, sequence=seq).text
+                got[row, seq] += one(post, key, [its[at]], last, row=row, sequence=seq).text
     assert got == {place: f"r{place[0]} {text}" for place, text in texts.items()}
     assert post.alive == 0
 
@@ -318,20 +319,26 @@ def test_a_continued_text_keeps_its_first_space(
         assert run(post, key, ids)[0] == expected
 
 
-def test_a_request_id_may_be_used_again(bpe_dir: Path, contexts: ContextStore) -> None:
-    """After an inferred end, after no sign of an end, and after a stop string."""
+def test_a_request_id_may_be_used_again(
+    bpe_dir: Path, contexts: ContextStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an inferred end, after a stop string, and some time after no sign of an end."""
+    monkeypatch.setattr("trt_tokenizers.streams.context_store._SILENT_S", 0.1)
     settings = PostprocessingSettings(str(bpe_dir))
     post = Postprocessor(settings, contexts, reusable_keys=True)
+    key = key_of_request_id("mine")
     for number, (more, ids_after) in enumerate(
         [({}, [2]), ({}, []), ({"stop_strings": ("all",)}, []), ({}, [2]), ({}, [2])]
     ):
         whole = f"request {number}: {LONG}"
-        contexts.put_under(7, [RequestContext(number, end_ids=(2,), **more)])
+        contexts.put_under("mine", [RequestContext(number, end_ids=(2,), **more)])
         ids = [*post.tokenizer.encode(whole), *ids_after]
-        steps = [one(post, 7, [i]) for i in ids]
+        steps = [one(post, key, [i]) for i in ids]
         expected = whole.split("all", maxsplit=1)[0] if more else whole
         assert "".join(step.text for step in steps) == expected
         assert steps[0].num_input_tokens == number
+        if not (more or ids_after):
+            time.sleep(0.15)
 
 
 def test_the_engine_is_asked_to_stop_until_it_does(bpe_dir: Path, contexts: ContextStore) -> None:
@@ -347,10 +354,10 @@ def test_the_engine_is_asked_to_stop_until_it_does(bpe_dir: Path, contexts: Cont
 
 def test_any_sequence_of_a_row_may_come_first(bpe_dir: Path, contexts: ContextStore) -> None:
     post = make(bpe_dir, contexts)
-    contexts.put_under(5, [RequestContext(1, stop_strings=(" —",))])
+    key = contexts.put(RequestContext(1, stop_strings=(" —",)))
     ids = post.tokenizer.encode(LONG)
     for sequence in (1, 0):
-        (step,) = post.process(EngineStep(5, [ids], FinishReason.LENGTH, sequence=sequence))
+        (step,) = post.process(EngineStep(key, [ids], FinishReason.LENGTH, sequence=sequence))
         assert step.text == "héllo 世界"
 
 

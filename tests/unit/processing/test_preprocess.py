@@ -16,6 +16,7 @@ from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.processing.stop_words import tokenizations
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore
+from trt_tokenizers.streams.stream_folder import open_streams
 from trt_tokenizers.streams.stream_key import key_of_request_id
 from trt_tokenizers.streams.word_arrays import from_array, to_array
 
@@ -121,6 +122,11 @@ def test_one_bos_with_any_template(
          "bad_words has 1025 characters"),
         (TextRequest(text_input=[b"a"], embedding_bias_words=[[b"a" * 1025]],
                      embedding_bias_weights=[[1.0]]), "embedding_bias_words has 1025 characters"),
+        (TextRequest(text_input=[b"a"], stop_words=[[b"a"] * 1001]),
+         "stop_words has 1001 words and at most 1000 are served; send fewer, or set max_words"),
+        (TextRequest(text_input=[b"a"], bad_words=[[b"a"] * 1001]), "bad_words has 1001 words"),
+        (TextRequest(text_input=[b"a"], embedding_bias_words=[[b""] * 1001],
+                     embedding_bias_weights=[[1.0] * 1001]), "embedding_bias_words has 1001"),
         (TextRequest(text_input=[b"a"], decoder_text_input=[b"a" * 1025]),
          "decoder_text_input has 1025 characters"),
     ],
@@ -130,7 +136,7 @@ def test_bad_requests_are_refused_and_leave_no_context(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         process(preprocessor, request_)
-    assert len(contexts) == 0
+    assert [*open_streams(contexts.directory)] == []
 
 
 @pytest.mark.parametrize(
@@ -170,7 +176,7 @@ def test_a_bad_row_leaves_no_context_of_other_rows(
 ) -> None:
     with pytest.raises(RequestError):
         process(preprocessor, TextRequest(rows=2, text_input=[b"good", b""]))
-    assert len(contexts) == 0
+    assert [*open_streams(contexts.directory)] == []
 
 
 def test_messages_need_a_template(sentencepiece_dir: Path, contexts: ContextStore) -> None:
@@ -203,6 +209,7 @@ def test_default_max_tokens_fits_the_model(preprocessor: Preprocessor) -> None:
         ({"max_seq_len": "/${max_seq_len}"}, "expected a whole number"),
         ({"max_seq_len": "many"}, "'max_seq_len' is 'many'; expected a whole number"),
         ({"max_seq_len": "-1"}, "max_seq_len is -1"),
+        ({"max_words": "-1"}, "max_words is -1"),
         ({"max_prompt_chars": "-1"}, "max_prompt_chars is -1"),
         ({"default_max_tokens": "0"}, "default_max_tokens is 0"),
         ({"add_special_tokens": "maybe"}, "expected true or false"),
@@ -248,7 +255,8 @@ def test_a_client_id_carries_the_contexts_of_all_rows(
     assert key is not None
     assert [contexts.take(key, row).max_tokens for row in (0, 1)] == [1, 2]
     process(preprocessor, TextRequest(text_input=[b"a"]))
-    assert len(contexts) == 0, "without an id postprocessing cannot find it"
+    # Without an id postprocessing cannot find it.
+    assert len([*open_streams(contexts.directory)]) == 2
 
 
 def test_a_sequence_id_is_a_number_that_json_can_hold(
@@ -271,3 +279,26 @@ def test_commas_separate_words_only_with_csv(bpe_dir: Path, contexts: ContextSto
         context = contexts.take(int(made.arrays["STREAM_KEY"][0, 0]))
         assert context is not None
         assert context.stop_strings == expected
+
+
+def test_the_number_of_words_is_counted_after_csv(bpe_dir: Path, contexts: ContextStore) -> None:
+    preprocessor = make(bpe_dir, contexts, word_lists="csv", max_words="2")
+    assert process(preprocessor, TextRequest(text_input=[b"x"], stop_words=[[b"a,b"]]))
+    with pytest.raises(RequestError, match="stop_words has 3 words and at most 2 are served"):
+        process(preprocessor, TextRequest(text_input=[b"x"], stop_words=[[b"a,b,c"]]))
+
+
+@pytest.mark.parametrize("by_default", ["true", "false"])
+@pytest.mark.parametrize("sent", [None, True, False])
+def test_a_stream_never_begins_with_the_prompt(
+    bpe_dir: Path, contexts: ContextStore, by_default: str, sent: bool | None
+) -> None:
+    """NVIDIA's client always sends exclude_input_in_output false, and expects new text only."""
+    preprocessor = make(bpe_dir, contexts, exclude_input_in_output=by_default)
+    excluded = by_default == "true" if sent is None else sent
+    for stream, echo in ((True, ""), (False, "" if excluded else "hi")):
+        inputs = {"exclude_input_in_output": None if sent is None else [sent]}
+        made = process(preprocessor, TextRequest(text_input=[b"hi"], stream=[stream], **inputs))
+        context = contexts.take(int(made.arrays["STREAM_KEY"][0, 0]))
+        assert context is not None
+        assert context.echo == echo

@@ -146,6 +146,7 @@ PYTHON: list[tuple[Change, str, str]] = [
      "'few'; expected a whole number"),
     (value("tensorrt_llm", "engine", "transfromers"), ENGINE, "did you mean 'transformers'"),
     (value("tensorrt_llm", "dtype", "int4"), ENGINE, "dtype is 'int4'; it must be one of"),
+    (value("tensorrt_llm", "max_queue_size", "-1"), ENGINE, "max_queue_size is -1; it must be"),
     (both(value("preprocessing", "tokenizer_type", "gpt2"),
           value("postprocessing", "tokenizer_type", "gpt2"), remove("tokenizer/tokenizer.json")),
      BEFORE, "needs vocab.json and merges.txt, or tokenizer.json"),

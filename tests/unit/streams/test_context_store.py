@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 from trt_tokenizers.streams.context_store import LOOK_S, ContextStore, RequestContext
 from trt_tokenizers.streams.stream_folder import open_streams
 from trt_tokenizers.streams.stream_key import KEY_BITS, key_of_request_id
@@ -129,34 +130,45 @@ def test_a_broken_record_is_reported_and_removed(
     assert is_waiting(store) == []
 
 
-@pytest.mark.parametrize("before", [0, 5000])
-@pytest.mark.parametrize("after", [0, 5000])
-def test_a_reused_request_id_has_the_newer_context(
-    store: ContextStore, before: int, after: int
+def key_of(request_id: str) -> int:
+    key = key_of_request_id(request_id)
+    assert key is not None
+    return key
+
+
+def test_a_request_id_in_use_is_refused(
+    store: ContextStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.put_under(7, [RequestContext(1, echo="a" * before)])
-    newer = RequestContext(2, echo="b" * after)
-    store.put_under(7, [newer])
-    assert len(store) == 1
-    assert store.take(7) == newer
+    """Otherwise both clients would get both texts."""
+    in_use = r"the request id 'mine' is in use by a request that has not ended; send another id"
+    store.put_under("mine", [CONTEXT])
+    with pytest.raises(RequestError, match=in_use):
+        store.put_under("mine", [RequestContext(2)])
+    assert store.take(key_of("mine")) == CONTEXT
+    with pytest.raises(RequestError, match=in_use):
+        store.put_under("mine", [RequestContext(2)])
+    assert not store.has(key_of("mine"))
+    store.put_under("other", [CONTEXT])
+    store.release(key_of("mine"))
+    store.put_under("mine", [RequestContext(3)])
+    assert store.take(key_of("mine")) == RequestContext(3)
+    # The engine may not mark its last response.
+    monkeypatch.setattr("trt_tokenizers.streams.context_store._SILENT_S", 0.1)
+    time.sleep(0.15)
+    store.put_under("mine", [RequestContext(4)])
+    store.release(key_of("mine"))
+    assert store.take(key_of("mine")) == RequestContext(4)
 
 
-def test_releasing_a_stream_keeps_the_context_that_reuses_its_key(store: ContextStore) -> None:
-    store.put_under(7, [CONTEXT])
-    store.take(7)
-    store.put_under(7, [RequestContext(2)])
-    store.release(7)
-    assert store.take(7) == RequestContext(2)
-
-
-def test_a_replaced_context_is_whole_at_any_time(store: ContextStore) -> None:
+def test_a_context_under_a_request_id_is_whole_at_any_time(store: ContextStore) -> None:
     """Postprocessing may look for a client's request id while preprocessing writes its context."""
-    reader = [sys.executable, "-c", READER, str(store.directory)]
+    reader = [sys.executable, "-c", READER, str(store.directory), str(key_of("mine"))]
     with subprocess.Popen(reader, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         for number in range(300):
-            store.put_under(7, [RequestContext(number, echo="x" * (1 << 20))])
+            with contextlib.suppress(RequestError):  # the reader has not released the last one
+                store.put_under("mine", [RequestContext(number, echo="x" * (1 << 20))])
         taken, _ = process.communicate()
     assert process.returncode == 0
     assert int(taken) > 0
@@ -166,20 +178,34 @@ READER = """
 import select, sys
 from pathlib import Path
 from trt_tokenizers.streams.context_store import ContextStore
-store, taken = ContextStore(Path(sys.argv[1])), 0
+store, taken, key = ContextStore(Path(sys.argv[1])), 0, int(sys.argv[2])
 print(flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
-    if store.has(7):
-        assert store.take(7) is not None
+    if store.has(key):
+        assert store.take(key) is not None
+        store.release(key)
         taken += 1
 print(taken)
 """
 
 
+def test_a_context_that_no_engine_claims_does_not_wait(store: ContextStore) -> None:
+    """A client that calls preprocessing alone leaves it; it must not delay a stop."""
+    claimed, alone = store.put_each([CONTEXT] * 2)
+    store.claim(claimed)
+    waits = {stream.path.name: stream.waits for stream in open_streams(store.directory)}
+    assert waits == {f"waiting-{claimed}-0": True, f"unclaimed-{alone}-0": False}
+    assert [store.take(key) for key in (claimed, alone)] == [CONTEXT] * 2
+    store.claim(alone)  # too late, without effect
+    (other,) = store.put_each([CONTEXT])
+    store.discard(other)
+    assert is_waiting(store) == [False, False]
+
+
 def test_the_rows_of_a_request_share_a_key(store: ContextStore) -> None:
     rows = [RequestContext(number) for number in range(3)]
     key = store.put(*rows)
-    assert len(store) == 3
+    assert is_waiting(store) == [True] * 3
     assert [store.take(key, row) for row in (2, 0, 1)] == [rows[2], rows[0], rows[1]]
     for row in range(3):
         store.release(key, row)
@@ -234,8 +260,8 @@ def test_a_removed_folder_is_made_again(store: ContextStore) -> None:
     shutil.rmtree(store.directory)
     assert taking.take(store.put(CONTEXT)) == CONTEXT
     shutil.rmtree(store.directory)
-    store.put_under(7, [CONTEXT])
-    assert taking.take(7) == CONTEXT
+    store.put_under("mine", [CONTEXT])
+    assert taking.take(key_of("mine")) == CONTEXT
     assert store.directory.stat().st_mode & 0o777 == 0o700
 
 
@@ -257,13 +283,24 @@ def test_nothing_is_left_if_tmpfs_is_full(
     for put in (
         lambda: store.put(*[CONTEXT] * 4),
         lambda: store.put_each([CONTEXT] * 4),
-        lambda: store.put_under(7, [CONTEXT] * 4),
+        lambda: store.put_under("mine", [CONTEXT] * 4),
     ):
         writes = 0
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(EngineError, match=f"^{store.directory.parent} is full.* enlarge it"):
             put()
         assert writes == 4
         assert [path.name.split("-")[0] for path in store.directory.iterdir()] == ["user"]
+
+
+def test_a_full_tmpfs_is_named_when_a_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(EngineError, match=f"^{tmp_path} is full: .* enlarge it"):
+        ContextStore(tmp_path / "streams")
 
 
 def test_draining_is_noticed_soon(store: ContextStore) -> None:

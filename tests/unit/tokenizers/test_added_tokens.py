@@ -17,18 +17,33 @@ from tokenizers import models
 
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
-from trt_tokenizers.tokenizers.segmented import any_of
+from trt_tokenizers.tokenizers.vocabulary import any_of
 
 PLAIN = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
 TOOL = {**PLAIN, "content": "<tool>", "special": False}
 NEW = {**PLAIN, "content": "<|new|>", "special": True}
 ALONE = {**PLAIN, "content": "zqfoo", "special": True, "single_word": True}
 BLANKS = {**NEW, "lstrip": True, "rstrip": True}
+TYPED = {**BLANKS, "__type": "AddedToken"}
+UNTYPED = {key: value for key, value in BLANKS.items() if key != "special"}
+#: Tokens as objects, under a role, in a list and under a name of their own.
+OBJECTS = [
+    {"config": {"eos_token": TYPED}},
+    {"config": {"pad_token": TYPED}},
+    {"config": {"additional_special_tokens": [TYPED, "<tool>"]}},
+    {"config": {"extra_special_tokens": [TYPED, "<tool>"]}},
+    {"config": {"extra_special_tokens": {"think_token": TYPED, "tool": "<tool>"}}},
+    {"config": {"think_token": TYPED, "tool_token": "<tool>"}},
+    {"special_tokens_map": {"pad_token": UNTYPED}},
+    {"special_tokens_map": {"extra_special_tokens": [UNTYPED, "<tool>"]}},
+    {"config": {"pad_token": "<|new|>"}, "special_tokens_map": {"pad_token": UNTYPED}},
+    {"config": {"pad_token": TYPED}, "special_tokens_map": {"pad_token": "<|new|>"}},
+]
 TEXTS = [
     "hello", "<|im_end|>a <tool> b", "x <tool> <|new|>  y", "<|new|>z", "w<tool>\n x", "<tool>",
     "<|new|>  z\n", "a \n<|new|>\n\nb", "a <tool>b <tool>", "</s>a<s> b<unk>", "the<|new|><|new|>",
     "azqfoob", "zqfoo", "a zqfoo b", "zqfoos", "(zqfoo)", "_zqfoo zqfoo ", "zqfoozqfoo",
-    "</s>zqfoo", "é zqfoo\u0301 é", "½zqfoo½",
+    "a </s> b", "a <s>  b",  "a <|im_start|> b", "</s>zqfoo", "é zqfoo\u0301 é", "½zqfoo½",
 ]  # fmt: skip
 
 
@@ -70,6 +85,10 @@ def check(folder: Path, kind: str = "auto") -> None:
         {"config": {"eos_token": "<|new|>"}},
         {"config": {"eos_token": "e"}},
         {"special_tokens_map": {"bos_token": "<|im_start|>", "pad_token": "<|endoftext|>"}},
+        {"config": {"added_tokens_decoder": {"600": NEW}, "pad_token": TYPED}},
+        {"config": {"added_tokens_decoder": {"600": BLANKS}, "pad_token": "<|new|>"}},
+        {"config": {"added_tokens_decoder": {"1": {**BLANKS, "content": "<|im_start|>"}}}},
+        *OBJECTS,
     ],
 )
 def test_tokens_beside_tokenizer_json(bpe_dir: Path, tmp_path: Path, files: dict) -> None:
@@ -97,12 +116,60 @@ def test_an_added_token_that_is_not_special_is_skipped_as_eos(
         {"config": {"added_tokens_decoder": {"400": {**ALONE, "special": False, "lstrip": True}}}},
         {"added_tokens": {"<tool>": 400}},
         {},
+        {"config": {"added_tokens_decoder": {"400": NEW}, "pad_token": TYPED}},
     ],
 )
 def test_tokens_beside_a_sentencepiece_file(
     sentencepiece_dir: Path, tmp_path: Path, kind: str, files: dict
 ) -> None:
     check(altered(sentencepiece_dir, tmp_path, **files), kind)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config": {"eos_token": {**TYPED, "content": "</s>"}}},
+        {"special_tokens_map": {"eos_token": {**UNTYPED, "content": "</s>"}}},
+        {"config": {"extra_special_tokens": [{**TYPED, "content": "</s>"}]}},
+    ],
+)
+def test_flags_of_a_piece_of_the_model_file(
+    sentencepiece_dir: Path, tmp_path: Path, files: dict
+) -> None:
+    """transformers 5 ignores them there, and applies them in added_tokens_decoder."""
+    from transformers import AutoTokenizer
+
+    decoder = {"added_tokens_decoder": {"2": {**BLANKS, "content": "</s>"}}}
+    oracle = AutoTokenizer.from_pretrained(
+        altered(sentencepiece_dir, tmp_path / "a", config=decoder)
+    )
+    ours = create(TokenizerSettings(str(altered(sentencepiece_dir, tmp_path / "b", **files))))
+    for text in TEXTS:
+        assert ours.encode(text) == oracle.encode(text), text
+
+
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+@pytest.mark.parametrize("text", ["đem", "Bác", "grün", "Ġa", "é", "Ċ"])
+def test_an_added_token_of_letters_that_represent_bytes_is_its_own_text(
+    bpe_dir: Path, tmp_path: Path, text: str, kind: str
+) -> None:
+    """Each letter is one of byte-level BPE's; transformers and tokenizers decode it to bytes."""
+    backend = tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))
+    backend.add_tokens([text])
+    (new,) = backend.encode(text).ids
+    assert backend.id_to_token(new) == text
+    if text not in tokenizers.pre_tokenizers.ByteLevel.alphabet():
+        assert backend.decode([new]) != text, "the library is right now: correct the docs"
+    shutil.copytree(bpe_dir, tmp_path, dirs_exist_ok=True)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    ours = create(TokenizerSettings(str(tmp_path), kind))
+    sentence = f"a {text} b{text}"
+    ids = ours.encode(sentence)
+    assert ids.count(new) == 2
+    assert ours.decode(ids) == sentence
+    stream = ours.stream()
+    assert "".join(stream.feed([i]) for i in ids) + stream.finish() == sentence
+    assert ours.token_bytes(new) == text.encode()
 
 
 PARTS = st.lists(

@@ -19,6 +19,9 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from texts import HARD_TEXTS
 from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
+from trt_tokenizers.processing.request import TextRequest
+from trt_tokenizers.streams.context_store import ContextStore
 from trt_tokenizers.tokenizers.auto import choose
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.byte import ByteTokenizer
@@ -310,6 +313,42 @@ def test_clean_up_is_that_of_transformers(bpe_dir: Path) -> None:
         "a ' . n 't",
     ):
         assert clean_up(text) == oracle.clean_up_tokenization(text)
+
+
+@pytest.mark.parametrize("kind", ["auto", "transformers"])
+def test_a_panic_of_the_library_is_an_error_of_one_line(
+    bpe_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    """A pattern that backtracks too far on a text. A panic is no Exception."""
+    library = tokenizers.Tokenizer.from_file(str(bpe_dir / "tokenizer.json"))
+    pattern = tokenizers.Regex("(a+)+$|(?=(a+)+b)c")
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(False)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    shutil.copy(bpe_dir / "tokenizer_config.json", tmp_path)
+    tokenizer = load(tmp_path, kind)
+    bad = "a" * 40 + "c"
+    for fails in (
+        lambda: tokenizer.encode(bad),
+        lambda: tokenizer.encode_batch(["x", bad]),
+        lambda: tokenizer.offsets(bad),
+        lambda: tokenizer.encode_prompts([bad], add_special_tokens=True, ensure_bos=True),
+    ):
+        with pytest.raises(TokenizerError) as failed:
+            fails()
+        assert str(failed.value) == (
+            "the tokenizer fails on this text: PanicException: Onig: Regex search error: "
+            "retry-limit-in-match over; send other text"
+        )
+    assert tokenizer.decode(tokenizer.encode("still here")) == "still here"
+    settings = PreprocessingSettings(str(tmp_path), kind, stream_key="tensor")
+    preprocessor = Preprocessor(settings, ContextStore(tmp_path / "streams"))
+    texts = [b"good", bad.encode(), b"fine"]
+    made = preprocessor.process_batch([TextRequest(text_input=[text]) for text in texts])
+    assert [type(each) for each in made] == [EngineRequest, TokenizerError, EngineRequest]
+    for each, text in zip(made[::2], ("good", "fine"), strict=True):
+        assert each.arrays["INPUT_ID"].tolist() == [tokenizer.encode(text)]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,20 @@ def test_all_eos_ids_of_generation_config(bpe_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("generation", "model", "eos_ids"),
+    [([2, None], 7, (2,)), ([None, 5], 7, (2, 5)), ([None], 7, (2, 7)), ([None], [None], (2,)),
+     ([], [7, None], (2, 7)), (None, 7, (2, 7))],
+)  # fmt: skip
+def test_null_among_the_eos_ids_is_no_id(
+    bpe_dir: Path, tmp_path: Path, generation: object, model: object, eos_ids: tuple[int, ...]
+) -> None:
+    shutil.copytree(bpe_dir, tmp_path, dirs_exist_ok=True)
+    for file, value in (("generation_config", generation), ("config", model)):
+        (tmp_path / f"{file}.json").write_text(json.dumps({"eos_token_id": value}))
+    assert load(tmp_path).eos_ids == eos_ids
+
+
+@pytest.mark.parametrize(
     ("text", "add_special", "ensure"),
     [("a", True, True), ("<s>a", True, True), ("<s><s>a", True, True), ("<s>a", False, True),
      ("a", False, True)],
@@ -204,25 +218,6 @@ def test_missing_folder() -> None:
         TokenizerSettings("/nowhere/at/all")
 
 
-def test_a_class_by_module_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the example in the docstring of the base module."""
-    import textwrap
-
-    from trt_tokenizers.tokenizers import base
-
-    assert base.__doc__
-    example = textwrap.dedent(base.__doc__.split("::\n", 1)[1].split("registered in")[0])
-    (tmp_path / "my_package.py").write_text(
-        "from collections.abc import Sequence\n"
-        "from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings\n" + example
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    tokenizer = load(tmp_path, "my_package:ReverseTokenizer")
-    assert tokenizer.encode("abc") == [99, 98, 97]
-    stream = tokenizer.stream()
-    assert stream.feed([99, 98]) + stream.feed([97]) + stream.finish() == "cba"
-
-
 EXAMPLE = Path(__file__).parents[3] / "examples" / "codepoint_tokenizer"
 
 
@@ -238,6 +233,8 @@ def test_the_example_package_applies_the_settings(
     assert (other.encode("a"), other.eos_ids, other.pad_id) == ([97, 3], (3, 10, 7), 9)
     assert other.encode_prompts(["a"], add_special_tokens=True, ensure_bos=True)[0] == [97, 3]
     assert other.decode([2, 97, 3]) == "a"
+    stream = other.stream()
+    assert stream.feed([97, 98]) + stream.feed([3, 99]) + stream.finish() == "abc"
 
 
 def test_the_example_in_the_docs_is_the_package() -> None:
@@ -251,7 +248,7 @@ def test_missing_module_of_a_plugin_is_named(tmp_path: Path) -> None:
         load(tmp_path, "no_such_module:Thing")
 
 
-TEMPLATES = """it must be Jinja, or a list of {"name": …, "template": …}"""
+TEMPLATES = """it must be Jinja, {name: Jinja}, or a list of {"name": …, "template": …}"""
 DECODER = """it must be {id: {"content": …}}"""
 
 
@@ -276,8 +273,10 @@ DECODER = """it must be {id: {"content": …}}"""
         ("added_tokens", {"a": "x"}, "'a' is 'x'; it must be an id"),
         ("generation_config", {"eos_token_id": "x"},
          "eos_token_id is 'x'; it must be an id or a list of ids"),
-        ("generation_config", {"eos_token_id": [2, None]},
-         "eos_token_id is [2, None]; it must be an id or a list of ids"),
+        ("generation_config", {"eos_token_id": [2, None, "x"]},
+         "eos_token_id is [2, None, 'x']; it must be an id or a list of ids"),
+        ("tokenizer_config", {"chat_template": {"default": 3}},
+         f"chat_template has an entry that is {{'name': 'default', 'template': 3}}; {TEMPLATES}"),
         ("config", {"eos_token_id": 1.5}, "eos_token_id is 1.5; it must be an id or a list of ids"),
     ],
 )  # fmt: skip

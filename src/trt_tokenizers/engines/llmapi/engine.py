@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0  # interval of the checks whether the executor still runs
 _STOP_S = 60.0
+_BATCH_SIZE = 2048  # max_batch_size of LLM() by default
 
 
 class LlmApiEngine(Engine):
@@ -76,6 +77,7 @@ class LlmApiEngine(Engine):
         self._guided = s.arguments.get("guided_decoding_backend") is not None
         arguments = self._arguments(s)
         self.max_seq_len = int(arguments["max_seq_len"])
+        self.max_batch_size = int(arguments.get("max_batch_size") or _BATCH_SIZE)
         # 0 for a model on the hub: then token ids are not checked.
         self._vocab_size = vocab_size(read_json(Path(s.model_dir) / "config.json"))
         self._lock = threading.Lock()

@@ -48,7 +48,7 @@ class Stream:
             reason = _REASONS.get(output.finish_reason, FinishReason.STOP)
         end = len(ids)
         for count in range(start + 1, end + 1):
-            if self._stop_words.at(ids, count):
+            if self._stop_words.add(ids[count - 1]):
                 end, reason = count, FinishReason.STOP
                 break
         self._sent = end

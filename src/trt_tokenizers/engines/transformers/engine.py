@@ -77,6 +77,7 @@ class TransformersEngine(Engine):
             address = meeting_point(os.environ, rank)
         loading.import_libraries()
         device = loading.choose_device(s, rank)
+        self.max_batch_size = s.batch_size(device)
         try:
             if rank.size > 1:
                 from trt_tokenizers.engines.transformers.parallel import Group

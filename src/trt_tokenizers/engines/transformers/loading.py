@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -58,6 +59,7 @@ def choose_device(s: TransformersSettings, rank: Rank) -> str:
 
     Raises:
         SettingsError: device is cuda and there is no GPU, or it is cpu for several ranks with GPUs.
+        EngineError: accelerate is missing, without which transformers splits no model over GPUs.
     """
     import torch
 
@@ -69,6 +71,11 @@ def choose_device(s: TransformersSettings, rank: Rank) -> str:
         raise SettingsError(
             f"{WHERE}: device is 'cpu' for {rank.size} ranks, but torch sees GPUs; "
             "hide them from all ranks with CUDA_VISIBLE_DEVICES="
+        )
+    if found and rank.size > 1 and importlib.util.find_spec("accelerate") is None:
+        raise EngineError(
+            f"{WHERE} over {rank.size} GPUs needs the module accelerate; pip install "
+            "'trt-tokenizers[engine]'"
         )
     return "cuda" if found and s.device != "cpu" else "cpu"
 

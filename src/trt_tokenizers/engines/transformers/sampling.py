@@ -23,6 +23,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest, StopWords
+from trt_tokenizers.engines.word_automaton import WordAutomaton
 from trt_tokenizers.errors import one_line
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,28 @@ class CountPenalty(lp.LogitsProcessor):  # type: ignore[misc]
         return scores - self.presence * (counts > 0) - self.frequency * counts
 
 
+class BadWords(lp.LogitsProcessor):  # type: ignore[misc]
+    """transformers' NoBadWordsLogitsProcessor, but a token costs the same for one word and for
+    10,000 of them."""
+
+    def __init__(self, words: tuple[tuple[int, ...], ...]) -> None:
+        self._single = torch.tensor([word[0] for word in words if len(word) == 1], dtype=torch.long)
+        self._automaton = WordAutomaton(words)
+        self._state = 0
+        self._seen = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """*input_ids* [1, n], the prompt first; *scores* [1, vocab]."""
+        for token in input_ids[0, self._seen :].tolist():
+            self._state = self._automaton.step(self._state, token)
+        self._seen = input_ids.shape[1]
+        self._single = self._single.to(scores.device)
+        last = torch.tensor(
+            list(self._automaton.completions(self._state)), dtype=torch.long, device=scores.device
+        )
+        return scores.index_fill(1, torch.cat((self._single, last)), -torch.inf)
+
+
 class Nucleus(lp.LogitsProcessor):  # type: ignore[misc]
     """transformers' TopPLogitsWarper, but it does not sort the whole vocabulary. That sort takes
     3.6 ms per token at 49,152 ids, more than all other processing."""
@@ -92,7 +115,7 @@ def _processors(r: GenerationRequest) -> list[lp.LogitsProcessor]:
     if r.presence_penalty or r.frequency_penalty:
         found.append(CountPenalty(r.presence_penalty, r.frequency_penalty, len(r.prompt_ids)))
     if r.bad_words:
-        found.append(lp.NoBadWordsLogitsProcessor([list(word) for word in r.bad_words]))
+        found.append(BadWords(r.bad_words))
     if not r.greedy:
         if r.temperature != 1:
             # Below 1e-6 scores overflow.
@@ -185,7 +208,7 @@ class Job:
             self._log_probs.append(float(self._scores[token] - self._scores.logsumexp(0)))
             self._scores = None
         count = len(self.generated)
-        if token in r.end_ids or self._stop_words.at(self.generated, count):
+        if self._stop_words.add(token) or token in r.end_ids:
             self.finish_reason = FinishReason.STOP
         elif count == r.max_tokens:
             self.finish_reason = FinishReason.LENGTH

@@ -1,0 +1,197 @@
+"""Real clients from PyPI against a served repository; a table says what worked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from harness import Server, launched  # noqa: E402
+from upstream import upstream_repository, with_replay  # noqa: E402
+
+PROGRAMS = ROOT / "scripts" / "clients.d"
+ENVIRONMENTS = ROOT / ".cache" / "clients"
+PROMPT = "The capital of France is"
+# perf_analyzer's binary is in tritonclient's wheels, and links to libcudart.
+PERF_ANALYZER = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client, and the repositories that it can ask.
+
+    Attributes:
+        packages: what pip installs for it.
+        program: its file in scripts/clients.d.
+        whole: it also asks ensembles that are not decoupled.
+        generated: it can ask a generated repository.
+        layout: the version of NVIDIA's layout whose tensor types it sends.
+    """
+
+    packages: tuple[str, ...]
+    program: str
+    whole: bool = False
+    generated: bool = True
+    layout: str = "0.17"
+
+
+CLIENTS = {
+    "tritonclient": Client(("tritonclient[all]",), "tritonclient_client.py", whole=True),
+    "llama-index": Client(("llama-index-llms-nvidia-triton",), "llama_index_client.py"),
+    "litellm": Client(("litellm",), "litellm_client.py", whole=True),
+    # Only a pre-release is on PyPI. It imports langchain_core.pydantic_v1 and sends UINT32.
+    "langchain": Client(
+        ("langchain-nvidia-trt==0.0.1rc0", "langchain-core<0.3"),
+        "langchain_client.py", generated=False, layout="0.5",
+    ),
+    "perf-analyzer": Client(PERF_ANALYZER, "perf_analyzer_client.py", whole=True),
+    # Newer ones want a perf_analyzer that is not on PyPI.
+    "genai-perf": Client(("genai-perf==0.0.8", *PERF_ANALYZER), "genai_perf_client.py"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What is served: a generated repository, or an adopted one of NVIDIA's *layout*."""
+
+    layout: str
+    decoupled: bool
+
+    def __str__(self) -> str:
+        name = f"adopted {self.layout}" if self.layout else "generated"
+        return name if self.decoupled else f"{name}, not decoupled"
+
+    def asked_by(self, client: Client) -> bool:
+        if not self.decoupled and not client.whole:
+            return False
+        return self.layout == client.layout if self.layout else client.generated
+
+    def write(self, path: Path, model: str) -> None:
+        """Write the repository; raise CalledProcessError if the command line refuses to."""
+        if self.layout:
+            values = {"decoupled_mode": str(self.decoupled)}
+            upstream_repository(path, self.layout, Path(model), **values)
+            with_replay(path, echo=True)
+            run("trt-tokenizers", "adopt", str(path))
+        else:
+            whole = [] if self.decoupled else ["--set", "decoupled_mode=false"]
+            run("trt-tokenizers", "generate", "--model", model, "--output", str(path), *whole)
+
+    @property
+    def expected(self) -> str:
+        """What an answer holds; the stand-in engine of adopted repositories repeats the prompt."""
+        return "capital of France" if self.layout else "Paris"
+
+
+def run(program: str, *arguments: str) -> str:
+    """Standard output of one of the environment's programs."""
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@click.command(
+    epilog="Examples: scripts/clients, scripts/clients --adopted litellm tritonclient. "
+    "Exit codes: 0 all worked, 1 something did not, 2 wrong options."
+)
+@click.argument("names", nargs=-1, metavar="[CLIENT]...", type=click.Choice(sorted(CLIENTS)))
+@click.option("--adopted", is_flag=True, help="Also ask adopted repositories of NVIDIA's layout.")
+def main(names: tuple[str, ...], adopted: bool) -> None:
+    """Ask a served SmolLM2 through real clients; without names, through all of them.
+
+    Each client has a virtual environment in .cache/clients, made the first time; remove it to have
+    newer releases. Adopted repositories hold a stand-in for TensorRT-LLM, which repeats the prompt.
+    """
+    chosen = {name: CLIENTS[name] for name in names or CLIENTS}
+    pythons = {name: environment(name, client) for name, client in chosen.items()}
+    model = run("python", str(ROOT / "scripts" / "smollm2.py"))
+    layouts = ["", *sorted({client.layout for client in chosen.values()})] if adopted else [""]
+    rows: list[tuple[str, ...]] = []
+    for repository in (Repository(v, decoupled) for v in layouts for decoupled in (True, False)):
+        asking = {n: c for n, c in chosen.items() if repository.asked_by(c)}
+        if not asking:
+            continue
+        click.echo(f"Serving: {repository}", err=True)
+        try:
+            with served(repository, model) as server:
+                for name, client in asking.items():
+                    program = [str(pythons[name]), str(PROGRAMS / client.program)]
+                    rows += ask(repository, server, name, program, model)
+        except (AssertionError, subprocess.CalledProcessError) as error:
+            text = getattr(error, "stderr", "") or str(error)
+            rows.append((str(repository), "launch_server", "", "serve", "NO", first_line(text)))
+    unserved = [n for n, c in chosen.items() if not c.generated and not adopted]
+    rows += [("", name, "", "", "not run", "add --adopted") for name in unserved]
+    show(rows)
+    sys.exit(any(row[4] == "NO" for row in rows))
+
+
+def environment(name: str, client: Client) -> Path:
+    """The client's own Python, with the client installed."""
+    folder = ENVIRONMENTS / name
+    python, stamp = folder / "bin" / "python", folder / ".installed"
+    wanted = " ".join(client.packages)
+    if not stamp.exists() or stamp.read_text() != wanted:
+        click.echo(f"Making {folder} with {wanted}", err=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *client.packages], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+@contextmanager
+def served(repository: Repository, model: str) -> Iterator[Server]:
+    """The repository behind a launch_server on free ports."""
+    with tempfile.TemporaryDirectory(prefix="trt-tokenizers-clients-") as folder:
+        repository.write(Path(folder) / "repo", model)
+        with launched(Path(folder) / "repo", Path(folder)) as server:
+            yield server
+
+
+def ask(
+    repository: Repository, server: Server, name: str, program: list[str], model: str
+) -> list[tuple[str, ...]]:
+    """Rows of the table: what the client's program reports, or why it ended."""
+    arguments = [server.http.removeprefix("http://"), server.grpc, model, PROMPT,
+                 repository.expected, "decoupled" if repository.decoupled else "whole"]  # fmt: skip
+    done = subprocess.run(
+        [*program, *arguments], check=False, capture_output=True, text=True, timeout=300
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    version = next((line["version"] for line in lines if "version" in line), "")
+    rows = [
+        (str(repository), name, version, line["asked"], "NO" if line["error"] else "yes",
+         line["error"][:160])
+        for line in lines if "asked" in line
+    ]  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        rows.append((str(repository), name, version, "start", "NO", last[:160]))
+    return rows
+
+
+def first_line(text: str) -> str:
+    """The line that says what is wrong, if there is one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if line.lower().startswith("error")), lines[-1])[:160]
+
+
+def show(rows: list[tuple[str, ...]]) -> None:
+    head = ("REPOSITORY", "CLIENT", "VERSION", "ASKED", "WORKED", "ERROR")
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    for row in [head, *rows]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/clients")

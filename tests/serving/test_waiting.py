@@ -1,0 +1,107 @@
+"""Whole answers without decoupled responses, and requests that wait, on the real Triton."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
+
+from harness import Server, generate_replay, joined, launched, tensors
+from launching import until
+
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture(scope="module")
+def whole(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("whole")
+    repository = generate_replay(folder / "repo", bpe_dir, "--set", "decoupled_mode=false")
+    with launched(repository, folder) as server:
+        yield server
+
+
+def http_tensors(text: str) -> list[Any]:
+    made = []
+    for name, kind, value in (
+        ("text_input", "BYTES", np.array([[text]], object)),
+        ("max_tokens", "INT32", np.array([[99]], np.int32)),
+    ):
+        made.append(httpclient.InferInput(name, value.shape, kind))
+        made[-1].set_data_from_numpy(value)
+    return made
+
+
+def test_infer_gives_whole_answers(whole: Server) -> None:
+    """HTTP and gRPC, several at once: no request waits for another one's answer."""
+    texts = [f"{'word ' * n}{n} 世界" for n in range(16)]
+    with httpclient.InferenceServerClient(
+        whole.http.removeprefix("http://"), concurrency=8
+    ) as client:
+        running = [client.async_infer("ensemble", http_tensors(text)) for text in texts]
+        got = [each.get_result().as_numpy("text_output").item().decode() for each in running]
+    assert got == texts
+    body = {"text_input": texts[5], "max_tokens": 99}
+    with grpcclient.InferenceServerClient(whole.grpc) as client:
+        answer = client.infer("ensemble", tensors(body))
+        assert answer.as_numpy("text_output").item().decode() == texts[5]
+        with pytest.raises(InferenceServerException, match=r"stream is true.*decoupled_mode") as no:
+            client.infer("ensemble", tensors({**body, "stream": True}))
+        assert no.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert whole.ask(body)["text_output"] == texts[5]
+    until(lambda: whole.contexts() == 0)
+
+
+def hang_up(server: Server, body: dict[str, Any]) -> None:
+    """Send a request and close the connection before any answer."""
+    host, _, port = server.http.removeprefix("http://").partition(":")
+    data = json.dumps(body).encode()
+    path = "generate_stream" if body["stream"] else "generate"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            f"POST /v2/models/ensemble/{path} HTTP/1.1\r\nHost: {host}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+        time.sleep(0.5)
+
+
+def test_requests_that_nobody_waits_for_leave_the_queue(bpe_dir: Path, tmp_path: Path) -> None:
+    """The engine makes a step every 50 s, so all but the first request wait."""
+    slow = ("--engine-parameter", "steps_per_second=0.02")
+    repository = generate_replay(tmp_path / "repo", bpe_dir, *slow)
+    with launched(repository, tmp_path) as server, ThreadPoolExecutor(50) as pool:
+        server.ask({"text_input": "one", "max_tokens": 9})
+        for stream in (True, False):
+            body = {"text_input": "one two", "max_tokens": 99, "stream": stream}
+            list(pool.map(lambda _, body=body: hang_up(server, body), range(150)))
+            until(lambda: server.contexts() == 0, 5)
+        list(pool.map(lambda _: hang_up(server, body), range(100)))
+        started = time.monotonic()
+    assert time.monotonic() - started < 15, "less than the drain, which would wait 20 s for them"
+
+
+def test_clients_that_wait_get_their_answer_only(bpe_dir: Path, tmp_path: Path) -> None:
+    """The engine makes a step every 4 s; meanwhile it asks twice whether the clients wait."""
+    slow = ("--engine-parameter", "steps_per_second=0.25", "--set", "max_queue_size=150")
+    repository = generate_replay(tmp_path / "repo", bpe_dir, *slow)
+    with launched(repository, tmp_path) as server, ThreadPoolExecutor(1) as pool:
+        server.ask({"text_input": "one", "max_tokens": 9})
+        bodies = [{"text_input": f"one {n}", "max_tokens": 9, "stream": False} for n in range(150)]
+        waiting = pool.submit(server.streams, bodies)
+        time.sleep(1)
+        status, answer = server.generate({"text_input": "x", "max_tokens": 9})
+        assert status == 400, "the generate endpoint of Triton makes every error a 400"
+        assert "150 sequences and takes at most 150, by max_queue_size; try" in answer["error"]
+        answers = waiting.result()
+        assert [joined(chunks) for chunks in answers] == [body["text_input"] for body in bodies]
+        assert {len(chunks) for chunks in answers} == {1}
