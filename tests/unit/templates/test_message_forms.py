@@ -6,6 +6,7 @@ tests/oracle/test_oracle_message_forms.py compares the makers' templates with tr
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +158,22 @@ def test_an_empty_content_is_an_empty_text() -> None:
     for content in ("", []):
         assert render(PRINTS, [{"role": "user", "content": content}]) == "user:\n"
     assert render(PRINTS, [*talk("a"), {"role": "assistant"}]) == "user:a\nassistant:\n"
+
+
+def test_keys_of_null_are_absent_as_with_transformers(bpe_dir: Path) -> None:
+    """OpenAI's Python client writes them: message.model_dump()."""
+    from transformers import AutoTokenizer
+
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for key in ('name', 'refusal', 'reasoning') %}"
+        "{% if key in m or m[key] is defined %}<{{ m[key] }}>{% endif %}{% endfor %}{% endfor %}"
+    )
+    dumped = {"role": "assistant", "content": "b", "refusal": None, "name": None,
+              "tool_calls": None, "audio": None, "reasoning": "r"}  # fmt: skip
+    messages = [{**talk("a")[0], "name": None}, dumped]
+    oracle = AutoTokenizer.from_pretrained(bpe_dir)
+    expected = oracle.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert render(source, messages) == expected == "ab<r>"
 
 
 @pytest.mark.parametrize("source", [LOOPS, PRINTS])
