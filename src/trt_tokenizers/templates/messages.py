@@ -14,7 +14,13 @@ Message = dict[str, Any]
 MAX_JSON = 5_000_000  #: characters of one JSON text
 MAX_MESSAGES = 100_000
 _MAX_ROLE = 64  # characters
-#: The roles of OpenAI's API. A template may know more.
+#: Roles of published models that a template may print without a name for them: it prints any role.
+#: Others are refused if the template does not name them: they are more often a mistake.
+PUBLISHED_ROLES = (
+    "context", "control", "document", "documents", "environment", "function", "ipython", "model",
+    "observation",
+)  # fmt: skip
+#: The roles of OpenAI's API.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -200,9 +200,13 @@ def test_roles_of_the_models_own_template() -> None:
     assert str(dropped.value) == (
         "messages[1] has the role 'bot'; template 't' knows system, user: send one of these"
     )
+    with pytest.raises(RequestError, match=r"messages\[0\] has the role 'asistant'; template 't'"):
+        render(PRINTS, [{"role": "asistant", "content": "a mistake"}])
+    with pytest.raises(RequestError, match=r"messages\[0\] has the role 'observation'"):
+        render(CONTROL, [{"role": "observation", "content": "dropped"}, *talk("a")])
     refusing = "{% for m in messages %}{{ raise_exception('not ' ~ m.role) }}{% endfor %}"
-    with pytest.raises(RequestError, match="refuses these messages: not bot"):
-        render(refusing, [{"role": "bot", "content": "b"}])
+    with pytest.raises(RequestError, match="refuses these messages: not control"):
+        render(refusing, thinking)
 
 
 @pytest.mark.parametrize(
