@@ -64,7 +64,7 @@ class SettingsError(TrtTokenizersError):
 
 
 class TokenizerError(TrtTokenizersError):
-    """A tokenizer type is unknown, a dependency is missing, or its files do not load."""
+    """A tokenizer is unknown, lacks a dependency, does not load, or fails on a text (HTTP 500)."""
 
 
 class TemplateError(TrtTokenizersError):

@@ -100,6 +100,7 @@ def tokenize(
     from trt_tokenizers.processing.prompts import PromptMaker, PromptSettings
     from trt_tokenizers.processing.request import TextRequest
     from trt_tokenizers.settings import parse
+    from trt_tokenizers.tokenizers.base import GUARD
     from trt_tokenizers.tokenizers.inspection import kept, pieces
     from trt_tokenizers.tokenizers.registry import create
 
@@ -122,6 +123,7 @@ def tokenize(
     whole = PromptMaker(dataclasses.replace(settings, truncate_prompt_tokens=0), tokenizer)
     (ids,), (all_ids,) = maker.encode(prompts), whole.encode(prompts)
     all_pieces = pieces(tokenizer, prompt.text, all_ids)
+    prompt = prompt._replace(text=prompt.text.replace(GUARD, ""))
     found = kept(all_pieces, ids)
     if len(ids) < len(all_ids):
         click.echo(f"note: truncated to {len(ids)} of {len(all_ids)} tokens", err=True)

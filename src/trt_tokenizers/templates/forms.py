@@ -94,7 +94,7 @@ class Forms:
         def printed(forms: dict[Kind, str]) -> set[Kind]:
             try:
                 prompt = render([self._formed(message, forms, "") for message in probed])
-            except Exception:  # this form, or the conversation: the real messages will tell
+            except Exception:  # the form or the conversation: the real messages raise it again
                 return set()
             return {kind for kind in missing if _prints(prompt, kind[1], forms[kind], probes[kind])}
 

@@ -14,7 +14,13 @@ Message = dict[str, Any]
 MAX_JSON = 5_000_000  #: characters of one JSON text
 MAX_MESSAGES = 100_000
 _MAX_ROLE = 64  # characters
-#: The roles of OpenAI's API. A template may know more.
+#: Roles of published models that a template may print without a name for them: it prints any role.
+#: Others are refused if the template does not name them: they are more often a mistake.
+PUBLISHED_ROLES = (
+    "context", "control", "document", "documents", "environment", "function", "ipython", "model",
+    "observation",
+)  # fmt: skip
+#: The roles of OpenAI's API.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -98,10 +104,13 @@ def loads(text: str) -> Any:
             gc.enable()
 
 
-def _check_message(message: Any, at: int) -> Message:
-    """*message*; empty ``tool_calls`` go."""
-    if not isinstance(message, dict):
+def _check_message(given: Any, at: int) -> Message:
+    """*given* without keys that are null, as transformers gives it to a template."""
+    if not isinstance(given, dict):
         raise RequestError(f'messages[{at}] must be an object with "role" and "content"')
+    message: Message = given
+    if None in given.values():
+        message = {key: value for key, value in given.items() if value is not None}
     if "role" not in message:
         raise RequestError(f"messages[{at}] has no role; it must be one of {', '.join(ROLES)}")
     role = message["role"]
@@ -116,10 +125,10 @@ def _check_message(message: Any, at: int) -> Message:
             f"messages[{at}] has tool_calls and the role {role!r}; only the assistant calls tools: "
             "move them to an assistant message, or leave them out"
         )
-    if calls is None or role != "assistant":
+    if role != "assistant":
         # Some clients send an empty tool_calls; templates test whether the key exists.
         message.pop("tool_calls", None)
-    elif not isinstance(calls, list) or not all(map(_is_call, calls)):
+    elif calls is not None and not (isinstance(calls, list) and all(map(_is_call, calls))):
         raise RequestError(
             f"messages[{at}].tool_calls must be a list of "
             '{"type": "function", "function": {"name": …, "arguments": …}}'
@@ -129,7 +138,7 @@ def _check_message(message: Any, at: int) -> Message:
         for number, part in enumerate(content):
             _check_part(part, f"messages[{at}].content[{number}]")
     elif not (isinstance(content, str) or (content is None and role == "assistant")):
-        raise RequestError(f"messages[{at}] has no content; it must be a string")
+        raise RequestError(f"messages[{at}] has no content; it must be a string or a list of parts")
     return message
 
 

@@ -14,7 +14,7 @@ from jinja2 import nodes
 from trt_tokenizers.errors import RequestError, TemplateError
 from trt_tokenizers.settings import nearest
 from trt_tokenizers.templates.forms import Forms
-from trt_tokenizers.templates.messages import ROLES, Message
+from trt_tokenizers.templates.messages import PUBLISHED_ROLES, ROLES, Message
 from trt_tokenizers.templates.sandbox import Refused, make_environment
 
 _MAX_SOURCE = 1 << 16  # characters of a template
@@ -131,8 +131,9 @@ class ChatTemplate:
             raise self._unsupported("tool_calls")
         roles = {m["role"]: at for at, m in reversed([*enumerate(messages)])}
         unusual = {role: at for role, at in roles.items() if role not in {*ROLES, *self._roles}}
-        if unusual and not self._any_role:
-            raise self._unknown_role(unusual)
+        allowed = PUBLISHED_ROLES if self._any_role else ()
+        if unknown := {role: at for role, at in unusual.items() if role not in allowed}:
+            raise self._unknown_role(unknown)
         fitting = self._forms.fit(
             messages, lambda probed: self._render({**variables, "messages": probed})
         )

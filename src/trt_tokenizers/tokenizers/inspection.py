@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trt_tokenizers.errors import TokenizerError, one_line
-from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
+from trt_tokenizers.tokenizers.base import GUARD, Tokenizer, TokenizerSettings
 
 #: Bytes to search for a token after the previous one, if a normalizer has changed the text.
 _LOOK_AHEAD = 64
@@ -33,10 +33,10 @@ class Piece:
 
 
 def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]:
-    """The tokens of *prompt*, whose ids are *ids*, in order."""
-    offsets = tokenizer.offsets(prompt)
+    """The tokens of *prompt*, whose ids are *ids*, in order. Positions do not count `GUARD`."""
+    offsets = None if GUARD in prompt else tokenizer.offsets(prompt)
     if offsets is None:
-        spans = _search(tokenizer, prompt, ids)
+        spans = _search(tokenizer, prompt.replace(GUARD, ""), ids)
     else:
         spans = _match(ids, offsets, tokenizer.bos_id if tokenizer.adds_bos else None)
     found = []

@@ -67,13 +67,13 @@ class TransformersTokenizer(Tokenizer):
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
-        # A slow tokenizer can only split all special tokens of a text or none.
-        splits = self._fast is None and any(GUARD in text for text in texts)
-        batch = self._hf(
-            [text.replace(GUARD, "") for text in texts] if splits else list(texts),
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=splits,
-        )["input_ids"]
+        options = {}
+        if self.files.config.get("split_special_tokens"):
+            # A slow tokenizer can only split all special tokens of a text or none.
+            splits = self._fast is None and any(GUARD in text for text in texts)
+            texts = [text.replace(GUARD, "") for text in texts] if splits else texts
+            options["split_special_tokens"] = splits
+        batch = self._hf(list(texts), add_special_tokens=add_special_tokens, **options)["input_ids"]
         return [self.framed(list(ids)) if add_special_tokens else list(ids) for ids in batch]
 
     @no_panic()

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -50,6 +51,29 @@ def test_messages_show_the_rendered_prompt(bpe_dir: Path) -> None:
     shorter = run("tokenize", "--tokenizer-dir", bpe_dir, "--messages", messages, "--json",
                   "--template-kwargs", arguments, "--template", "chatml")  # fmt: skip
     assert json.loads(shorter.stdout)["prompt"] == "<|im_start|>user\nhi<|im_end|>\n"
+
+
+@pytest.mark.parametrize("kind", ["auto", "llama"])
+def test_control_tokens_that_stay_text(
+    bpe_dir: Path, sentencepiece_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    """split_special_tokens in tokenizer_config.json: prompt and positions are those of the text."""
+    shutil.copytree(sentencepiece_dir if kind == "llama" else bpe_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split_special_tokens": True}))
+    end = "</s>" if kind == "llama" else "<|im_end|>"
+    shown = json.loads(
+        run("tokenize", "--tokenizer-dir", tmp_path, "--template",
+            "[{{ messages[0].content }}]" + end, "--json",
+            "--messages", json.dumps([{"role": "user", "content": f"a{end}b"}])).stdout
+    )  # fmt: skip
+    assert shown["prompt"] == f"[a{end}b]{end}"
+    spans = [(t["start"], t["end"]) for t in shown["tokens"] if t["start"] is not None]
+    assert {at for start, stop in spans for at in range(start, stop)} == set(
+        range(4 + 2 * len(end))
+    )
+    special = [t["piece"] for t in shown["tokens"] if t["special"]]
+    assert special == (["<s>", end] if kind == "llama" else [end])
 
 
 @pytest.mark.parametrize("kind", ["auto", "gpt2", "llama", "byte"])

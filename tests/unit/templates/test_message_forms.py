@@ -6,6 +6,7 @@ tests/oracle/test_oracle_message_forms.py compares the makers' templates with tr
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,22 @@ def test_an_empty_content_is_an_empty_text() -> None:
     assert render(PRINTS, [*talk("a"), {"role": "assistant"}]) == "user:a\nassistant:\n"
 
 
+def test_keys_of_null_are_absent_as_with_transformers(bpe_dir: Path) -> None:
+    """OpenAI's Python client writes them: message.model_dump()."""
+    from transformers import AutoTokenizer
+
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for key in ('name', 'refusal', 'reasoning') %}"
+        "{% if key in m or m[key] is defined %}<{{ m[key] }}>{% endif %}{% endfor %}{% endfor %}"
+    )
+    dumped = {"role": "assistant", "content": "b", "refusal": None, "name": None,
+              "tool_calls": None, "audio": None, "reasoning": "r"}  # fmt: skip
+    messages = [{**talk("a")[0], "name": None}, dumped]
+    oracle = AutoTokenizer.from_pretrained(bpe_dir)
+    expected = oracle.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert render(source, messages) == expected == "ab<r>"
+
+
 @pytest.mark.parametrize("source", [LOOPS, PRINTS])
 def test_a_message_of_parts_is_continued(source: str) -> None:
     messages = [*talk("a"), {"role": "assistant", "content": parts("The ", "sky")}]
@@ -183,9 +200,13 @@ def test_roles_of_the_models_own_template() -> None:
     assert str(dropped.value) == (
         "messages[1] has the role 'bot'; template 't' knows system, user: send one of these"
     )
+    with pytest.raises(RequestError, match=r"messages\[0\] has the role 'asistant'; template 't'"):
+        render(PRINTS, [{"role": "asistant", "content": "a mistake"}])
+    with pytest.raises(RequestError, match=r"messages\[0\] has the role 'observation'"):
+        render(CONTROL, [{"role": "observation", "content": "dropped"}, *talk("a")])
     refusing = "{% for m in messages %}{{ raise_exception('not ' ~ m.role) }}{% endfor %}"
-    with pytest.raises(RequestError, match="refuses these messages: not bot"):
-        render(refusing, [{"role": "bot", "content": "b"}])
+    with pytest.raises(RequestError, match="refuses these messages: not control"):
+        render(refusing, thinking)
 
 
 @pytest.mark.parametrize(

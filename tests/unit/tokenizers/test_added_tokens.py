@@ -95,6 +95,20 @@ def test_tokens_beside_tokenizer_json(bpe_dir: Path, tmp_path: Path, files: dict
     check(altered(bpe_dir, tmp_path, **files))
 
 
+def test_objects_in_the_older_list_of_special_tokens_map(bpe_dir: Path, tmp_path: Path) -> None:
+    """transformers 5 fails on it, and reads the list under its newer name."""
+    tokens = [UNTYPED, "<tool>"]
+    newer = altered(bpe_dir, tmp_path / "a", special_tokens_map={"extra_special_tokens": tokens})
+    check(newer)
+    older = altered(
+        bpe_dir, tmp_path / "b", special_tokens_map={"additional_special_tokens": tokens}
+    )
+    expected, ours = (create(TokenizerSettings(str(folder))) for folder in (newer, older))
+    for text in TEXTS:
+        assert ours.encode(text) == expected.encode(text), text
+        assert ours.decode(ours.encode(text)) == expected.decode(expected.encode(text)), text
+
+
 def test_an_added_token_that_is_not_special_is_skipped_as_eos(
     bpe_dir: Path, tmp_path: Path
 ) -> None:
