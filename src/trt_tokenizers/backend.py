@@ -203,10 +203,6 @@ class PostprocessingModel(_Model):
 
     def _serve(self, request: Any) -> Any:
         inputs = _arrays(request)
-        if (waiting := scalars(inputs, "WAITING_KEY")) is not None:
-            for key in waiting if request.is_cancelled() else ():
-                self._cancels.send(key)
-            return _response({})
         ids = inputs["TOKENS_BATCH"]  # [rows, beams, n]
         lengths = inputs.get("SEQUENCE_LENGTH")  # [rows, beams]
         log_probs = inputs.get("LOG_PROBS")  # [rows, beams, n]

@@ -22,11 +22,9 @@ from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import (
     OUTPUTS,
     PERF,
-    WAITING,
     Array,
     merge,
     output_arrays,
-    waiting_array,
 )
 from trt_tokenizers.errors import (
     EngineError,
@@ -74,7 +72,7 @@ class _Request:
             self.wanted -= PERF.keys()
         self.rows = rows
         self.keys = [row.key for row in rows]
-        self.open_rows = len(rows)
+        self.open_rows = set(range(len(rows)))
         self.answers: list[Chunk] = [Chunk()] * len(rows)  # collected chunks, unless streaming
         self.cancel_checked_at = time.monotonic()
         self.silent = False  # whether nothing has been sent since the last poll
@@ -259,8 +257,8 @@ class ResponseDispatcher:
             request.sender.fail(kind(chunk.error))
             return
         if chunk.last:
-            request.open_rows -= 1
-        request.ended = request.open_rows == 0
+            request.open_rows.discard(row)
+        request.ended = not request.open_rows
         request.silent = False
         if request.stream:
             arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
@@ -276,8 +274,8 @@ class ResponseDispatcher:
     def _cancel_abandoned(self) -> None:
         """Cancel requests whose client is gone, also those that send no responses meanwhile.
 
-        Triton does not tell a running step of an ensemble that the client has gone. It tells the
-        next step: see `WAITING`.
+        Triton does not tell a running step of an ensemble that the client is gone; it tells the
+        next step. So a silent stream sends empty chunks, and postprocessing cancels it.
         """
         with self._lock:
             requests = set(self._requests.values())
@@ -287,8 +285,12 @@ class ResponseDispatcher:
                     continue
                 if request.cancelled():
                     self._cancel(request)
-                elif request.silent and self._decoupled and WAITING in request.sender.wanted:
-                    request.sender.send(waiting_array(request.rows), final=False)
+                elif request.silent and request.stream:
+                    for row in request.open_rows:
+                        request.sender.send(
+                            output_arrays([Chunk()], [request.rows[row]], request.wanted),
+                            final=False,
+                        )
                 request.silent = True
 
     def _cancel(self, request: _Request) -> None:
