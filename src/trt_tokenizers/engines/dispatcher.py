@@ -238,17 +238,20 @@ class ResponseDispatcher:
             self._ready.put(sequence)
         request = sequence.request
         with request.lock:
-            if not request.ended:
-                try:
-                    self._send(request, sequence.row, chunk)
-                except Exception as error:
-                    logger.exception("a response could not be sent")
-                    request.ended = True
-                    request.sender.fail(EngineError(f"a response could not be sent: {error}"))
+            self._try_to_send(request, sequence.row, chunk)
         if request.ended:
             self._remove(request)
         if chunk.error is not None:
             self._report_engine_death()
+
+    def _try_to_send(self, request: _Request, row: int, chunk: Chunk) -> None:
+        if not request.ended:
+            try:
+                self._send(request, row, chunk)
+            except Exception as error:
+                logger.exception("a response could not be sent")
+                request.ended = True
+                request.sender.fail(EngineError(f"a response could not be sent: {error}"))
 
     def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
@@ -281,17 +284,14 @@ class ResponseDispatcher:
             requests = set(self._requests.values())
         for request in requests:
             with request.lock:
-                if request.ended:
-                    continue
-                if request.cancelled():
+                if not request.ended and request.cancelled():
                     self._cancel(request)
-                elif request.silent and request.stream:
-                    for row in request.open_rows:
-                        request.sender.send(
-                            output_arrays([Chunk()], [request.rows[row]], request.wanted),
-                            final=False,
-                        )
+                elif not request.ended and request.silent and request.stream:
+                    for row in sorted(request.open_rows):
+                        self._try_to_send(request, row, Chunk())
                 request.silent = True
+            if request.ended:
+                self._remove(request)
 
     def _cancel(self, request: _Request) -> None:
         for key in request.keys:
