@@ -204,10 +204,6 @@ class PostprocessingModel(_Model):
 
     def _serve(self, request: Any) -> Any:
         inputs = _arrays(request)
-        if (waiting := scalars(inputs, "WAITING_KEY")) is not None:
-            for key in waiting if request.is_cancelled() else ():
-                self._cancels.send(key)
-            return _response({})
         by_tensor = self._transport is StreamKeyTransport.TENSOR
         packed = scalars(inputs, "STREAM_KEY") if by_tensor else None
         key, last = (None, False) if packed else self._triton_key(request)

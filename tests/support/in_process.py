@@ -134,8 +134,6 @@ class InProcessTriton:
                 client.error = answer.error()
                 continue
             arrays = self._mapped("postprocessing", answer)
-            if not arrays:  # Triton sends no response without a tensor
-                continue
             client.chunks.append({n: array for n, array in arrays.items() if n in self._outputs})
 
     def finalize(self) -> None:

@@ -152,24 +152,24 @@ def test_a_cancelled_stream_ends(triton: InProcessTriton, streams: Path) -> None
     until(lambda: triton.engine._server.running == 0, 3)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_waiting_request_ends_when_its_client_has_gone(
-    load: Load, streams: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+def test_a_waiting_stream_ends_when_its_client_is_gone(
+    load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine has no token for it, so only the waiting key reaches postprocessing."""
+    """The engine has no token for it, so only empty chunks reach postprocessing."""
     monkeypatch.setattr(replay.ReplayEngine, "_step", lambda self, row: None)
     monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
     triton = load(OLD, "keys")
-    client = Client({"text_input": "x", "max_tokens": 5, "stream": stream})
+    client = Client({"text_input": "x", "max_tokens": 5, "stream": True})
     triton.start(client)
     triton.step()
     triton.step()
-    assert (client.chunks, triton.engine._server.running) == ([], 1), "it waits, and its client too"
+    assert (client.text, triton.engine._server.running) == ("", 1)
     client.cancelled = True
     deadline = time.monotonic() + 5
     while triton.engine._server.running and time.monotonic() < deadline:
         triton.step()
     assert triton.engine._server.running == 0
+    assert value("time_to_first_token_seconds") == 0, "an empty chunk is not the first token"
 
 
 def test_without_decoupled_responses_each_request_has_one(

@@ -22,11 +22,9 @@ from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import (
     OUTPUTS,
     PERF,
-    WAITING,
     Array,
     merge,
     output_arrays,
-    waiting_array,
 )
 from trt_tokenizers.errors import (
     EngineError,
@@ -74,7 +72,7 @@ class _Request:
             self.wanted -= PERF.keys()
         self.rows = rows
         self.keys = [row.key for row in rows]
-        self.open_rows = len(rows)
+        self.open_rows = set(range(len(rows)))
         self.answers: list[Chunk] = [Chunk()] * len(rows)  # collected chunks, unless streaming
         self.cancel_checked_at = time.monotonic()
         self.silent = False  # whether nothing has been sent since the last poll
@@ -240,17 +238,20 @@ class ResponseDispatcher:
             self._ready.put(sequence)
         request = sequence.request
         with request.lock:
-            if not request.ended:
-                try:
-                    self._send(request, sequence.row, chunk)
-                except Exception as error:
-                    logger.exception("a response could not be sent")
-                    request.ended = True
-                    request.sender.fail(EngineError(f"a response could not be sent: {error}"))
+            self._try_to_send(request, sequence.row, chunk)
         if request.ended:
             self._remove(request)
         if chunk.error is not None:
             self._report_engine_death()
+
+    def _try_to_send(self, request: _Request, row: int, chunk: Chunk) -> None:
+        if not request.ended:
+            try:
+                self._send(request, row, chunk)
+            except Exception as error:
+                logger.exception("a response could not be sent")
+                request.ended = True
+                request.sender.fail(EngineError(f"a response could not be sent: {error}"))
 
     def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
@@ -259,8 +260,8 @@ class ResponseDispatcher:
             request.sender.fail(kind(chunk.error))
             return
         if chunk.last:
-            request.open_rows -= 1
-        request.ended = request.open_rows == 0
+            request.open_rows.discard(row)
+        request.ended = not request.open_rows
         request.silent = False
         if request.stream:
             arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
@@ -276,20 +277,21 @@ class ResponseDispatcher:
     def _cancel_abandoned(self) -> None:
         """Cancel requests whose client is gone, also those that send no responses meanwhile.
 
-        Triton does not tell a running step of an ensemble that the client has gone. It tells the
-        next step: see `WAITING`.
+        Triton does not tell a running step of an ensemble that the client is gone; it tells the
+        next step. So a silent stream sends empty chunks, and postprocessing cancels it.
         """
         with self._lock:
             requests = set(self._requests.values())
         for request in requests:
             with request.lock:
-                if request.ended:
-                    continue
-                if request.cancelled():
+                if not request.ended and request.cancelled():
                     self._cancel(request)
-                elif request.silent and self._decoupled and WAITING in request.sender.wanted:
-                    request.sender.send(waiting_array(request.rows), final=False)
+                elif not request.ended and request.silent and request.stream:
+                    for row in sorted(request.open_rows):
+                        self._try_to_send(request, row, Chunk())
                 request.silent = True
+            if request.ended:
+                self._remove(request)
 
     def _cancel(self, request: _Request) -> None:
         for key in request.keys:

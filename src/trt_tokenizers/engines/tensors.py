@@ -223,17 +223,6 @@ def output_arrays(
     return arrays
 
 
-#: Output of an engine model for a request that has had no response for a while: int64 [rows, 1],
-#: the keys of its sequences. The response has no other output, so the client gets nothing. In the
-#: ensemble it starts a step of its own, and Triton tells that step whether the client has gone.
-WAITING = "waiting_key"
-
-
-def waiting_array(requests: Sequence[GenerationRequest]) -> dict[str, Array]:
-    """The response that asks whether the client of *requests* waits for them."""
-    return {WAITING: _column([request.key for request in requests], np.int64)}
-
-
 def _column(values: Sequence[float], dtype: Any) -> Array:
     return np.array(values, dtype=dtype).reshape(-1, 1)
 

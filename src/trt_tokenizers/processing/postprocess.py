@@ -177,7 +177,7 @@ class Postprocessor:
     ) -> None:
         context = stream.context
         metrics.count("generation_tokens_total", sum(len(r.token_ids) for r in results))
-        if not stream.first_step_at:
+        if not stream.first_step_at and (stream.finish_reason or any(r.token_ids for r in results)):
             stream.first_step_at = now
             metrics.count("prompt_tokens_total", context.num_input_tokens)
             if context.arrived and context.stream:

@@ -88,9 +88,7 @@ class EnsembleChecker:
                 reader = f"the input {name!r} of {step.model_name!r}"
                 yield from self._compare(self._tensors[source], inputs[name], repr(source), reader)
         for name, tensor in inputs.items():
-            # Postprocessing has it as optional for responses without tokens.
-            required = not tensor.optional or name == "TOKENS_BATCH"
-            if required and name not in step.input_map:
+            if name not in step.input_map and not tensor.optional:
                 what = f"model {step.model_name!r} needs the input {name!r}"
                 yield self._problem(step.model_name, f"{what}; add it to the input_map")
         yield from self._check_decoupled_sources(step)

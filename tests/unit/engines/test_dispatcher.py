@@ -93,22 +93,6 @@ class Recorder:
         return self.cancelled
 
 
-class Waiting(Recorder):
-    """Records also the responses that ask whether the client waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wanted |= {"waiting_key"}
-        self.waiting: list[list[list[int]]] = []
-
-    def send(self, arrays: dict[str, Any], *, final: bool) -> None:
-        if arrays.keys() == {"waiting_key"}:
-            assert not final
-            self.waiting.append(arrays["waiting_key"].tolist())
-        else:
-            super().send(arrays, final=final)
-
-
 def request(key: int, *, stream: bool = True) -> GenerationRequest:
     return GenerationRequest(key=key, prompt_ids=(1,), max_tokens=9, stream=stream)
 
@@ -219,17 +203,19 @@ def test_a_cancelled_request_is_cancelled_in_the_engine(engine: Manual, stream: 
     dispatcher.stop()
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_silent_request_asks_whether_its_client_waits(
-    engine: Manual, monkeypatch: pytest.MonkeyPatch, stream: bool
+def test_a_silent_stream_sends_empty_chunks(
+    engine: Manual, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each one lets postprocessing learn whether the client is gone."""
     monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
-    dispatcher, sender, other = ResponseDispatcher(engine, SETTINGS), Waiting(), Recorder()
-    dispatcher.submit([request(1, stream=stream), request(5, stream=stream)], sender)
-    dispatcher.submit([request(2, stream=stream)], other)
-    until(lambda: len(sender.waiting) > 1)
-    assert sender.waiting[0] == [[1], [5]]
-    assert (sender.sent, other.sent) == ([], []), "an engine without the output does not ask"
+    dispatcher, stream, whole = ResponseDispatcher(engine, SETTINGS), Recorder(), Recorder()
+    dispatcher.submit([request(1), request(5)], stream)
+    dispatcher.submit([request(2, stream=False)], whole)
+    engine.emits[1](Chunk(token_ids=(7,), finish_reason=FinishReason.LENGTH))
+    until(lambda: len(stream.sent) > 3)
+    assert stream.sent[0] == ([[7]], False)
+    assert stream.sent[1:4] == [([[]], False)] * 3, "only for the row that has not ended"
+    assert whole.sent == [], "the generate endpoint allows one response only"
     dispatcher.stop()
 
 

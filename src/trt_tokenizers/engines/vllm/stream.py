@@ -37,7 +37,6 @@ class Stream:
         self.emit = emit
         self.task: asyncio.Task[None] | None = None
         self.ended = False
-        self._ids: list[int] = []
         _, words = split_stop_words(request)
         self._stop_words = StopWords(words, request.min_tokens) if words else None
 
@@ -54,11 +53,9 @@ class Stream:
                 raise EngineError(f"vLLM ended the answer: {output.finish_reason}")
             reason = _REASONS[output.finish_reason]
         if self._stop_words is not None:
-            start = len(self._ids)
-            self._ids += ids
-            for count in range(start + 1, len(self._ids) + 1):
-                if self._stop_words.at(self._ids, count):
-                    ids, reason = ids[: count - start], FinishReason.STOP
+            for count, token in enumerate(ids, 1):
+                if self._stop_words.add(token):
+                    ids, reason = ids[:count], FinishReason.STOP
                     break
         probs: tuple[float, ...] = ()
         if self.request.return_log_probs:
