@@ -180,7 +180,7 @@ def test_lines_begin_with_the_rank(run) -> None:
 def test_a_program_that_cannot_be_run(run) -> None:
     agent = run("", leader=("/nowhere/{rank}",))
     end = agent.until("ended")
-    assert end.text == "/nowhere/0 cannot be run: No such file or directory"
+    assert end.text == "/nowhere/{rank} cannot be run: No such file or directory"
     assert agent.process.wait(30) == 126
 
 

@@ -168,7 +168,7 @@ def test_a_lasting_zombie_is_reported() -> None:
         assert children(server.pid) == [stub]
         assert stub in descendants(os.getpid())
         watch = StubWatch(server.pid)
-        while watch.look(0.0) is None and not watch._models.get(stub, "").startswith("model"):
+        while watch.look(0.0) is None and not watch.stubs.get(stub, "").startswith("model"):
             time.sleep(0.01)
         os.kill(stub, 15)
         deadline = time.monotonic() + 5
