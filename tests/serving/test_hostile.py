@@ -47,6 +47,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "a form of 5 MB": form(5_000_000),
     "a form of 60 MB": form(60_000_000),
     "JSON nested a million deep": {"body": b"[" * 1_000_000 + b"]" * 1_000_000},
+    "JSON nested 5 million deep": {"body": b"[" * 5_000_000 + b"]" * 5_000_000},
     "objects nested a million deep": {"body": b'{"a":' * 1_000_000 + b"1" + b"}" * 1_000_000},
     "600,000 chunks": {
         "body": itertools.repeat(b"x", 600_000), "headers": {"Transfer-Encoding": "chunked"},

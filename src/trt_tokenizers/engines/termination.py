@@ -40,4 +40,3 @@ def end_server_once_loaded() -> None:
             os.kill(server, signal.SIGTERM)
 
     threading.Thread(target=end, name="end-server", daemon=True).start()
-

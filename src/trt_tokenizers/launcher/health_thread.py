@@ -1,9 +1,9 @@
 """Observes the thread with which a stub, a Python model's process, shows Triton that it lives.
 
-The thread sets a flag in shared memory every 0.3 s. When Triton waits for a stub, it clears the flag
-and waits 1 s. If the flag is still clear, Triton gives the stub up, although it only got no
-processor: it frees the memory of the request and puts a message into the stub's queue. The stub then
-crashes, or answers requests with the answers of others.
+The thread sets a flag in shared memory every 0.3 s. While Triton waits for a stub, it clears the
+flag and waits 1 s. If the flag is still clear, Triton gives the stub up, even if it only lacks a
+processor: it frees the memory of the request and puts a message into the stub's queue. Then the
+stub crashes, or answers requests with the answers of others.
 
 Standard library only, because the rank agent imports it with ``python -I -S``.
 """
@@ -58,7 +58,9 @@ class HealthThread:
     def _find(self) -> Path | None:
         """The stub starts it before any other thread."""
         with contextlib.suppress(OSError):
-            tasks = [t for t in Path(f"/proc/{self._pid}/task").iterdir() if t.name != str(self._pid)]
+            tasks = [
+                t for t in Path(f"/proc/{self._pid}/task").iterdir() if t.name != str(self._pid)
+            ]
             starts = [(stat.started, task) for task in tasks if (stat := read_stat(task))]
             return min(starts)[1] if starts else None
         return None

@@ -22,9 +22,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 #: Seconds to wait for killed processes. A process that hangs in a driver may never end.
 _KILL_WAIT = 10.0
-#: Bytes. Triton's HTTP threads overflow 8 MB on a form-typed body of 4.2 MB, on JSON nested a million
-#: deep and on a chunked body of 600,000 chunks, and the server crashes.
-_STACK = 256 << 20
+#: Bytes. Triton's HTTP threads need about 60 for each level of nested JSON; a form-typed body of
+#: 4.2 MB, JSON nested a million deep and a chunked body of 600,000 chunks overflow the usual 8 MB.
+_STACK, _SMALL_STACK = 4 << 30, 256 << 20
 
 
 def _process_ids() -> Iterator[int]:
@@ -151,21 +151,31 @@ def wake_on(numbers: Iterable[int]) -> int:
 
 
 def raise_stack_limit() -> str | None:
-    """Give the programs that this process starts, and their threads, a large stack.
+    """Give the programs that this process starts, and their threads, large stacks.
+
+    Stacks take address space, and memory only as they grow.
 
     Returns:
-        What the user should do if the hard limit forbids it, or None.
+        What the user should do if this host forbids it, or None.
     """
+    with contextlib.suppress(OSError):
+        if Path("/proc/sys/vm/overcommit_memory").read_text() == "2\n":  # stacks count as used
+            return (
+                "vm.overcommit_memory is 2, so stacks must stay small, and a large or nested HTTP "
+                "body can crash the server; limit bodies to 2 MB in a proxy before it"
+            )
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
-    allowed = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
+    # The kernel refuses a stack of more than all memory.
+    wanted = min(_STACK, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     # Without a limit, glibc gives threads 2 MB.
     if soft == resource.RLIM_INFINITY or soft < allowed:
         resource.setrlimit(resource.RLIMIT_STACK, (allowed, hard))
-    if allowed == _STACK:
+    if allowed >= min(wanted, _SMALL_STACK):
         return None
     return (
-        f"the hard limit of the stack is {hard >> 10} KB, so a large or deeply nested HTTP body can "
-        f"crash the server; raise it to {_STACK >> 10} KB (ulimit -Hs) before the start"
+        f"the hard limit of the stack is {hard >> 10} KB, so a large or nested HTTP body can "
+        f"crash the server; raise it to {wanted >> 10} KB (ulimit -Hs) before the start"
     )
 
 

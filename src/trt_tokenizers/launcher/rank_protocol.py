@@ -108,8 +108,7 @@ class RankEvent:
     Attributes:
         event: ``started``, ``loaded`` (a model), ``warning`` or ``ended``.
         pid: the server's process id on *host*; 0 if it never started.
-        text: of ``loaded``, the model's name; of ``warning``, what it says; of ``ended``, the reason
-            if it is known.
+        text: of ``loaded``, the model's name; of ``ended``, the reason if it is known.
         code: of ``ended``: 0 if the end was requested and clean, else n, or 128 + n by signal n.
         how: of ``ended``: e.g. ``SIGKILL`` or ``exit code 3``; empty if *text* is enough.
         external: of ``ended``: another process ended this agent, so the cause is not this rank.

@@ -36,8 +36,8 @@ class LogReader:
 
     Attributes:
         tail: the last lines.
-        unloading: whether a stopping server has finished all requests and unloads its models. A gRPC
-            stream that a client keeps open keeps it, and perhaps the ensemble, from ending.
+        unloading: whether a stopping server has finished all requests and unloads its models. An
+            idle gRPC stream keeps the server, and perhaps the ensemble, from ending.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class StubWatch:
 
     Triton does not detect a dead one: the server and all its models stay ready, every request to
     that model fails, and the server can no longer stop. The dead process remains a zombie child.
-    Triton collects a process that ends normally within milliseconds, so only a lasting zombie counts.
+    Triton collects a process that ends normally within milliseconds: only a lasting zombie counts.
     What a stub without a processor does is in `health_thread`.
 
     Attributes:

@@ -68,7 +68,7 @@ def supervise(
         outputs = (1, 2)
         if log_file is not None:
             try:
-                log = stack.enter_context(log_file.open("ab", buffering=0))
+                log = stack.enter_context(open(log_file, "ab", buffering=0, opener=_opener))
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
             outputs = (log.fileno(), log.fileno())
@@ -78,6 +78,13 @@ def supervise(
         except StarvedStubError as error:
             say(f"{error}; a Python process got no processor for a second; starting once more")
             _Supervisor(*arguments).run()
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe without a reader is an error."""
+    file = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(file, True)
+    return file
 
 
 class _Supervisor:
