@@ -98,6 +98,21 @@ def test_a_context_that_nobody_takes_does_not_delay_a_stop(
         assert time.monotonic() - began < 15, "the drain timeout is 20 s"
 
 
+def test_a_killed_launcher_leaves_no_environment(repository: Path, tmp_path: Path) -> None:
+    def environments() -> set[Path]:
+        return set(Path("/tmp").glob("python_env_*"))
+
+    before = environments()
+    with launched(repository, tmp_path, exit_code=-signal.SIGKILL) as server:
+        new = environments() - before
+        if len(new) > 1:
+            pytest.skip("another server has started meanwhile")
+        (own,) = new
+        server.process.kill()
+        server.process.wait()
+        until(lambda: not own.exists())
+
+
 @contextlib.contextmanager
 def grpc_client(server: Server) -> Iterator[grpcclient.InferenceServerClient]:
     with contextlib.suppress(Exception), grpcclient.InferenceServerClient(server.grpc) as client:

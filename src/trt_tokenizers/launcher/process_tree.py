@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from trt_tokenizers.streams.process_stat import read_stat
+from trt_tokenizers.streams.process_stat import is_running, read_stat
 from trt_tokenizers.streams.stream_folder import stream_folder
 
 _PR_SET_PDEATHSIG = 1
@@ -60,6 +60,16 @@ def running_with(text: str) -> set[int]:
     for pid in _process_ids():
         with contextlib.suppress(OSError):
             if os.fsencode(text) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+def running_named(name: str) -> set[int]:
+    """Process ids of this host whose program has this name; no zombies."""
+    found = set()
+    for pid in filter(is_running, _process_ids()):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
                 found.add(pid)
     return found
 

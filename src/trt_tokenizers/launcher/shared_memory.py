@@ -13,11 +13,12 @@ import shutil
 import stat
 from pathlib import Path
 
+from trt_tokenizers.launcher.process_tree import running_named
 from trt_tokenizers.streams.stream_folder import SHM
 
 #: Triton ignores TMPDIR here.
 _ENVIRONMENTS = Path("/tmp/python_env_*")
-_IF_EMPTY = "if-empty-"
+_UNOWNED = "if-none-runs-"
 
 
 def remove_with(shm_prefix: str, path: Path) -> None:
@@ -54,7 +55,8 @@ def remove_environments(shm_prefix: str, since: float) -> None:
     """Register the folders for the models' environments that Python backends made after *since*.
 
     Triton makes one per server, and leaves it if the server is killed. Nothing shows which server
-    made it. So if several servers have started since then, a folder with files stays.
+    made it, and a server without its folder aborts at its end. So if there are several, `sweep`
+    removes them only when no tritonserver runs on this host.
 
     Args:
         since: seconds since the epoch.
@@ -66,7 +68,7 @@ def remove_environments(shm_prefix: str, since: float) -> None:
             if state.st_uid == os.geteuid() and state.st_mtime >= since:
                 found.append(path)
     for path in found:
-        remove_with(shm_prefix + ("" if len(found) == 1 else _IF_EMPTY), path)
+        remove_with(shm_prefix + ("" if len(found) == 1 else _UNOWNED), path)
 
 
 def sweep(shm_prefix: str, folders: set[Path]) -> None:
@@ -80,11 +82,9 @@ def sweep(shm_prefix: str, folders: set[Path]) -> None:
     for path in SHM.glob(shm_prefix + "*") if shm_prefix else ():
         # Any user may create a link here, so follow only our own.
         with contextlib.suppress(OSError):
-            if path.is_symlink() and path.lstat().st_uid == os.geteuid():
-                if _IF_EMPTY in path.name:
-                    path.readlink().rmdir()
-                else:
-                    _remove(path.readlink())
+            needed = _UNOWNED in path.name and running_named("tritonserver")
+            if path.is_symlink() and path.lstat().st_uid == os.geteuid() and not needed:
+                _remove(path.readlink())
         _remove(path)
     for folder in folders:
         _remove(folder)

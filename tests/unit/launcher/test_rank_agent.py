@@ -265,12 +265,17 @@ def test_the_environments_of_a_killed_server_are_removed(
     shared_memory.remove_environments(prefix, 2.0)
     sweep(prefix, set())
     assert list(tmp_path.iterdir()) == [older]
-    # Two servers have started: nothing shows whose folder has files.
-    (own / "files").mkdir(parents=True)
-    other.mkdir()
+    # Two servers have started, and the other one still needs its folder.
+    for folder in (own, other):
+        folder.mkdir()
+    monkeypatch.setattr(shared_memory, "running_named", lambda name: {1})
     shared_memory.remove_environments(prefix, 2.0)
     sweep(prefix, set())
-    assert sorted(tmp_path.iterdir()) == [older, own]
+    assert sorted(tmp_path.iterdir()) == sorted([older, own, other])
+    monkeypatch.setattr(shared_memory, "running_named", lambda name: set())
+    shared_memory.remove_environments(prefix, 2.0)
+    sweep(prefix, set())
+    assert list(tmp_path.iterdir()) == [older]
 
 
 def test_a_missing_rank_variable(run) -> None:
