@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def write_ready_file(path: Path, content: dict[str, object]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content) + "\n")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with scratch.open("x") as file:  # never follows a link of another user
+        file.write(json.dumps(content) + "\n")
     scratch.replace(path)

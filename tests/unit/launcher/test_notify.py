@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from pathlib import Path
 
@@ -39,3 +40,13 @@ def test_the_ready_file_is_written_atomically(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ready"]
     with pytest.raises(OSError, match="No such file"):
         write_ready_file(tmp_path / "nowhere" / "ready", {})
+
+
+def test_the_ready_file_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / ".ready.guessed").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_ready_file(tmp_path / "ready", {"pid": 1})
+    assert victim.read_text() == "kept"
