@@ -170,9 +170,11 @@ def test_a_stub_that_stops_in_a_burst(repository: Path, tmp_path: Path, model: s
     assert last.endswith("; give the server more processors, or CAP_SYS_NICE")
 
 
-@pytest.mark.parametrize("model", ["preprocessing"])
-def test_a_stub_that_stops_while_it_loads(repository: Path, tmp_path: Path, model: str) -> None:
+def test_a_stub_that_stops_while_it_loads(bpe_dir: Path, tmp_path: Path) -> None:
     """The launcher starts the server once more."""
+    repository = generate_replay(tmp_path / "repo", bpe_dir)
+    slow = repository / "preprocessing" / "1" / "model.py"
+    slow.write_text(f"import time\n\ntime.sleep(2)\n{slow.read_text()}")
     http_port, grpc_port, metrics_port = free_ports(3)
     ready, log = tmp_path / "ready", tmp_path / "log"
     with log.open("wb") as output:
@@ -186,10 +188,10 @@ def test_a_stub_that_stops_while_it_loads(repository: Path, tmp_path: Path, mode
             stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        until(lambda: stub(process.pid, model))
-        victim = stub(process.pid, model)
+        until(lambda: stub(process.pid, "preprocessing"))
+        victim = stub(process.pid, "preprocessing")
         assert victim is not None
-        time.sleep(0.3)
+        time.sleep(0.5)
         os.kill(victim, signal.SIGSTOP)
         time.sleep(2.5)
         with contextlib.suppress(ProcessLookupError):
@@ -201,4 +203,4 @@ def test_a_stub_that_stops_while_it_loads(repository: Path, tmp_path: Path, mode
     finally:
         process.kill()
         process.wait()
-    sys.stdout.write(log.read_text())
+    assert "boost::interprocess::lock_exception; a Python process got no" in log.read_text()
