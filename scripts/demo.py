@@ -81,7 +81,8 @@ def payload(question: str) -> dict[str, object]:
 
 def curl(port: int) -> str:
     body = json.dumps({"messages": json.dumps([{"role": "user", "content": QUESTIONS[0]}])})
-    return f"curl -X POST localhost:{port}/v2/models/ensemble/generate -d '{body}'"
+    url = f"localhost:{port}/v2/models/ensemble/generate"
+    return f"curl -X POST {url} -H 'Content-Type: application/json' -d '{body}'"
 
 
 def run(command: list[str]) -> str:

@@ -5,6 +5,8 @@ Like tritonserver, it does not collect a killed stub. The environment configures
     FAKE_STATE        it writes JSON of its process ids and command line to this path plus .RANK
     FAKE_LOAD         seconds until rank 0 is ready (0)
     FAKE_FAIL         on this rank a model fails to load: the real log lines, then exit code 1
+    FAKE_ABORTS       it aborts while it loads, like a server that lost a stub, the first
+                      FAKE_ABORT_COUNT times (1); this file counts them
     FAKE_STUCK        it only counts SIGTERM and SIGINT
 
 A rank other than 0 loads forever, like a real one whose engine runs inside initialize().
@@ -74,6 +76,13 @@ def main() -> None:
         )
         log("error: creating server: Internal - failed to load all models")
         sys.exit(1)
+    if "FAKE_ABORTS" in os.environ:
+        with open(os.environ["FAKE_ABORTS"], "a+") as file:  # noqa: PTH123
+            if file.seek(0, os.SEEK_END) < int(os.environ.get("FAKE_ABORT_COUNT", "1")):
+                file.write("x")
+                file.flush()
+                log("  what():  boost::interprocess::lock_exception")
+                os.abort()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # handlers follow after loading
     time.sleep(float(os.environ.get("FAKE_LOAD", "0")) if RANK == "0" else 600)
     signal.signal(signal.SIGINT, lambda n, _: signals.append(n))

@@ -51,11 +51,11 @@ _PORT = click.IntRange(1, 65535)
 @click.option(
     "--mpi-arg", "mpi_args", multiple=True, help="An argument for mpirun or srun; may be repeated."
 )
-@click.option("--hosts", metavar="HOST:RANKS,...", help="Hosts of the ranks, rank 0 first.")
+@click.option("--hosts", metavar="[USER@]HOST:RANKS,...", help="Hosts of the ranks, rank 0 first.")
 @click.option(
     "--hostfile",
     type=click.Path(path_type=Path),
-    help="The same as a file, one «host slots=n» or «host:n» per line.",
+    help="The same as a file, one «host slots=n» or «host:n» per line, as Open MPI's.",
 )
 @click.option("--oversubscribe", is_flag=True, help="Allow more ranks than slots or cores.")
 @click.option(
@@ -181,12 +181,14 @@ def launch_server(
     from trt_tokenizers.launcher.command import LaunchOptions, build_command
     from trt_tokenizers.launcher.lock import locked
     from trt_tokenizers.launcher.preflight import free_port, problems, ranks_here, slurm_leader
+    from trt_tokenizers.launcher.process_tree import open_standard_streams
     from trt_tokenizers.launcher.supervisor import supervise
     from trt_tokenizers.launcher.tritonserver import find_server
     from trt_tokenizers.memory.gpus import host_gpus
     from trt_tokenizers.mpi_environment import read_rank
     from trt_tokenizers.repository.check_engines import engine_problems, gpu_problems
 
+    open_standard_streams()
     if (rank := read_rank(os.environ)).size > 1:
         raise SettingsError(
             f"launch_server was started as {rank.size} ranks ({rank.source}); start it once, "
@@ -236,7 +238,8 @@ def launch_server(
         click.echo(launch_plan.text())
         return
     with locked(deployment.model_repository, launch_plan.shm_prefix, force=force):
-        found = list(problems(deployment))
+        if found := list(problems(deployment)):
+            raise LaunchError("\n".join(found))
         found += engine_problems(deployment.model_repository, world_size, multi_model=multi_model)
         found += gpu_problems(
             deployment.model_repository,

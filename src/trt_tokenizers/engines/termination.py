@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
+
+from trt_tokenizers.streams.process_stat import handles
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +40,3 @@ def end_server_once_loaded() -> None:
             os.kill(server, signal.SIGTERM)
 
     threading.Thread(target=end, name="end-server", daemon=True).start()
-
-
-def handles(pid: int, number: int) -> bool:
-    """Whether the process has a handler for this signal; False if the process does not exist."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
-    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)

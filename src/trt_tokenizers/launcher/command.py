@@ -156,7 +156,7 @@ def build_command(options: LaunchOptions, server: TritonInstallation) -> LaunchC
     d = options
     _refuse(d)
     ranks_on = place(d.world_size, d.hosts)
-    leader_host = ranks_on[0] if ranks_on else d.leader_host
+    leader_host = d.hosts[0].address if d.hosts else d.leader_host
     # A server bound to 0.0.0.0 is reached from its own host at the loopback address.
     address = (leader_host or "127.0.0.1") if d.host == "0.0.0.0" else d.host
     several_hosts = len(set(ranks_on)) > 1 or (not ranks_on and d.leader_host)
@@ -223,6 +223,8 @@ def _refuse(d: LaunchOptions) -> None:
             f"--multi-model lets each model start its own ranks, but --world-size is "
             f"{d.world_size}; use --world-size 1, or add --disable-spawn-processes"
         )
+    if d.mpi.flavour == "slurm" and any(host.name != host.address for host in d.hosts):
+        raise SettingsError("--hosts: srun takes no user@host; give the hosts without a user")
     if d.mpi.flavour == "none" and (d.hosts or d.mpi_args):
         option = "--hosts and --hostfile" if d.hosts else "--mpi-arg"
         raise SettingsError(

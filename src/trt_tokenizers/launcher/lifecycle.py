@@ -22,6 +22,13 @@ FAILED_GRACE = 5.0
 FOLLOWERS_GRACE = 10.0
 
 
+class StarvedStubError(LaunchError):
+    """The server aborted while it loaded, because a stub got no processor for about a second.
+
+    Triton gives up such a stub and frees the memory that it still reads. Another start may succeed.
+    """
+
+
 class LaunchActions(Protocol):
     """What `Lifecycle` can do."""
 
@@ -94,6 +101,9 @@ class Lifecycle:
             # Only rank 0 serves. A follower's engine counts as loaded only when it ends.
             if event.rank == 0:
                 self.on_loaded(event.text, now)
+        elif event.event == "warning":
+            where = f"rank {event.rank} on {event.host}: " if self.world_size > 1 else ""
+            self.actions.say(f"warning: {where}{event.text}")
         elif event.event == "ended":
             self._on_rank_ended(event, now)
 
@@ -148,6 +158,10 @@ class Lifecycle:
                 + (", ".join(sorted(self._models)) or "no models"),
                 now,
             )
+        elif self._drained:
+            self.actions.say("what is left did not end in time and is killed; no request was cut")
+            self.deadline = None
+            self.actions.kill()
         else:
             self._kill("killed, because it did not end in time")
 
@@ -158,9 +172,12 @@ class Lifecycle:
             code: return code of the starter (negative: by that signal).
 
         Raises:
+            StarvedStubError: the launch failed, and starting it once more may succeed.
             LaunchError: unless a stop was requested and the running requests finished.
         """
         if self._failure is not None:
+            if self._killed is not None:  # the user does not want another start
+                raise LaunchError(str(self._failure), self._failure.exit_code)
             raise self._failure
         if self._killed is not None:
             what = "tritonserver was" if self.world_size == 1 else "the ranks were"
@@ -182,7 +199,9 @@ class Lifecycle:
                 self._rank_killed, self.deadline = True, now + FAILED_GRACE
             return
         if event.code:
-            self._fail(LaunchError(self._message(event), event.code), now, event.rank)
+            again = self._phase is _Phase.LOADING and "lock_exception" in event.text
+            kind = StarvedStubError if again else LaunchError
+            self._fail(kind(self._message(event), event.code), now, event.rank)
         elif event.rank == 0:
             self._drained = True
             if self.world_size > 1:

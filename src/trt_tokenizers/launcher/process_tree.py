@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from trt_tokenizers.streams.process_stat import read_stat
+from trt_tokenizers.streams.process_stat import is_running, read_stat
 from trt_tokenizers.streams.stream_folder import stream_folder
 
 _PR_SET_PDEATHSIG = 1
@@ -21,6 +22,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 #: Seconds to wait for killed processes. A process that hangs in a driver may never end.
 _KILL_WAIT = 10.0
+#: Bytes. Triton's HTTP threads need about 60 for each level of nested JSON; a form-typed body of
+#: 4.2 MB, JSON nested a million deep and a chunked body of 600,000 chunks overflow the usual 8 MB.
+_STACK, _SMALL_STACK = 4 << 30, 256 << 20
 
 
 def _process_ids() -> Iterator[int]:
@@ -56,6 +60,16 @@ def running_with(text: str) -> set[int]:
     for pid in _process_ids():
         with contextlib.suppress(OSError):
             if os.fsencode(text) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+def running_named(name: str) -> set[int]:
+    """Process ids of this host whose program has this name; no zombies."""
+    found = set()
+    for pid in filter(is_running, _process_ids()):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
                 found.add(pid)
     return found
 
@@ -144,3 +158,40 @@ def wake_on(numbers: Iterable[int]) -> int:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake)
     return awake
+
+
+def raise_stack_limit() -> str | None:
+    """Give the programs that this process starts, and their threads, large stacks.
+
+    Stacks take address space, and memory only as they grow.
+
+    Returns:
+        What the user should do if this host forbids it, or None.
+    """
+    with contextlib.suppress(OSError):
+        if Path("/proc/sys/vm/overcommit_memory").read_text() == "2\n":  # stacks count as used
+            return (
+                "vm.overcommit_memory is 2, so stacks must stay small, and a large or nested HTTP "
+                "body can crash the server; limit bodies to 2 MB in a proxy before it"
+            )
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    # The kernel refuses a stack of more than all memory.
+    wanted = min(_STACK, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    # Without a limit, glibc gives threads 2 MB.
+    if soft == resource.RLIM_INFINITY or soft < allowed:
+        resource.setrlimit(resource.RLIMIT_STACK, (allowed, hard))
+    if allowed >= min(wanted, _SMALL_STACK):
+        return None
+    return (
+        f"the hard limit of the stack is {hard >> 10} KB, so a large or nested HTTP body can "
+        f"crash the server; raise it to {wanted >> 10} KB (ulimit -Hs) before the start"
+    )
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null as each closed standard stream, so that no other file gets its number."""
+    with contextlib.suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)

@@ -48,20 +48,18 @@ from typing import IO
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
 
-from trt_tokenizers.launcher import process_tree
+from trt_tokenizers.launcher import process_tree, shared_memory
 from trt_tokenizers.launcher.drain import Drain
 from trt_tokenizers.launcher.rank_protocol import RankCommand, RankEvent
+from trt_tokenizers.launcher.relay import PARENT_DIED, SIGNALS, clean_up, fork_worker
 from trt_tokenizers.launcher.server_watch import LogReader, StubWatch, copy_output, write_all
-from trt_tokenizers.launcher.shared_memory import remove_with, sweep
 from trt_tokenizers.streams.stream_folder import stream_folder
 
 #: Seconds between the SIGTERM and the SIGKILL to a server whose rank must end.
 END_GRACE = 5.0
-_LOOK_EVERY = 0.25  # seconds
-_SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: The kernel sends it when the parent dies. It also sends it when only the parent's thread that
-#: forked ends; then the parent id is unchanged and the signal is ignored.
-_PARENT_DIED = signal.SIGHUP
+#: Seconds for a server without requests and Python processes to end by itself.
+_UNLOADED_GRACE = 2.0
+_LOOK_EVERY = 0.1  # seconds
 
 
 class _Agent:
@@ -70,6 +68,7 @@ class _Agent:
     def __init__(self, command: RankCommand, rank: int) -> None:
         self._command = command
         self._rank = rank
+        self._prefix = command.shm_prefix_of(rank)
         self._argv = command.argv_of(rank)
         self._log = LogReader()
         self._label = f"[{rank}] ".encode() if command.follower and not command.log_dir else b""
@@ -85,9 +84,9 @@ class _Agent:
     def run(self) -> int:
         """Run the server until the rank ends; return the agent's exit code."""
         process_tree.adopt_orphans()
-        awake = process_tree.wake_on((*_SIGNALS, signal.SIGCHLD))
-        process_tree.signal_on_parents_death(_PARENT_DIED)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        awake = process_tree.wake_on((*SIGNALS, signal.SIGCHLD))
+        process_tree.signal_on_parents_death(PARENT_DIED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         with contextlib.ExitStack() as stack:
             outputs = (1, 2)
             if self._command.log_dir:
@@ -98,7 +97,10 @@ class _Agent:
                 except OSError as error:
                     return self._unstartable(1, f"--log-dir: {path}: {error.strerror}")
                 outputs = (log.fileno(), log.fileno())
+            if warning := process_tree.raise_stack_limit():
+                self._report("warning", text=warning)
             env = dict(pair.split("=", 1) for pair in self._command.env)
+            started = time.time() - 0.1  # files have a coarser clock
             try:
                 server = subprocess.Popen(
                     self._argv,
@@ -112,7 +114,7 @@ class _Agent:
             except OSError as error:
                 return self._unstartable(126, f"{self._argv[0]} cannot be run: {error.strerror}")
             self._pid = server.pid
-            remove_with(self._command.shm_prefix_of(self._rank), stream_folder(server.pid))
+            shared_memory.remove_with(self._prefix, stream_folder(server.pid))
             self._report("started")
             threads = [
                 threading.Thread(target=self._copy, args=(source, target), daemon=True)
@@ -120,20 +122,21 @@ class _Agent:
             ]
             for thread in threads:
                 thread.start()
-            end = self._watch(awake)
+            end = self._watch(awake, started)
             # Python restores the default signal handlers while it exits, and an order to end may
             # reach a rank that has just drained.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             self._folders |= process_tree.kill_all_beneath(os.getpid())
             server.returncode = 0  # already collected
             for thread in threads:  # the last output lines explain the end
                 thread.join(timeout=2.0)
-            _clean_up(self._command, self._rank, self._folders, self._parent)
+            clean_up(self._command, self._rank, self._folders, self._parent)
             return self._ended(end)
 
-    def _watch(self, awake: int) -> int | RankEvent:
+    def _watch(self, awake: int, since: float) -> int | RankEvent:
         """Wait until the server has ended (its return code) or must end (the event to report)."""
-        stubs: StubWatch | None = None
+        stubs = StubWatch(self._pid)
+        private = True
         # Sent twice: readiness depends on it, and mpirun may interleave the first copy.
         again_at = time.monotonic() + 1.0
         while True:
@@ -150,10 +153,18 @@ class _Agent:
             if now >= again_at:
                 again_at = math.inf
                 self._report("started")
-            if stubs is None or stubs.server != self._serving_pid():
+            if self._log.unloading and signal.SIGTERM in self._sent and not stubs.any_running:
+                self._kill_at = min(self._kill_at, now + _UNLOADED_GRACE)
+            if not stubs.stubs and stubs.server != self._serving_pid():
                 stubs = StubWatch(self._serving_pid())
-            if (died := stubs.look(now)) and not self._stop_requests:
-                return self._end(died, 1)
+            if (problem := stubs.look(now)) and signal.SIGTERM not in self._sent:
+                return self._end(problem, 1)
+            if private and (warning := shared_memory.make_private(self._prefix)):
+                private = False
+                self._report("warning", text=warning)
+            if stubs.stubs and since:
+                shared_memory.remove_environments(self._prefix, since)
+                since = 0.0
             select.select([awake], [], [], _LOOK_EVERY)
             numbers = b""
             with contextlib.suppress(BlockingIOError):
@@ -168,14 +179,17 @@ class _Agent:
             self._stop_requests += 1
             if self._stop_requests == 1 and self._rank == 0:
                 folder = stream_folder(self._serving_pid())
-                self._drain = Drain(folder, time.monotonic(), self._command.drain)
+                flags = dict(argument.partition("=")[::2] for argument in self._argv)
+                ports = {int(flags.get(f"--{name}-port", "0")) for name in ("http", "grpc")}
+                now = time.monotonic()
+                self._drain = Drain(folder, now, self._command.drain, ports - {0})
             elif self._stop_requests > 1:
                 self._drain = None
                 self._signal(signal.SIGTERM)
                 self._kill_at = min(self._kill_at, time.monotonic() + END_GRACE)
         elif number == signal.SIGTERM:
             return self._end("killed, because its MPI ended it (SIGTERM)", 143)
-        elif number == _PARENT_DIED and os.getppid() != self._parent:
+        elif number == PARENT_DIED and os.getppid() != self._parent:
             return self._end("killed, because its parent process has ended", 143)
         return None
 
@@ -260,49 +274,6 @@ def _unread(pipe: int) -> int:
     return 0
 
 
-def _clean_up(command: RankCommand, rank: int, folders: set[Path], parent: int) -> None:
-    """Remove the rank's files; those of the whole launch if *parent* is no longer the parent."""
-    orphaned = os.getppid() != parent
-    sweep(command.launch_prefix if orphaned else command.shm_prefix_of(rank), folders)
-
-
-def _fork_worker(command: RankCommand, rank: int) -> None:
-    """Fork, and return in the child, the worker. The parent becomes the relay: it forwards signals,
-    cleans up after the worker, and exits with the worker's exit code."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until both have their handlers
-    relay, parent = os.getpid(), os.getppid()
-    worker = os.fork()
-    if worker == 0:
-        os.setsid()
-        process_tree.signal_on_parents_death(signal.SIGKILL)  # until `_Agent.run` changes it
-        if os.getppid() != relay:
-            os._exit(1)
-        return
-    process_tree.adopt_orphans()
-    process_tree.signal_on_parents_death(_PARENT_DIED)
-
-    def forward(number: int, _: object) -> None:
-        if number == _PARENT_DIED:
-            if os.getppid() == parent:
-                return
-            number = signal.SIGTERM
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker, number)
-
-    for number in _SIGNALS:
-        signal.signal(number, forward)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    _clean_up(command, rank, process_tree.kill_all_beneath(os.getpid()), parent)
-    if code < 0:  # The worker could not report its end, and Hydra would keep the other ranks.
-        code, how = 128 - code, signal.Signals(-code).name
-        text = "the agent of the rank was killed"
-        end = RankEvent(rank, "ended", host=socket.gethostname(), text=text, code=code, how=how)
-        with contextlib.suppress(OSError):
-            os.write(2, end.to_line(command.mark))
-    os._exit(code)
-
-
 def _rank_of(command: RankCommand) -> int:
     if not command.rank_variable:
         return 0
@@ -320,7 +291,7 @@ def main() -> None:
     command = RankCommand.from_argv(sys.argv[1:])
     rank = _rank_of(command)
     if command.rank_variable:
-        _fork_worker(command, rank)
+        fork_worker(command, rank)
     sys.exit(_Agent(command, rank).run())
 
 

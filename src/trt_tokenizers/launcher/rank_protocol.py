@@ -22,8 +22,9 @@ class RankCommand:
 
     Attributes:
         leader: rank 0's command line.
-        follower: every other rank's command line; ``{rank}`` in it stands for the rank's number.
-        shm_prefix: begins every name of the server in /dev/shm; it contains ``r{rank}``.
+        follower: every other rank's command line.
+        shm_prefix: begins every name of the server in /dev/shm. ``{rank}`` in it stands for the
+            rank's number, also where a command line contains the whole prefix.
         env: ``NAME=value``, set for the server on every host.
         rank_variable: the environment variable in which the MPI gives the rank; empty for one rank
             without MPI.
@@ -85,7 +86,8 @@ class RankCommand:
 
     def argv_of(self, rank: int) -> list[str]:
         argv = self.follower if rank else self.leader
-        return [argument.replace("{rank}", str(rank)) for argument in argv]
+        own = self.shm_prefix_of(rank)
+        return [argument.replace(self.shm_prefix, own) for argument in argv]
 
     def shm_prefix_of(self, rank: int) -> str:
         return self.shm_prefix.replace("{rank}", str(rank))
@@ -104,7 +106,7 @@ class RankEvent:
     """Something that happened to a rank; a line of its agent's standard error.
 
     Attributes:
-        event: ``started``, ``loaded`` (a model) or ``ended``.
+        event: ``started``, ``loaded`` (a model), ``warning`` or ``ended``.
         pid: the server's process id on *host*; 0 if it never started.
         text: of ``loaded``, the model's name; of ``ended``, the reason if it is known.
         code: of ``ended``: 0 if the end was requested and clean, else n, or 128 + n by signal n.

@@ -15,15 +15,18 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from trt_tokenizers.launcher.health_thread import HealthThread
 from trt_tokenizers.launcher.process_tree import children
-from trt_tokenizers.streams.process_stat import read_stat
+from trt_tokenizers.streams.process_stat import handles, read_stat
 
 _LOADED = re.compile(rb"successfully loaded '([^']+)'")
 _LOAD_FAILED = re.compile(rb"failed to load '[^']*'(?: version \d+)?: (?:[\w ]+: )?(?P<why>.+)")
-_ERROR = re.compile(rb'(?:^error: |failed to stop server: )(?P<why>[^"]+)')
+_ERROR = re.compile(rb'(?:^error: |failed to stop server: |^  what\(\):\s+)(?P<why>[^"]+)')
 _IN_FLIGHT = re.compile(rb"Timeout (\d+): Found (\d+) model versions that have in-flight")
+_UNLOADING = re.compile(rb"Timeout \d+: Found \d+ live models and 0 in-flight")
 #: Seconds after which a zombie counts as a failed process.
 UNCOLLECTED = 1.0
+_SEARCH_EVERY = 0.25  # seconds; a server has hundreds of threads, whose children are searched
 _TAIL = 20  # lines
 _LONGEST_LINE = 16_384  # bytes; bounds the memory for a line without an end
 
@@ -33,10 +36,13 @@ class LogReader:
 
     Attributes:
         tail: the last lines.
+        unloading: whether a stopping server has finished all requests and unloads its models. An
+            idle gRPC stream keeps the server, and perhaps the ensemble, from ending.
     """
 
     def __init__(self) -> None:
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
+        self.unloading = False
         self._partial: dict[int, bytes] = {}
         self._load_failure: str | None = None
         self._error: str | None = None
@@ -76,6 +82,8 @@ class LogReader:
             self._error = error["why"].decode(errors="replace")
         elif running := _IN_FLIGHT.search(line):
             self._in_flight = int(running[1]), int(running[2])
+        elif _UNLOADING.search(line):
+            self.unloading = True
         loaded = _LOADED.search(line)
         return loaded[1].decode(errors="replace") if loaded else None
 
@@ -120,35 +128,68 @@ def write_all(target: int, data: bytes) -> None:
 
 
 class StubWatch:
-    """Detects that a Python model's process has died.
+    """Detects a Python model's process, a stub, that has died or gets no processor.
 
-    Triton does not detect it: the server and all its models stay ready, every request to that model
-    fails, and the server can no longer stop. The dead process remains a zombie child. Triton
-    collects a process that ends normally within milliseconds, so only a lasting zombie counts.
+    Triton does not detect a dead one: the server and all its models stay ready, every request to
+    that model fails, and the server can no longer stop. The dead process remains a zombie child.
+    Triton collects a process that ends normally within milliseconds: only a lasting zombie counts.
+    What a stub without a processor does is in `health_thread`.
+
+    Attributes:
+        stubs: process id -> model, of every stub seen so far.
     """
 
     def __init__(self, server_pid: int) -> None:
         self.server = server_pid
-        self._models: dict[int, str] = {}
+        self.stubs: dict[int, str] = {}
         self._suspects: dict[int, float] = {}
+        self._threads: dict[int, HealthThread] = {}
+        self._searched = -_SEARCH_EVERY
+        self._serves = False
+
+    @property
+    def any_running(self) -> bool:
+        """Whether a stub runs."""
+        return bool(self._threads)
 
     def look(self, now: float) -> str | None:
-        """Describe a process that died at least `UNCOLLECTED` seconds before *now*, or None.
+        """Describe a process that died at least `UNCOLLECTED` seconds before *now*, or that did not
+        run for about a second while the server serves; or None.
 
-        Call this more often than that: the model of a process is known only if it was seen alive.
+        Call this every 0.1 s: the model of a process is known only if it was seen alive.
         """
+        if now - self._searched >= _SEARCH_EVERY:
+            self._searched = now
+            if dead := self._search(now):
+                return dead
+        for pid, thread in self._threads.items():
+            seconds = thread.look(now)
+            if seconds and self._serves:
+                return (
+                    f"the Python process of {self.stubs[pid]} did not run for {seconds:.1f} s, and "
+                    "Triton may now send its answers to other requests; give the server more "
+                    "processors, or CAP_SYS_NICE"
+                )
+        return None
+
+    def _search(self, now: float) -> str | None:
         zombies: dict[int, int] = {}
-        for pid in children(self.server):
+        found = children(self.server)
+        for pid in found:
             stat = read_stat(pid)
             if stat is not None and stat.zombie:
                 zombies[pid] = stat.wait_status
-            elif pid not in self._models and (model := _model_of(pid)):
-                self._models[pid] = model
+            elif pid not in self.stubs and (model := _model_of(pid)):
+                self.stubs[pid] = model
+                self._threads[pid] = HealthThread(pid)
+        self._threads = {p: t for p, t in self._threads.items() if p in found and p not in zombies}
+        # Triton handles SIGTERM once it has loaded its models.
+        self._serves = self._serves or handles(self.server, signal.SIGTERM)
         self._suspects = {pid: self._suspects.get(pid, now) for pid in zombies}
         dead = [pid for pid, since in self._suspects.items() if now - since >= UNCOLLECTED]
         if not dead:
             return None
-        model = self._models.get(dead[0], "a Python model")
+        model = self.stubs.get(dead[0], "a Python model")
         return f"the Python process of {model} died ({_how(zombies[dead[0]])})"
 
 

@@ -25,7 +25,7 @@ from typing import IO, cast
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import process_tree, socket_buffers
 from trt_tokenizers.launcher.command import LaunchCommand
-from trt_tokenizers.launcher.lifecycle import Lifecycle
+from trt_tokenizers.launcher.lifecycle import Lifecycle, StarvedStubError
 from trt_tokenizers.launcher.mpi import session_environment
 from trt_tokenizers.launcher.notify import notify_systemd, write_ready_file
 from trt_tokenizers.launcher.rank_protocol import RankEvent
@@ -68,11 +68,23 @@ def supervise(
         outputs = (1, 2)
         if log_file is not None:
             try:
-                log = stack.enter_context(log_file.open("ab", buffering=0))
+                log = stack.enter_context(open(log_file, "ab", buffering=0, opener=_opener))
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
             outputs = (log.fileno(), log.fileno())
-        _Supervisor(command, outputs, say, ready_file, ready_timeout).run()
+        arguments = (command, outputs, say, ready_file, ready_timeout)
+        try:
+            _Supervisor(*arguments).run()
+        except StarvedStubError as error:
+            say(f"{error}; a Python process got no processor for a second; starting once more")
+            _Supervisor(*arguments).run()
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe without a reader is an error."""
+    file = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(file, True)
+    return file
 
 
 class _Supervisor:

@@ -22,10 +22,11 @@ class ProcessStat(NamedTuple):
     wait_status: int
 
 
-def read_stat(pid: int) -> ProcessStat | None:
-    """Read /proc/PID/stat; None if the process does not exist."""
+def read_stat(pid: int | Path) -> ProcessStat | None:
+    """Read /proc/PID/stat, or the stat of a folder such as /proc/PID/task/TID; None if the process
+    does not exist."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = (Path("/proc", str(pid)) / "stat").read_text()
     except OSError:
         return None
     # Field 2 is the name in brackets. It may contain spaces and brackets, so split after the last.
@@ -37,3 +38,13 @@ def is_running(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     stat = read_stat(pid)
     return stat is not None and not stat.zombie
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether the process has a handler for this signal; False if the process does not exist."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from trt_tokenizers.engines.termination import handles
+from trt_tokenizers.streams.process_stat import handles
 
 #: A server that starts a model's process, and handles SIGTERM only after it has "loaded".
 SERVER = """

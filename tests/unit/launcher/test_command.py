@@ -89,6 +89,7 @@ def test_the_agents_command_line_round_trip() -> None:
         ((), "", "127.0.0.1", "http://127.0.0.1:8000"),
         ((Host("gpu1", 2),), "", "127.0.0.1", "http://gpu1:8000"),
         ((Host("gpu1"), Host("gpu2")), "", "gpu1", "http://gpu1:8000"),
+        ((Host("u@gpu1"), Host("u@gpu2")), "", "gpu1", "http://gpu1:8000"),
         ((), "gpu7", "gpu7", "http://gpu7:8000"),
     ],
 )
@@ -169,6 +170,7 @@ def test_each_launch_has_its_own_shared_memory() -> None:
         ),
         ({"hosts": (Host("a"),)}, "--hosts and --hostfile need an MPI"),
         ({"mpi_args": ("-x",)}, "--mpi-arg need an MPI"),
+        ({"hosts": (Host("u@a"),), "mpi": Mpi("slurm", "srun")}, "srun takes no user@host; give"),
         ({"host": "localhost"}, "--host localhost: Triton accepts only an IPv4 address"),
         ({"host": "::1"}, "--host ::1: Triton accepts only an IPv4 address"),
         ({"grpc_port": 8000}, "are equal; give three"),

@@ -7,7 +7,13 @@ import signal
 import pytest
 
 from trt_tokenizers.errors import LaunchError
-from trt_tokenizers.launcher.lifecycle import FAILED_GRACE, FOLLOWERS_GRACE, GRACE, Lifecycle
+from trt_tokenizers.launcher.lifecycle import (
+    FAILED_GRACE,
+    FOLLOWERS_GRACE,
+    GRACE,
+    Lifecycle,
+    StarvedStubError,
+)
 from trt_tokenizers.launcher.rank_protocol import RankEvent
 
 
@@ -136,6 +142,46 @@ def test_the_others_end_after_rank_0_has_drained(ranks: Lifecycle, actions: Reco
     assert ranks.deadline == 210.0 + FOLLOWERS_GRACE
     ranks.on_rank_event(ended(1, 137, "SIGKILL"), 215.0)  # ignored after the drain
     ranks.on_ended(1)  # and so is mpirun's code
+
+
+def test_ranks_that_hang_after_the_drain_are_no_failure(
+    ranks: Lifecycle, actions: Recorder
+) -> None:
+    """GPU processes may take long to end, but no request runs any more."""
+    ranks.on_signal(signal.SIGTERM, 200.0)
+    ranks.on_rank_event(ended(0), 210.0)
+    ranks.on_deadline(210.0 + FOLLOWERS_GRACE)
+    assert actions.done[-1] == "kill"
+    assert ranks.deadline is None
+    ranks.on_ended(-signal.SIGKILL)
+
+
+LOST = "boost::interprocess::lock_exception"
+
+
+def test_a_stub_lost_while_loading_allows_another_start(life: Lifecycle) -> None:
+    life.on_rank_event(ended(0, 134, "SIGABRT", LOST), 102.0)
+    with pytest.raises(StarvedStubError, match=rf"before it was ready \(SIGABRT\): {LOST}"):
+        life.on_ended(134)
+
+
+@pytest.mark.parametrize("when", ["serving", "stopped by the user"])
+def test_a_stub_lost_otherwise_allows_none(life: Lifecycle, when: str) -> None:
+    if when == "serving":
+        life.on_ready((), 101.0)
+    life.on_rank_event(ended(0, 134, "SIGABRT", LOST), 102.0)
+    if when == "stopped by the user":
+        life.on_signal(signal.SIGTERM, 102.1)
+    with pytest.raises(LaunchError) as caught:
+        life.on_ended(134)
+    assert type(caught.value) is LaunchError
+    assert caught.value.exit_code == 134
+
+
+def test_a_warning_is_shown(life: Lifecycle, ranks: Lifecycle, actions: Recorder) -> None:
+    for each in (life, ranks):
+        each.on_rank_event(RankEvent(0, "warning", host="gpu1", text="x"), 101.0)
+    assert actions.said[-2:] == ["warning: x", "warning: rank 0 on gpu1: x"]
 
 
 def test_a_rank_that_dies_while_rank_0_drains_cuts_requests(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -107,9 +108,13 @@ def test_hosts(tmp_path: Path) -> None:
     assert read_hostfile(file) == (Host("a", 2), Host("b", 1), Host("c", 3))
     assert place(4, read_hostfile(file)) == ("a", "a", "b", "c")
     assert place(4, ()) == ()
+    assert parse_hosts("root@a:2,al.ice@10.0.0.1") == (Host("root@a", 2), Host("al.ice@10.0.0.1"))
+    assert parse_hosts("root@a:2")[0].address == "a"
+    file.write_text("u@a slots=2 max_slots=4\nb max-slots = 3\nc slots=1 max-slots=1\n\td  # x\n")
+    assert read_hostfile(file) == (Host("u@a", 2), Host("b", 3), Host("c", 1), Host("d", 1))
 
 
-@pytest.mark.parametrize("text", ["", "a:", "a:0", "a:x", "a b", "a,,b"])
+@pytest.mark.parametrize("text", ["", "a:", "a:0", "a:x", "a b", "a,,b", "@a", "u@", "u@b@c"])
 def test_invalid_lists_of_hosts(text: str) -> None:
     with pytest.raises(SettingsError, match="is not a host; write host or host:ranks"):
         parse_hosts(text)
@@ -122,9 +127,29 @@ def test_invalid_hostfiles(tmp_path: Path) -> None:
     file.write_text("# empty\n")
     with pytest.raises(SettingsError, match="contains no host"):
         read_hostfile(file)
-    file.write_text("a\nb slots=x\n")
-    with pytest.raises(SettingsError, match=r"hosts:2: 'b:x' is not a host"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingsError, match="pipe: not a regular file; give a text file"):
+        read_hostfile(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("b slots=x", "'slots=x' is not understood; write host slots=n max_slots=n"),
+        ("b cpus=2", "'cpus=2' is not understood; write host slots=n max_slots=n"),
+        ("b slots=1 slots=2", "'slots=2' is not understood"),
+        ("b c", "'c' is not understood"),
+        ("b:2 slots=2", "'b:2 slots=2' has two numbers of ranks; write one"),
+        ("b slots=3 max_slots=2", "max_slots=2 is less than slots=3; raise it"),
+        ("b:x", "'b:x' is not a host; write host or host:ranks"),
+    ],
+)
+def test_invalid_lines_of_a_hostfile(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "hosts"
+    file.write_text(f"a\n{line}\n")
+    with pytest.raises(SettingsError) as caught:
         read_hostfile(file)
+    assert str(caught.value).startswith(f"--hostfile {file}:2: {message}")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -42,13 +42,11 @@ def test_the_ready_file_is_written_atomically(tmp_path: Path) -> None:
         write_ready_file(tmp_path / "nowhere" / "ready", {})
 
 
-def test_the_scratch_file_follows_no_link(tmp_path: Path) -> None:
-    """A link with the name of an earlier scratch file, in a folder that others can write."""
-    outside = tmp_path / "outside"
-    outside.write_text("mine")
-    for name in (f".ready.{os.getpid()}", ".ready"):
-        (tmp_path / name).symlink_to(outside)
-    write_ready_file(tmp_path / "ready", {"pid": 1})
-    assert outside.read_text() == "mine"
-    assert json.loads((tmp_path / "ready").read_text()) == {"pid": 1}
-    assert (tmp_path / "ready").stat().st_mode & 0o777 == 0o644
+def test_the_ready_file_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "guessed")
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / ".ready.guessed").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_ready_file(tmp_path / "ready", {"pid": 1})
+    assert victim.read_text() == "kept"

@@ -85,7 +85,38 @@ def test_a_full_dev_shm(repository: Path, monkeypatch: pytest.MonkeyPatch) -> No
     full = (*os.statvfs("/dev/shm")[:3], 0, 0, *os.statvfs("/dev/shm")[5:])
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
     (line,) = found(repository)
-    assert line.startswith("/dev/shm has 0.0 MB free, but 2 Python models need 1 MB each")
+    assert line.startswith(
+        "/dev/shm has 0.0 MB free, but the instances of Python models, 2 in all, need 1 MB each"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ("", 1),
+        ("instance_group [ { count: 4 kind: KIND_CPU } ]", 4),
+        ("instance_group { count: 2 }\ninstance_group { kind: KIND_CPU }", 3),
+        ("instance_group: [{ count: 2, gpus: [0, 1] }, {}]", 5),
+        ("instance_group [{ count: 3 rate_limiter { resources [{ name: 'R' count: 9 }] } }]", 3),
+        ('# instance_group [{ count: 7 }]\nname: "instance_group [{ count: 4 }]"', 1),
+    ],
+)
+def test_instances_of_a_model(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, config: str, count: int
+) -> None:
+    (repository / "preprocessing" / "config.pbtxt").write_text(f'backend: "python"\n{config}')
+    full = (*os.statvfs("/dev/shm")[:3], 0, 0, *os.statvfs("/dev/shm")[5:])
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
+    assert f"Python models, {count + 1} in all, need" in found(repository)[0]
+
+
+def test_a_pipe_is_not_read(repository: Path) -> None:
+    config = repository / "preprocessing" / "config.pbtxt"
+    config.unlink()
+    os.mkfifo(config)
+    assert found(repository) == [
+        f"{config}: not a regular file; replace it by the model's configuration"
+    ]
 
 
 def test_one_server_per_repository(

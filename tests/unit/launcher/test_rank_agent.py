@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from launching import alive, until
+from trt_tokenizers.launcher import shared_memory
 from trt_tokenizers.launcher.rank_protocol import LONGEST, RankCommand, RankEvent
-from trt_tokenizers.launcher.shared_memory import remove_with, sweep
+from trt_tokenizers.launcher.shared_memory import make_private, remove_with, sweep
 from trt_tokenizers.streams.stream_folder import SHM
 
 SLEEP = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
@@ -30,13 +32,18 @@ def python(code: str) -> tuple[str, ...]:
 class Agent:
     """A real agent process without MPI."""
 
-    def __init__(self, ranks: RankCommand, env: dict[str, str]) -> None:
+    def __init__(self, ranks: RankCommand, env: dict[str, str], limit: int) -> None:
+        def set_limit() -> None:
+            if limit:
+                resource.setrlimit(resource.RLIMIT_STACK, (min(limit, 8 << 20), limit))
+
         self.mark = ranks.mark
         self.process = subprocess.Popen(
             ranks.to_argv(sys.executable),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **env},
+            preexec_fn=set_limit,
         )
         self.events: list[RankEvent] = []
         self.lines: list[bytes] = []
@@ -65,7 +72,14 @@ class Agent:
 def run() -> Iterator[object]:
     agents: list[Agent] = []
 
-    def run(code: str, follower: str = "pass", *, rank: int | None = None, **more: object) -> Agent:
+    def run(
+        code: str,
+        follower: str = "pass",
+        *,
+        rank: int | None = None,
+        limit: int = 0,
+        **more: object,
+    ) -> Agent:
         ranks = RankCommand(
             leader=python(code),
             follower=python(follower),
@@ -73,7 +87,7 @@ def run() -> Iterator[object]:
             rank_variable="" if rank is None else "TEST_RANK",
         )
         ranks = dataclasses.replace(ranks, **more)  # type: ignore[arg-type]
-        agents.append(Agent(ranks, {} if rank is None else {"TEST_RANK": str(rank)}))
+        agents.append(Agent(ranks, {} if rank is None else {"TEST_RANK": str(rank)}, limit))
         return agents[-1]
 
     yield run
@@ -180,8 +194,88 @@ def test_lines_begin_with_the_rank(run) -> None:
 def test_a_program_that_cannot_be_run(run) -> None:
     agent = run("", leader=("/nowhere/{rank}",))
     end = agent.until("ended")
-    assert end.text == "/nowhere/0 cannot be run: No such file or directory"
+    assert end.text == "/nowhere/{rank} cannot be run: No such file or directory"
     assert agent.process.wait(30) == 126
+
+
+def test_the_rank_is_replaced_only_in_the_prefix() -> None:
+    prefix = "p-r{rank}-"
+    ranks = RankCommand(
+        leader=("a",), follower=("b", "/m/{rank}", f"x={prefix}"), shm_prefix=prefix
+    )
+    assert ranks.argv_of(3) == ["b", "/m/{rank}", "x=p-r3-"]
+
+
+STACK = "import resource; print(*resource.getrlimit(resource.RLIMIT_STACK))"
+
+
+def test_the_server_has_a_large_stack(run) -> None:
+    out, err = run(STACK).process.communicate(timeout=30)
+    soft, hard = map(int, out.split()[-2:])
+    assert soft >= 256 << 20
+    assert hard == resource.getrlimit(resource.RLIMIT_STACK)[1]
+    assert b"warning" not in err
+
+
+def test_a_hard_limit_of_the_stack_is_reported(run) -> None:
+    agent = run(STACK, limit=64 << 20)
+    text = agent.until("warning").text
+    assert text.startswith(
+        "the hard limit of the stack is 65536 KB, so a large or nested HTTP body"
+    )
+    assert text.endswith(" KB (ulimit -Hs) before the start")
+    out, _ = agent.process.communicate(timeout=30)
+    assert out.split()[-2] == b"%d" % (64 << 20), "what is allowed"
+
+
+def test_files_in_shared_memory_become_private(run) -> None:
+    prefix = f"trt-test-{secrets.token_hex(4)}-r{{rank}}-"
+    agent = run(SLEEP, shm_prefix=prefix)
+    agent.up()
+    new = SHM / (prefix.format(rank=0) + "new")
+    new.touch(0o644)
+    until(lambda: new.stat().st_mode & 0o777 == 0o600)
+
+
+def test_files_that_cannot_be_private_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = f"trt-test-{secrets.token_hex(4)}-"
+    file = SHM / f"{prefix}x"
+    file.touch(0o644)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert make_private(prefix) == (
+        f"other users of this host can read the prompts in /dev/shm/{prefix}*: "
+        "Operation not permitted; let the launcher own these files"
+    )
+    file.unlink()
+
+
+def test_the_environments_of_a_killed_server_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = f"trt-launch-{secrets.token_hex(6)}-r0-"
+    monkeypatch.setattr(shared_memory, "_ENVIRONMENTS", tmp_path / "python_env_*")
+    older, own, other = (tmp_path / f"python_env_{name}" for name in ("older", "own", "other"))
+    for folder in (older, own):
+        (folder / "files").mkdir(parents=True)
+    os.utime(older, (1.0, 1.0))
+    shared_memory.remove_environments(prefix, 2.0)
+    sweep(prefix, set())
+    assert list(tmp_path.iterdir()) == [older]
+    # Two servers have started, and the other one still needs its folder.
+    for folder in (own, other):
+        folder.mkdir()
+    monkeypatch.setattr(shared_memory, "running_named", lambda name: {1})
+    shared_memory.remove_environments(prefix, 2.0)
+    sweep(prefix, set())
+    assert sorted(tmp_path.iterdir()) == sorted([older, own, other])
+    monkeypatch.setattr(shared_memory, "running_named", lambda name: set())
+    shared_memory.remove_environments(prefix, 2.0)
+    sweep(prefix, set())
+    assert list(tmp_path.iterdir()) == [older]
 
 
 def test_a_missing_rank_variable(run) -> None:

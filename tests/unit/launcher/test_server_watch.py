@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from trt_tokenizers.launcher.health_thread import HealthThread
 from trt_tokenizers.launcher.process_tree import children, descendants
 from trt_tokenizers.launcher.readiness import Readiness, judge, read_readiness
 from trt_tokenizers.launcher.server_watch import (
@@ -59,6 +61,92 @@ def test_the_reason_of_an_expired_stop() -> None:
     log = LogReader()
     log.feed(b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n', 1)
     assert log.reason == "Internal - Exit timeout expired."
+
+
+def test_the_reason_of_an_abort() -> None:
+    log = LogReader()
+    log.feed(b"terminate called after throwing an instance of 'x'\n  what():  x::lock\n", 1)
+    assert log.reason == "x::lock"
+
+
+def test_a_server_that_unloads_has_no_request() -> None:
+    log = LogReader()
+    log.feed(
+        b'I1 s.cc:321] "Timeout 4: Found 0 model versions that have in-flight inferences"\n', 1
+    )
+    assert not log.unloading
+    line = (
+        b'I1 s.cc:345] "Timeout 4: Found 3 live models and %d in-flight non-inference requests"\n'
+    )
+    log.feed(line % 1, 1)
+    assert not log.unloading
+    log.feed(line % 0, 1)
+    assert log.unloading
+
+
+#: A stub: its first thread runs every 0.3 s, like the health thread; another one always waits.
+STUB = """
+import threading, time
+def beat():
+    while True:
+        time.sleep(0.3)
+threading.Thread(target=beat).start()
+threading.Thread(target=threading.Event().wait).start()
+"""
+SERVER = f"""
+import signal, subprocess, sys, time
+if len(sys.argv) > 1:
+    signal.signal(signal.SIGTERM, lambda *_: None)
+stub = subprocess.Popen([sys.executable, "-S", "-c", {STUB!r}, "repo/chat/1/model.py"])
+print(stub.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_stub_that_does_not_run_is_reported_while_the_server_serves(serves: bool) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-S", "-c", SERVER, *(["serves"] if serves else [])],
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    stub = int(server.stdout.readline())
+    watch = StubWatch(server.pid)
+
+    def look(seconds: float) -> list[str]:
+        """What is reported within this time."""
+        seen = []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            seen.append(watch.look(time.monotonic()))
+            time.sleep(0.05)
+        return [text for text in seen if text]
+
+    try:
+        assert look(1.5) == []
+        os.kill(stub, signal.SIGSTOP)
+        assert look(0.4) == [], "not long enough"
+        found = look(1.2)
+        os.kill(stub, signal.SIGCONT)
+        if serves:
+            assert found[0].startswith("the Python process of model 'chat' did not run for ")
+        else:
+            assert found == [], "a lost stub ends a loading server by itself"
+    finally:
+        for pid in (stub, server.pid):
+            os.kill(pid, signal.SIGKILL)
+        server.communicate()
+
+
+def test_a_pause_of_everything_is_not_reported() -> None:
+    """If the observer did not run either, the process had no chance to run."""
+    with subprocess.Popen([sys.executable, "-S", "-c", STUB]) as child:
+        while len(list(Path(f"/proc/{child.pid}/task").iterdir())) < 2:
+            time.sleep(0.01)
+        os.kill(child.pid, signal.SIGSTOP)
+        thread = HealthThread(child.pid)
+        assert [thread.look(now) for now in (0.0, 60.0, 120.0)] == [0.0, 0.0, 0.0]
+        child.kill()
 
 
 def test_the_tail_is_bounded() -> None:
@@ -168,15 +256,18 @@ def test_a_lasting_zombie_is_reported() -> None:
         assert children(server.pid) == [stub]
         assert stub in descendants(os.getpid())
         watch = StubWatch(server.pid)
-        while watch.look(0.0) is None and not watch._models.get(stub, "").startswith("model"):
+        now = 0.0
+        while watch.look(now) is None and not watch.stubs.get(stub, "").startswith("model"):
             time.sleep(0.01)
+            now += 1.0
         os.kill(stub, 15)
         deadline = time.monotonic() + 5
         while not watch._suspects and time.monotonic() < deadline:
-            assert watch.look(10.0) is None, "just now"
+            now += 1.0
+            assert watch.look(now) is None, "just now"
             time.sleep(0.01)
-        assert watch.look(10.0 + UNCOLLECTED / 2) is None, "not long enough"
-        seen = watch.look(10.0 + UNCOLLECTED)
+        assert watch.look(now + UNCOLLECTED / 2) is None, "not long enough"
+        seen = watch.look(now + UNCOLLECTED)
         assert seen == "the Python process of model 'chat' died (SIGTERM)"
     finally:
         server.kill()

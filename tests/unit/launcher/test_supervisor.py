@@ -142,10 +142,10 @@ def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
 
 
 def test_ready_timeout(start: Start) -> None:
-    launch = start("--ready-timeout", "0.5", FAKE_LOAD="60")
+    launch = start("--ready-timeout", "2", FAKE_LOAD="60")
     launch.process.wait(timeout=10)
     assert launch.ended() == 1
-    assert launch.said()[-1] == ("error: not ready within --ready-timeout 0.5 s; ready so far: one")
+    assert launch.said()[-1] == ("error: not ready within --ready-timeout 2 s; ready so far: one")
 
 
 def test_an_invalid_program(start: Start, tmp_path: Path) -> None:
@@ -179,3 +179,39 @@ def test_files_that_cannot_be_written(
     launch = start(option, str(tmp_path / "nowhere" / "file"))
     assert launch.process.wait(timeout=10) == 1
     assert launch.said() == [f"error: {option} {tmp_path}/nowhere/file: {message}"]
+
+
+def test_a_log_file_that_is_a_pipe_without_a_reader(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    launch = start("--log-file", str(tmp_path / "pipe"))
+    assert launch.process.wait(timeout=10) == 1
+    assert launch.said() == [f"error: --log-file {tmp_path}/pipe: No such device or address"]
+
+
+def test_a_closed_standard_output_is_not_replaced_by_another_file(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's output must not end in the lock file."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    launch = start(preexec_fn=lambda: os.close(1)).until_ready()
+    (lock,) = (tmp_path / "trt-tokenizers").glob("*.lock")
+    assert re.fullmatch(rf"{launch.process.pid} trt-launch-\w+-", lock.read_text())
+    launch.process.terminate()
+    assert launch.ended() == 0
+
+
+def test_a_server_that_loses_a_stub_while_it_loads_is_started_once_more(
+    start: Start, tmp_path: Path
+) -> None:
+    launch = start(FAKE_ABORTS=str(tmp_path / "aborts")).until_ready()
+    (line,) = [line for line in launch.said() if "once more" in line]
+    assert line.startswith("launch: tritonserver ended before it was ready (SIGABRT): boost::")
+    launch.process.terminate()
+    assert launch.ended() == 0
+
+
+def test_a_server_that_always_loses_a_stub_is_started_twice(start: Start, tmp_path: Path) -> None:
+    launch = start(FAKE_ABORTS=str(tmp_path / "aborts"), FAKE_ABORT_COUNT="9")
+    launch.process.wait(timeout=20)
+    assert launch.ended() == 134
+    assert (tmp_path / "aborts").read_text() == "xx"
