@@ -19,7 +19,8 @@ class Reply(backend.TritonReply):
         self.wanted = frozenset(_KNOWN).intersection(request.requested_output_names())
 
     def send(self, arrays, *, final):
-        super().send({name: arrays[name] for name in self.wanted}, final=final)
+        known = {name: array for name, array in arrays.items() if name in self.wanted}
+        super().send(known, final=final)
 
 
 class TritonPythonModel(backend.EngineModel):

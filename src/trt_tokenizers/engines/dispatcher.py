@@ -70,6 +70,11 @@ class _Request:
             self.wanted -= {"output_log_probs", "cum_log_probs"}
         if not rows[0].return_perf_metrics:
             self.wanted -= PERF.keys()
+        # As TensorRT-LLM: an index is sent only if there are several, since each tensor costs time.
+        if rows[-1].row == 0:
+            self.wanted -= {"batch_index"}
+        if rows[0].sequence is None:
+            self.wanted -= {"sequence_index"}
         self.rows = rows
         self.keys = [row.key for row in rows]
         self.open_rows = set(range(len(rows)))
@@ -270,7 +275,10 @@ class ResponseDispatcher:
                 self._cancel(request)
             return
         request.answers[row] = merge([request.answers[row], chunk])
-        if request.ended:
+        if self._decoupled and chunk.last:  # one response per row, as TensorRT-LLM sends them
+            arrays = output_arrays([request.answers[row]], [request.rows[row]], request.wanted)
+            request.sender.send(arrays, final=request.ended)
+        elif request.ended:
             arrays = output_arrays(request.answers, request.rows, request.wanted)
             request.sender.send(arrays, final=True)
 

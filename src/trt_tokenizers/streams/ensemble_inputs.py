@@ -152,7 +152,8 @@ INPUTS = (
     Input("random_seed", "UINT64", "", "random_seed", "older name of `seed`", field="seed"),
     Input("return_log_probs", "BOOL", "", "return_log_probs", "add `output_log_probs` and "
           "`cum_log_probs`", default=False),
-    Input("exclude_input_in_output", "BOOL", "EXCLUDE_INPUT_IN_OUTPUT", "", "without "
+    Input("exclude_input_in_output", "BOOL", "EXCLUDE_INPUT_IN_OUTPUT",
+          "exclude_input_in_output", "without "
           "`stream`, false puts the prompt before the answer; default: the setting of "
           "preprocessing"),
     Input("skip_special_tokens", "BOOL", "SKIP_SPECIAL_TOKENS", "", "false: special tokens stay in "

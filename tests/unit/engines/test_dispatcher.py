@@ -5,6 +5,7 @@ Also parsing of the engine's tensors, and cancel messages.
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -136,15 +137,25 @@ def test_a_response_has_at_most_max_tokens_per_chunk(
     dispatcher.stop()
 
 
-def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> None:
-    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
+@pytest.mark.parametrize(
+    ("decoupled", "responses"),
+    [
+        (True, [([[7]], False), ([[1, 2, 3]], True)]),
+        (False, [([[1, 2, 3], [7]], True)]),
+    ],
+)
+def test_without_streaming_each_row_has_one_chunk(
+    engine: Manual, decoupled: bool, responses: list[tuple[list[list[int]], bool]]
+) -> None:
+    """TensorRT-LLM sends one response per row; without decoupled responses there is only one."""
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS, decoupled=decoupled), Recorder()
     dispatcher.submit([request(1, stream=False), request(2, stream=False)], sender)
     engine.emits[1](Chunk(token_ids=(1, 2)))
     engine.emits[2](Chunk(token_ids=(7,), finish_reason=FinishReason.STOP))
     time.sleep(0.05)
     engine.emits[1](Chunk(token_ids=(3,), finish_reason=FinishReason.STOP))
     assert sender.done.wait(5)
-    assert sender.sent == [([[1, 2, 3], [7]], True)]
+    assert sender.sent == responses
     dispatcher.stop()
 
 
@@ -449,7 +460,27 @@ def test_a_response_has_exactly_the_requested_outputs(
     figures = dict.fromkeys(PERF, 1.0)
     engine.emits[1](Chunk((1,), (-1.0,), FinishReason.LENGTH, perf=figures))
     dispatcher.stop()
-    assert sent == [wanted]
+    assert sent == [wanted - {"batch_index", "sequence_index"}]
+
+
+def test_indices_are_sent_if_there_are_several_rows_or_sequences(engine: Manual) -> None:
+    """As TensorRT-LLM sends them."""
+    dispatcher, sent = ResponseDispatcher(engine, SETTINGS), []
+    for rows in (
+        [request(1), dataclasses.replace(request(2), row=1)],
+        [dataclasses.replace(request(3 + n), sequence=n) for n in range(2)],
+    ):
+        sender = Recorder()
+        sender.wanted = frozenset(OUTPUTS)
+        sender.send = lambda arrays, *, final: sent.append(set(arrays))
+        dispatcher.submit(rows, sender)
+        for row in rows:
+            engine.emits[row.key](Chunk((1,), finish_reason=FinishReason.LENGTH))
+    dispatcher.stop()
+    indices = {"batch_index", "sequence_index"}
+    assert [arrays & indices for arrays in sent] == [
+        {"batch_index"}, {"batch_index"}, {"sequence_index"}, {"sequence_index"},
+    ]  # fmt: skip
 
 
 def test_stop_sends_the_remaining_tokens(engine: Manual) -> None:
