@@ -86,18 +86,6 @@ def test_an_idle_grpc_stream_does_not_delay_a_stop(repository: Path, tmp_path: P
         assert time.monotonic() - began < 15, "the exit timeout is 20 s"
 
 
-def test_a_context_that_nobody_takes_does_not_delay_a_stop(
-    repository: Path, tmp_path: Path
-) -> None:
-    with launched(repository, tmp_path) as server:
-        server.preprocess({"text_input": "a"})
-        assert server.contexts() == 1
-        began = time.monotonic()
-        server.process.terminate()
-        assert server.process.wait(60) == 0
-        assert time.monotonic() - began < 15, "the drain timeout is 20 s"
-
-
 def test_a_killed_launcher_leaves_no_environment(repository: Path, tmp_path: Path) -> None:
     def environments() -> set[Path]:
         return set(Path("/tmp").glob("python_env_*"))

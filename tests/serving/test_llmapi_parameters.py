@@ -28,14 +28,16 @@ REFUSED: dict[str, Any] = {
     "decoder_text_input": "x", "return_context_logits": True,
     "return_generation_logits": True, "beam_width": 2, "prompt_embedding_table": [[0.5]],
     "prompt_table_extra_id": 1, "prompt_vocab_size": 1, "lora_task_id": 1, "lora_weights": [[0.5]],
-    "lora_config": [[1, 2, 3]], "return_num_input_tokens": True, "return_num_output_tokens": True,
+    "lora_config": [[1, 2, 3]],
     # Served with stream.
     "num_return_sequences": 2,
     # Served with the LLM argument guided_decoding_backend.
     "guided_decoding_guide_type": "regex", "guided_decoding_guide": "a+",
 }  # fmt: skip
 #: Affects beam search only.
-NO_EFFECT: dict[str, Any] = {"length_penalty": 2.0}
+NO_EFFECT: dict[str, Any] = {
+    "length_penalty": 2.0, "return_num_input_tokens": True, "return_num_output_tokens": True,
+}  # fmt: skip
 DOCS = Path(__file__).parents[2] / "docs" / "llmapi.md"
 llmapi = pytest.mark.parametrize("server", ["llmapi"], indirect=True)
 

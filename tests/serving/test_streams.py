@@ -63,7 +63,8 @@ def server(
     )
     two = ("--set", "preprocessing_instance_count=2")
     options = (
-        "--tokenizer-type", kind, "--set", "add_bos=false", "--outputs", outputs, *two, *SIZES,
+        "--tokenizer-type", kind, "--set", "add_bos=false", "--set", "max_queue_size=0",
+        "--outputs", outputs, *two, *SIZES,
     )  # fmt: skip
     repository = generate_replay(folder / "repo", tokenizer, *options)
     with launched(repository, folder, *SOON) as server:

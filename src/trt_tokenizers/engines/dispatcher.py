@@ -275,10 +275,7 @@ class ResponseDispatcher:
                 self._cancel(request)
             return
         request.answers[row] = merge([request.answers[row], chunk])
-        if self._decoupled and chunk.last:  # one response per row, as TensorRT-LLM sends them
-            arrays = output_arrays([request.answers[row]], [request.rows[row]], request.wanted)
-            request.sender.send(arrays, final=request.ended)
-        elif request.ended:
+        if request.ended:
             arrays = output_arrays(request.answers, request.rows, request.wanted)
             request.sender.send(arrays, final=True)
 

@@ -10,7 +10,6 @@ library only, because the rank agent imports it with ``python -I -S``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Set
 from pathlib import Path
 
 from trt_tokenizers.streams.stream_folder import MARK, open_streams
@@ -30,21 +29,16 @@ class Drain:
         deadline: time at which the drain ends even if requests are running.
     """
 
-    def __init__(
-        self, folder: Path, now: float, timeout: float, ports: Set[int] = frozenset()
-    ) -> None:
+    def __init__(self, folder: Path, now: float, timeout: float) -> None:
         """Make the server refuse new requests.
 
         Args:
             folder: the server's stream folder.
             now: seconds of one monotonic clock.
             timeout: seconds for running requests.
-            ports: the server's HTTP and gRPC ports. Without a connection to them, no client waits.
-                Empty if they are unknown.
         """
         self.deadline = now + timeout
         self._folder = folder
-        self._ports = ports
         self._quiet_since: float | None = None
         # A server without our models has no such folder; Triton drains it alone.
         self._serves_streams = folder.is_dir()
@@ -63,16 +57,5 @@ class Drain:
         return self._quiet_since is not None and now - self._quiet_since >= _QUIET_S
 
     def _any_request(self) -> bool:
-        # A context that nobody takes, after a request to preprocessing alone, waits for ever.
         streams = open_streams(self._folder)
-        return any(s.waits or s.silent_s <= SILENT_S for s in streams) and self._any_client()
-
-    def _any_client(self) -> bool:
-        if not self._ports:
-            return True
-        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-            with contextlib.suppress(OSError):
-                for _, local, _, state, *_ in map(str.split, Path(table).read_text().splitlines()):
-                    if state == "01" and int(local.rpartition(":")[2], 16) in self._ports:
-                        return True  # established
-        return False
+        return any(stream.waits or stream.silent_s <= SILENT_S for stream in streams)

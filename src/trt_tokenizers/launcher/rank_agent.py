@@ -179,10 +179,7 @@ class _Agent:
             self._stop_requests += 1
             if self._stop_requests == 1 and self._rank == 0:
                 folder = stream_folder(self._serving_pid())
-                flags = dict(argument.partition("=")[::2] for argument in self._argv)
-                ports = {int(flags.get(f"--{name}-port", "0")) for name in ("http", "grpc")}
-                now = time.monotonic()
-                self._drain = Drain(folder, now, self._command.drain, ports - {0})
+                self._drain = Drain(folder, time.monotonic(), self._command.drain)
             elif self._stop_requests > 1:
                 self._drain = None
                 self._signal(signal.SIGTERM)

@@ -137,25 +137,15 @@ def test_a_response_has_at_most_max_tokens_per_chunk(
     dispatcher.stop()
 
 
-@pytest.mark.parametrize(
-    ("decoupled", "responses"),
-    [
-        (True, [([[7]], False), ([[1, 2, 3]], True)]),
-        (False, [([[1, 2, 3], [7]], True)]),
-    ],
-)
-def test_without_streaming_each_row_has_one_chunk(
-    engine: Manual, decoupled: bool, responses: list[tuple[list[list[int]], bool]]
-) -> None:
-    """TensorRT-LLM sends one response per row; without decoupled responses there is only one."""
-    dispatcher, sender = ResponseDispatcher(engine, SETTINGS, decoupled=decoupled), Recorder()
+def test_without_streaming_chunks_merge_into_one_response(engine: Manual) -> None:
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder()
     dispatcher.submit([request(1, stream=False), request(2, stream=False)], sender)
     engine.emits[1](Chunk(token_ids=(1, 2)))
     engine.emits[2](Chunk(token_ids=(7,), finish_reason=FinishReason.STOP))
     time.sleep(0.05)
     engine.emits[1](Chunk(token_ids=(3,), finish_reason=FinishReason.STOP))
     assert sender.done.wait(5)
-    assert sender.sent == responses
+    assert sender.sent == [([[1, 2, 3], [7]], True)]
     dispatcher.stop()
 
 

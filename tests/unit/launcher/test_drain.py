@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -53,19 +52,6 @@ def test_the_drain_ends_at_its_deadline(store: ContextStore) -> None:
     drain = Drain(store.directory, 100.0, 20.0)
     assert not drain.done(119.9)
     assert drain.done(120.0)
-
-
-def test_a_context_that_no_client_waits_for_does_not_count(store: ContextStore) -> None:
-    """A request to preprocessing alone leaves one."""
-    store.put(RequestContext(1))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            drain = Drain(store.directory, 100.0, 20.0, {port})
-            assert not drain.done(100.0)
-            assert not drain.done(101.0), "a client is connected"
-        assert not drain.done(102.0)
-        assert drain.done(102.6)
 
 
 def test_a_server_without_our_models_gets_sigterm_at_once(tmp_path: Path) -> None:
