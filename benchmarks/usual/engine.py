@@ -13,12 +13,14 @@ EXTRA = {
     "kv_cache_reused_blocks": np.zeros((1, 1), dtype=np.int32),
     "kv_cache_alloc_total_blocks": np.zeros((1, 1), dtype=np.int32),
 }
-KEPT = ("output_ids", "sequence_length", "batch_index", "sequence_index")
+INDEX = np.zeros((1, 1), dtype=np.int32)  # our engine sends indices only if there are several
 
 
 class AllOutputs(backend.TritonReply):
     def send(self, arrays, *, final):
-        super().send({**{name: arrays[name] for name in KEPT}, **EXTRA}, final=final)
+        indices = {"batch_index": INDEX, "sequence_index": INDEX}
+        kept = {name: arrays[name] for name in ("output_ids", "sequence_length")}
+        super().send({**indices, **kept, **EXTRA}, final=final)
 
 
 class TritonPythonModel(backend.EngineModel):
