@@ -87,15 +87,24 @@ async def ask(port: int, body: bytes) -> tuple[float, int]:
     return first, int(counts[-1])
 
 
+def rounds(streams: int) -> int:
+    """Requests that each client sends one after another: a single client gives one sample each."""
+    return 20 if streams == 1 else 1
+
+
 def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float]:
     """Measure *streams* concurrent clients, each with a different prompt."""
+
+    async def client(body: dict[str, object]) -> list[tuple[float, int]]:
+        return [await ask(port, json.dumps(body).encode()) for _ in range(rounds(streams))]
 
     async def every() -> list[tuple[float, int]]:
         bodies = [
             {"text_input": prompt, "max_tokens": tokens, "end_id": -1, "stream": True, **more}
             for prompt in prompts(streams)
         ]
-        return await asyncio.gather(*(ask(port, json.dumps(body).encode()) for body in bodies))
+        answers = await asyncio.gather(*map(client, bodies))
+        return [each for its in answers for each in its]
 
     started = time.perf_counter()
     answers = asyncio.run(every())
@@ -109,13 +118,13 @@ def prompts(streams: int) -> list[str]:
 
 
 def figures(answers: list[tuple[float, int]], seconds: float) -> dict[str, float]:
-    """Tokens per second of all streams, and the time to the first token."""
-    streams = len(answers)
+    """Tokens per second of all answers, and the time to the first token."""
+    number = len(answers)
     firsts = sorted(first for first, _ in answers)
     return {
         "tokens/s": sum(count for _, count in answers) / seconds,
-        "first p50 ms": firsts[streams // 2] * 1e3,
-        "first p99 ms": firsts[min(streams - 1, int(streams * 0.99))] * 1e3,
+        "first p50 ms": firsts[number // 2] * 1e3,
+        "first p99 ms": firsts[min(number - 1, int(number * 0.99))] * 1e3,
     }
 
 
@@ -149,9 +158,12 @@ async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: 
         )  # fmt: skip
         ids = [encoding.ids for encoding in tokenizer.encode_batch(prompts(streams))]
         started = time.perf_counter()
-        names = (f"{started}-{k}" for k in range(streams))
-        asked = (ask(name, each, params) for name, each in zip(names, ids, strict=True))
-        return figures(await asyncio.gather(*asked), time.perf_counter() - started)
+        answers: list[tuple[float, int]] = []
+        for number in range(rounds(streams)):
+            names = (f"{started}-{number}-{k}" for k in range(streams))
+            asked = (ask(name, each, params) for name, each in zip(names, ids, strict=True))
+            answers += await asyncio.gather(*asked)
+        return figures(answers, time.perf_counter() - started)
 
     for count in counts:
         await turn(count, min(16, tokens))  # warm-up

@@ -48,6 +48,7 @@ from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import MODEL_DIRECTORY, parse
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.context_store import ContextStore
+from trt_tokenizers.streams.response_window import ProcessedResponses, ResponseWindow
 from trt_tokenizers.streams.stream_key import StreamKeyTransport, key_of_request_id, sequence_key
 
 #: Inputs of the request that stops another one with the same id, for TensorRT-LLM's C++ backend.
@@ -186,6 +187,7 @@ class PostprocessingModel(_Model):
             self._metrics,
             reusable_keys=self._transport is StreamKeyTransport.REQUEST_ID,
         )
+        self._processed = ProcessedResponses(self._contexts.directory)
         self._cancels = CancelSender(self._contexts.directory)
         self._closing.callback(self._cancels.close)
         self._stop_model = settings.stop_model
@@ -200,6 +202,7 @@ class PostprocessingModel(_Model):
                 responses.append(self._serve(request))
             except BaseException as error:
                 responses.append(_failure(as_exception(error), self._metrics))
+            self._processed.add()
         return responses
 
     def _serve(self, request: Any) -> Any:
@@ -247,6 +250,7 @@ class TritonReply:
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
         self.wanted: Container[str] = frozenset(request.requested_output_names())
+        self.postprocessed = False
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
@@ -277,7 +281,11 @@ class EngineModel(_Model):
             return
         policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
         self._server = ResponseDispatcher(
-            engine, settings, end_process, decoupled=policy.get("decoupled", False)
+            engine,
+            settings,
+            end_process,
+            decoupled=policy.get("decoupled", False),
+            window=ResponseWindow(self._contexts.directory),
         )
         self._closing.callback(self._server.stop)
         for name, read in engine.gauges.items():
@@ -298,6 +306,7 @@ class EngineModel(_Model):
     def _serve(self, request: Any, reply: TritonReply) -> None:
         arrays = _arrays(request)
         keys = arrays.get("stream_key", np.empty(0)).ravel().tolist()
+        reply.postprocessed = bool(keys)  # direct clients of the engine send no key
         for key in keys:
             self._contexts.claim(key)
         try:

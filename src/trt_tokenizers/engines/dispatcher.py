@@ -32,6 +32,7 @@ from trt_tokenizers.errors import (
     TrtTokenizersError,
     UnavailableError,
 )
+from trt_tokenizers.streams.response_window import ResponseWindow
 from trt_tokenizers.streams.stream_key import ASK_S
 
 logger = logging.getLogger(__name__)
@@ -45,9 +46,11 @@ class ResponseSender(Protocol):
 
     Attributes:
         wanted: names of the outputs that the client requested.
+        postprocessed: whether the responses go to postprocessing.
     """
 
     wanted: Container[str]
+    postprocessed: bool
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None:
         """Send a response."""
@@ -135,6 +138,7 @@ class ResponseDispatcher:
         on_death: Callable[[str], None] = lambda reason: None,
         *,
         decoupled: bool = True,
+        window: ResponseWindow | None = None,
     ) -> None:
         """Start the sender thread.
 
@@ -142,7 +146,9 @@ class ResponseDispatcher:
             engine: already loaded.
             on_death: called once after the engine has died, when its requests have their errors.
             decoupled: whether a request may have several responses.
+            window: limits the responses that wait for postprocessing.
         """
+        self._window = window
         self._decoupled = decoupled
         waiting = settings.max_queue_size
         self._max_sequences = waiting and engine.max_batch_size + waiting  # 0: no limit
@@ -238,6 +244,8 @@ class ResponseDispatcher:
                 logger.exception("unexpected error in the sender thread")
 
     def _send_next(self, sequence: _Sequence) -> None:
+        if self._window is not None and sequence.request.sender.postprocessed:
+            self._window.enter()
         chunk, more = sequence.take(self._max_tokens)
         if more:
             self._ready.put(sequence)
