@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from trt_tokenizers.repository.pbtxt import parse_config
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+TURNS = 4  # the figures are medians of so many
+SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 0.95}
 #: Shape -> hidden size, intermediate size, layers, heads, key-value heads.
 SHAPES = {
     "tiny": (64, 160, 2, 2, 1),
@@ -167,9 +170,10 @@ async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: 
 
     for count in counts:
         await turn(count, min(16, tokens))  # warm-up
-        show(f"vLLM alone, {count} streams", await turn(count, tokens))
-    sampling = await turn(counts[-1], tokens, temperature=0.8, top_k=50, top_p=0.95)
-    show(f"vLLM alone, {counts[-1]} streams, sampling", sampling)
+        each = [await turn(count, tokens) for _ in range(TURNS)]
+        show(f"vLLM alone, {count} streams", medians(each))
+    each = [await turn(counts[-1], tokens, **SAMPLING) for _ in range(TURNS)]
+    show(f"vLLM alone, {counts[-1]} streams, sampling", medians(each))
     llm.shutdown()
 
 
@@ -180,6 +184,10 @@ def gpu_memory() -> str:
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, check=True, stdout=subprocess.PIPE, text=True)
     return ", ".join(done.stdout.split()) + " MiB"
+
+
+def medians(turns: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(each[name] for each in turns) for name in turns[0]}
 
 
 def show(name: str, figures: dict[str, float]) -> None:
@@ -232,9 +240,11 @@ def main(
             counts = [int(count) for count in streams.split(",")]
             for count in counts:
                 turn(18700, count, min(16, tokens))  # warm-up
-                show(f"{count} streams", turn(18700, count, tokens))
-            sampling = turn(18700, counts[-1], tokens, temperature=0.8, top_k=50, top_p=0.95)
-            show(f"{counts[-1]} streams, sampling", sampling)
+                show(
+                    f"{count} streams", medians([turn(18700, count, tokens) for _ in range(TURNS)])
+                )
+            sampling = [turn(18700, counts[-1], tokens, **SAMPLING) for _ in range(TURNS)]
+            show(f"{counts[-1]} streams, sampling", medians(sampling))
             click.echo(f"GPU memory: {before} before the start, {gpu_memory()} at the end")
         finally:
             process.send_signal(signal.SIGTERM)
