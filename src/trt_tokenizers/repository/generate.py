@@ -16,8 +16,9 @@ from typing import Any
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_json, read_text
 from trt_tokenizers.repository.atomic_replace import copy_tree, inside, put_in_place, staging
+from trt_tokenizers.repository.ensemble import set_parameters
 from trt_tokenizers.repository.outputs import with_outputs
-from trt_tokenizers.repository.pbtxt import parse_config, quoted
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.placeholders import fill
 from trt_tokenizers.repository.settings_reference import engine_settings
 from trt_tokenizers.repository.skeleton import skeleton
@@ -100,7 +101,9 @@ def render(options: GenerateOptions) -> dict[str, str]:
     present = parse_config(rendered[path]).parameters
     own = [f.name for f in (fields(declared) if declared else ()) if f.name not in present]
     more = {**{name: values.get(name, "") for name in own}, **options.engine_parameters}
-    rendered[path] += "".join(_parameter(*pair) for pair in more.items())
+    if more:
+        set_parameters(addition := parse_config(""), more)
+        rendered[path] += format_config(addition)
     known.update(own)
     for name in options.values:
         if name not in known:
@@ -169,12 +172,6 @@ def tokenizer_files(options: GenerateOptions) -> dict[str, Path]:
         for path in sorted(folder.glob(pattern))
         if path.is_file()
     }
-
-
-def _parameter(key: str, value: str) -> str:
-    return (
-        f"parameters {{\n  key: {quoted(key)}\n  value: {{ string_value: {quoted(value)} }}\n}}\n"
-    )
 
 
 def _values(options: GenerateOptions) -> dict[str, str]:
