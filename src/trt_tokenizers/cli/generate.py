@@ -12,16 +12,8 @@ import click
 
 from trt_tokenizers.cli.common import Command, pairs
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.hf_config import parse_json, read_text
+from trt_tokenizers.hf_config import parse_json, read_mapping
 from trt_tokenizers.settings import as_text, nearest
-
-#: Options that are mappings in a deployment file -> their parameters here.
-_MAPPINGS = {
-    "set": "values",
-    "engine-parameter": "engine_parameters",
-    "llm-arg": "llm_args",
-    "engine-arg": "engine_args",
-}
 
 
 class _FromFile(Command):
@@ -52,45 +44,40 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
                 f"{path}: unknown key {key!r}{nearest(name, options)}; valid are: "
                 + ", ".join(sorted(options))
             )
-        if name in _MAPPINGS and isinstance(value, dict):
-            mappings[_MAPPINGS[name]] = tuple(
-                f"{k}={json.dumps(v) if name.endswith('-arg') else as_text(v)}"
-                for k, v in value.items()
-            )
+        option = options[name]
+        if isinstance(option, click.Option) and option.multiple and isinstance(value, dict):
+            text = json.dumps if name.endswith("-arg") else as_text
+            mappings[str(option.name)] = tuple(f"{k}={text(v)}" for k, v in value.items())
         elif isinstance(value, (dict, list)) and name != "outputs":
             raise SettingsError(f"{path}: {key} must be one value")
         else:
             words = value if isinstance(value, list) else [value]
-            defaults[str(options[name].name)] = ",".join(map(as_text, words))
+            defaults[str(option.name)] = ",".join(map(as_text, words))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta[__name__] = mappings
 
 
 def _load(path: Path) -> dict[str, Any]:
+    fix = "correct it: one «key: value» per line"
+    if path.suffix == ".json":
+        return read_mapping(path, SettingsError, fix)
     try:
-        text = read_text(path)
-        if path.suffix == ".json":
-            found = parse_json(text)
-        else:
-            try:
-                import yaml
-            except ModuleNotFoundError:
-                raise SettingsError(
-                    f"{path} needs PyYAML; run pip install pyyaml, or write JSON into a file that "
-                    "ends in .json"
-                ) from None
-            try:
-                found = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from None
-            except RecursionError:
-                raise ValueError("it is nested too deep") from None
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{path} cannot be read: {what}; correct it") from None
-    if not isinstance(found, dict):
-        raise SettingsError(f"{path} is not a mapping; write one «key: value» per line")
-    return found
+        import yaml
+    except ModuleNotFoundError:
+        raise SettingsError(
+            f"{path} needs PyYAML; run pip install pyyaml, or write JSON into a file that ends in "
+            ".json"
+        ) from None
+
+    def load(text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
+
+    return read_mapping(path, SettingsError, fix, load)
 
 
 @click.command("generate", cls=_FromFile)

@@ -13,7 +13,7 @@ from typing import Any
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import parse_json, text_model
 from trt_tokenizers.memory.attention import HEADS, HIDDEN, KvLayers, first, kv_layers, number
-from trt_tokenizers.memory.engine_folder import read_config, read_engine
+from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 
 #: Types whose names do not end in their number of bits.
 _BITS = {"bool": 8, "half": 16, "float": 32, "double": 64}
@@ -95,10 +95,10 @@ def read_model(folder: Path, dtype: str = "") -> ModelSizes:
     Raises:
         RepositoryError: *folder* is neither, or values are missing.
     """
-    config = read_config(folder / "config.json", "the folder of a model or of an engine")
+    config = read_config(folder, "the folder of a model or of an engine")
     try:
         if "pretrained_config" in config or "builder_config" in config:
-            return _engine(folder, config)
+            return _engine(read_engine(folder))
         return _checkpoint(folder, config, dtype)
     except (LookupError, TypeError, ValueError, ArithmeticError, struct.error) as error:
         raise RepositoryError(
@@ -154,23 +154,18 @@ def _tensors(file: Path) -> Iterator[tuple[str, int]]:
             yield str(tensor["dtype"]), math.prod(tensor["shape"])
 
 
-def _engine(folder: Path, config: Mapping[str, Any]) -> ModelSizes:
-    engine = read_engine(folder)
-    sizes = [(folder / file).stat().st_size for file in engine.files if (folder / file).is_file()]
+def _engine(engine: BuiltEngine) -> ModelSizes:
+    folder, model, built = engine.folder, engine.model, engine.built
+    sizes = engine.rank_sizes().values()
     if not sizes:
         raise RepositoryError(
             f"{folder} has none of {', '.join(engine.files)}; give the whole folder that "
             "trtllm-build made"
         )
-    # Before 0.8 all values are in builder_config.
-    built = config.get("build_config") or config["builder_config"]
-    model = config.get("pretrained_config") or built
-    model = {name: value for name, value in model.items() if value is not None}
     hidden, heads = number(model, HIDDEN), number(model, HEADS)
     quantized = str((model.get("quantization") or {}).get("kv_cache_quant_algo") or "").lower()
     kind = quantized or str(model.get("dtype") or model.get("precision") or "float16")
     inputs = int(built.get("max_input_len") or 1024)
-    batch = int(built.get("max_batch_size") or 1)
     return ModelSizes(
         folder=folder,
         weights=max(sizes) * len(engine.files),
@@ -180,8 +175,8 @@ def _engine(folder: Path, config: Mapping[str, Any]) -> ModelSizes:
         hidden_size=hidden,
         intermediate_size=int(model.get("intermediate_size") or 4 * hidden),
         kv_bits=bits(kind, folder / "config.json"),
-        max_num_tokens=int(built.get("max_num_tokens") or batch * inputs),
-        max_seq_len=int(built.get("max_seq_len") or inputs + int(built.get("max_output_len") or 0)),
+        max_num_tokens=int(built.get("max_num_tokens") or (engine.max_batch_size or 1) * inputs),
+        max_seq_len=engine.sizes.get("max_seq_len") or inputs,
         tensor_parallel=engine.parallel["tensor"],
         pipeline_parallel=engine.parallel["pipeline"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import tempfile
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_text
-from trt_tokenizers.memory.engine_folder import read_sizes
+from trt_tokenizers.memory.engine_folder import read_engine
 from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, resolve_links, staging
 from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.ensemble import (
@@ -207,7 +208,9 @@ def _set_parameters(
         preprocessing["tokenizer_type"] = postprocessing["tokenizer_type"] = "transformers"
     words = {tensor.name: tensor for tensor in configs["ensemble"].input}.get("stop_words")
     engine_dir = parameters(engine).get("gpt_model_path", "")
-    sizes = read_sizes(Path(engine_dir)) if engine_dir else {}
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(RepositoryError):  # the folder may be on the server only
+        sizes = read_engine(Path(engine_dir)).sizes if engine_dir else {}
     derived = {
         **derived_parameters(engine),
         **{name: str(size) for name, size in sizes.items()},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.memory.engine_folder import read_engine, read_sizes
+from trt_tokenizers.memory.engine_folder import read_engine
 from trt_tokenizers.repository.ensemble import (
     EnsembleBuilder,
     derived_parameters,
@@ -115,7 +115,7 @@ def _read_engine_folder(engine_dir: Path, version: str) -> tuple[str, dict[str, 
             f"{engine_dir / 'config.json'} does not say which TensorRT-LLM built the engine; give "
             "the version: --tensorrt-llm-version"
         )
-    facts = {name: str(size) for name, size in read_sizes(engine_dir).items()}
+    facts = {name: str(size) for name, size in engine.sizes.items()}
     if engine.max_batch_size is not None:
         facts["triton_max_batch_size"] = str(engine.max_batch_size)
     return engine.version, facts
