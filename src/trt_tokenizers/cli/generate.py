@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.common import Command, pairs
+from trt_tokenizers.cli.common import FILE, PATH, Command, pairs
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.hf_config import parse_json, read_mapping
 from trt_tokenizers.settings import as_text, nearest
@@ -86,7 +86,7 @@ def _load(path: Path) -> dict[str, Any]:
     is_eager=True,
     expose_value=False,
     callback=_read_file,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=FILE,
     help="A YAML or JSON file with these options as keys. Command-line options win.",
 )
 @click.option(
@@ -98,12 +98,10 @@ def _load(path: Path) -> dict[str, Any]:
 @click.option(
     "--model",
     "model_dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The model's folder, for Python engines; for llmapi and vllm also a name on the hub.",
 )
-@click.option(
-    "--engine-dir", type=click.Path(path_type=Path), help="For tensorrtllm: the engine's folder."
-)
+@click.option("--engine-dir", type=PATH, help="For tensorrtllm: the engine's folder.")
 @click.option(
     "--tensorrt-llm-version",
     "version",
@@ -111,12 +109,8 @@ def _load(path: Path) -> dict[str, Any]:
     show_default="the engine's version",
     help="For tensorrtllm: its version.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="The folder to make.")
-@click.option(
-    "--tokenizer-dir",
-    type=click.Path(path_type=Path),
-    help="The tokenizer's folder.  [default: the model's]",
-)
+@click.option("--output", type=PATH, help="The folder to make.")
+@click.option("--tokenizer-dir", type=PATH, help="The tokenizer's folder.  [default: the model's]")
 @click.option("--tokenizer-type", default="auto", help="A type's name, or module:Class.")
 @click.option("--template", default="auto", help="Chat template: auto, none, llama2, chatml, …")
 @click.option(
@@ -186,9 +180,9 @@ def generate(
       1  a value, the model's folder or the output folder is wrong; nothing was written
       2  wrong options
     """
+    from trt_tokenizers.memory.engine_folder import read_engine
     from trt_tokenizers.repository.check import check
     from trt_tokenizers.repository.generate import GenerateOptions, render, tokenizer_files, write
-    from trt_tokenizers.repository.tensorrtllm_backend import rank_count
 
     options = GenerateOptions(
         engine_dir=engine_dir,
@@ -210,7 +204,7 @@ def generate(
         raise SettingsError("--output is missing; set it to the folder to make")
     verify = partial(check, engines=engine_dir is None or engine_dir.is_dir())
     write(rendered, output, force=force, copies=copies, verify=verify)
-    ranks = rank_count(engine_dir) if engine_dir is not None else 1
+    ranks = len(read_engine(engine_dir).files) if engine_dir and engine_dir.is_dir() else 1
     size = f" --world-size {ranks}" if ranks > 1 else ""
     click.echo(
         f"wrote {output}; serve it with: launch_server --model-repo {output}{size}", err=True

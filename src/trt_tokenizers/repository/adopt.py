@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -100,16 +101,13 @@ def problems(repository: Path, adoption: Adoption) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder)
-        made = {parent for path in adoption.files for parent in Path(path).parents}
-        for path in sorted([*repository.glob("*/*"), *repository.glob("*/*/*")]):
-            place = new / path.relative_to(repository)
-            if path.relative_to(repository) in made:
-                place.mkdir(parents=True)
-            elif not place.exists():
-                place.parent.mkdir(exist_ok=True)
-                place.symlink_to(path.resolve())
+        shutil.copytree(
+            repository, new, dirs_exist_ok=True, ignore_dangling_symlinks=True,
+            copy_function=lambda old, link: Path(link).symlink_to(Path(old).resolve()),
+        )  # fmt: skip
         for relative, (_, text) in adoption.files.items():
-            resolve_links(new, relative).unlink(missing_ok=True)
+            (new / relative).parent.mkdir(parents=True, exist_ok=True)
+            (new / relative).unlink(missing_ok=True)
             (new / relative).write_text(text, encoding="utf-8")
         changed = {Path(path).parts[0] for path in adoption.files}
         return [

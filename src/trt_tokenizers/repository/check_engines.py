@@ -90,8 +90,6 @@ def gpu_problems(
 
 
 class _Model(NamedTuple):
-    """One config.pbtxt."""
-
     file: Path
     backend: str
     max_batch_size: int  # 0: no batches

@@ -104,7 +104,13 @@ FIXED = {
 }
 
 #: Every valid key in ``parameters`` of a model with the C++ backend.
-ENGINE_PARAMETERS = frozenset(
-    {s.parameter for s in NVIDIA_SETTINGS.values() if "tensorrt_llm" in s.models and s.parameter}
-    | set(FIXED)
-)
+ENGINE_PARAMETERS = {
+    **{
+        name: Setting(name, "string", value, "", ("tensorrt_llm",)) for name, value in FIXED.items()
+    },
+    **{
+        s.parameter: s
+        for s in NVIDIA_SETTINGS.values()
+        if s.parameter and "tensorrt_llm" in s.models
+    },
+}
