@@ -233,16 +233,11 @@ def launch_server(
         click.echo(launch_plan.text())
         return
     with locked(deployment.model_repository, launch_plan.shm_prefix, force=force):
-        if found := list(problems(deployment)):
-            raise LaunchError("\n".join(found))
-        found += engine_problems(deployment.model_repository, world_size, multi_model=multi_model)
-        found += gpu_problems(
-            deployment.model_repository,
-            world_size,
-            ranks_here(deployment),
-            os.environ,
-            multi_model=multi_model,
-        )
+        repository, here = deployment.model_repository, ranks_here(deployment)
+        found = list(problems(deployment)) or [
+            *engine_problems(repository, world_size, multi_model=multi_model),
+            *gpu_problems(repository, world_size, here, os.environ, multi_model=multi_model),
+        ]
         if found:
             raise LaunchError("\n".join(found))
         supervise(

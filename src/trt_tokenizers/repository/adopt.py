@@ -101,15 +101,16 @@ def problems(repository: Path, adoption: Adoption) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder)
-        shutil.copytree(
-            repository, new, dirs_exist_ok=True, ignore_dangling_symlinks=True,
-            copy_function=lambda old, link: Path(link).symlink_to(Path(old).resolve()),
-        )  # fmt: skip
+        changed = {Path(path).parts[0] for path in adoption.files}
+        for path in repository.iterdir():
+            if path.name in changed:
+                shutil.copytree(path, new / path.name, copy_function=_link)
+            else:
+                _link(path, new / path.name)
         for relative, (_, text) in adoption.files.items():
             (new / relative).parent.mkdir(parents=True, exist_ok=True)
             (new / relative).unlink(missing_ok=True)
             (new / relative).write_text(text, encoding="utf-8")
-        changed = {Path(path).parts[0] for path in adoption.files}
         return [
             f"{repository / p.path.relative_to(new)}: as adopt would write it, {p.what}".replace(
                 str(new), str(repository)
@@ -143,6 +144,10 @@ def adopt(repository: Path, adoption: Adoption) -> Path:
         put_in_place(new, repository)
         new.rename(backup)
     return backup
+
+
+def _link(path: str | Path, link: str | Path) -> None:
+    Path(link).symlink_to(Path(path).resolve())
 
 
 def _text(path: Path) -> str:

@@ -168,7 +168,6 @@ def _check_text_models(
 
 
 def _try_out(tokenizer: Tokenizer, template: str) -> None:
-    """Encode and decode one sentence, and render one message."""
     text = "Hello, world 1"
     ids = tokenizer.encode(text, add_special_tokens=False)
     folder = tokenizer.settings.tokenizer_dir
@@ -199,7 +198,6 @@ def _check_agreement(
     preprocessing: Any,
     postprocessing: Any,
 ) -> Iterator[Problem]:
-    """Check that the two text models and the engine fit together."""
     for name in ("tokenizer_dir", "tokenizer_type", "stream_key"):
         first, second = getattr(preprocessing, name), getattr(postprocessing, name)
         if name == "tokenizer_dir":

@@ -109,8 +109,6 @@ class _Model(NamedTuple):
 
 
 class _GpuNeed(NamedTuple):
-    """The GPUs that one engine needs."""
-
     engine: str  # its file and kind, for messages
     required: bool  # it cannot run without a GPU
     fix: str  # what to do if there are too few

@@ -124,7 +124,6 @@ class EnsembleChecker:
             yield self._problem(tensor.name, text)
 
     def _problem(self, name: str, what: str) -> Problem:
-        """A problem on the first line that names *name*."""
         return Problem.at(self._path, f'"{name}"', what)
 
 

@@ -109,7 +109,6 @@ def _convert_skeleton(file: Path, values: dict[str, str], note: Note) -> dict[Pa
 
 
 def _version(engine_dir: Path, note: Note) -> str:
-    """The version that built the engine, else the installed one, else the default."""
     version = _DEFAULT_VERSION
     if (engine_dir / "config.json").is_file():
         version = read_engine(engine_dir).version or version

@@ -122,13 +122,9 @@ def _render_tensorrtllm(options: GenerateOptions) -> dict[str, str]:
             "--engine-parameter, --llm-arg, --engine-arg and --outputs are for Python engines; "
             f"{CPP_BACKEND} has all outputs of its version, use --set for its parameters"
         )
-    values = {
-        "tokenizer_dir": _tokenizer_value(options),
-        "tokenizer_type": options.tokenizer_type,
-        "template": options.template,
-        **options.values,
-    }
-    return render_tensorrtllm(options.engine_dir.absolute(), options.version, values)
+    return render_tensorrtllm(
+        options.engine_dir.absolute(), options.version, {**_text_values(options), **options.values}
+    )
 
 
 def _tokenizer_dir(options: GenerateOptions) -> Path:
@@ -142,11 +138,14 @@ def _tokenizer_dir(options: GenerateOptions) -> Path:
     return folder.resolve()
 
 
-def _tokenizer_value(options: GenerateOptions) -> str:
+def _text_values(options: GenerateOptions) -> dict[str, str]:
     folder = _tokenizer_dir(options)
-    if not options.copy_tokenizer:
-        return str(folder)
-    return f"{MODEL_DIRECTORY}/../{_COPIED_TOKENIZER}"
+    copied = f"{MODEL_DIRECTORY}/../{_COPIED_TOKENIZER}"
+    return {
+        "tokenizer_dir": copied if options.copy_tokenizer else str(folder),
+        "tokenizer_type": options.tokenizer_type,
+        "template": options.template,
+    }
 
 
 def tokenizer_files(options: GenerateOptions) -> dict[str, Path]:
@@ -176,7 +175,6 @@ def tokenizer_files(options: GenerateOptions) -> dict[str, Path]:
 
 
 def _values(options: GenerateOptions) -> dict[str, str]:
-    """Placeholder -> value for a Python engine."""
     if options.model_dir is None:
         raise RepositoryError("the engine has no model; set --model to its folder")
     arguments: dict[str, dict[str, Any]] = {}
@@ -203,9 +201,7 @@ def _values(options: GenerateOptions) -> dict[str, str]:
         "engine": options.engine,
         "stream_key": StreamKeyTransport.TENSOR.value,  # every Python engine returns it
         "model_dir": str(model_dir),
-        "tokenizer_dir": _tokenizer_value(options),
-        "tokenizer_type": options.tokenizer_type,
-        "template": options.template,
+        **_text_values(options),
         "max_seq_len": str(max_seq_len or ""),
         **{name: json.dumps(given) if given else "" for name, given in arguments.items()},
         "engine_instance_count": "1",

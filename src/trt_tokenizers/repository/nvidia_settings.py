@@ -46,29 +46,23 @@ class Setting:
 
         An empty value is valid: it means the default.
         """
-        wanted = _expected(self.type, value) if value else None
-        return f"{self.name} is {value!r}; it must be {wanted}" if wanted else None
-
-
-def _expected(kind: str, value: str) -> str | None:
-    """A description of the type *kind* if *value* is not of it, else None."""
-    valid, wanted = True, kind
-    if kind == "int":
-        valid, wanted = is_number(int, value), "a whole number"
-    elif kind == "float":
-        valid, wanted = is_number(float, value), "a number"
-    elif kind == "bool":
-        valid, wanted = parse_bool(value) is not None, "true or false"
-    elif kind == "ints":
-        valid = all(is_number(int, part) for part in value.split(","))
-        wanted = "comma-separated whole numbers"
-    elif kind == "data type":
-        valid, wanted = value.startswith("TYPE_"), "a Triton data type such as TYPE_FP32"
-    elif "|" in kind:
-        choices = kind.split("|")
-        valid = value.strip().lower() in [choice.lower() for choice in choices]
-        wanted = f"one of {', '.join(choices)}"
-    return None if valid else wanted
+        valid, wanted = True, self.type
+        if self.type == "int":
+            valid, wanted = is_number(int, value), "a whole number"
+        elif self.type == "float":
+            valid, wanted = is_number(float, value), "a number"
+        elif self.type == "bool":
+            valid, wanted = parse_bool(value) is not None, "true or false"
+        elif self.type == "ints":
+            valid = all(is_number(int, part) for part in value.split(","))
+            wanted = "comma-separated whole numbers"
+        elif self.type == "data type":
+            valid, wanted = value.startswith("TYPE_"), "a Triton data type such as TYPE_FP32"
+        elif "|" in self.type:
+            choices = self.type.split("|")
+            valid = value.strip().lower() in [choice.lower() for choice in choices]
+            wanted = f"one of {', '.join(choices)}"
+        return None if valid or not value else f"{self.name} is {value!r}; it must be {wanted}"
 
 
 def _read_settings() -> Iterator[Setting]:
