@@ -110,21 +110,30 @@ def read_model(folder: Path, dtype: str = "") -> ModelSizes:
 
 def _checkpoint(folder: Path, config: Mapping[str, Any], dtype: str) -> ModelSizes:
     config = text_model(config)
-    hidden = number(config, HIDDEN)
     wanted = bits(dtype, "--dtype") if dtype else 0
     own = str(config.get("dtype") or config.get("torch_dtype") or "float16")
     lengths = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    return ModelSizes(
-        folder=folder,
+    return _sizes(
+        folder,
+        config,
         weights=_weights(folder, wanted),
-        heads=number(config, HEADS),
-        kv_layers=kv_layers(config, folder / "config.json"),
-        hidden_size=hidden,
-        intermediate_size=int(config.get("intermediate_size") or 4 * hidden),
         kv_bits=wanted or bits(own, folder / "config.json"),
         max_num_tokens=8192,  # TensorRT-LLM's default
         max_seq_len=int(first(config, lengths) or 4096),
         config=config,
+    )
+
+
+def _sizes(folder: Path, values: Mapping[str, Any], **others: Any) -> ModelSizes:
+    """The sizes that checkpoints and engines name in the same way, and *others*."""
+    hidden = number(values, HIDDEN)
+    return ModelSizes(
+        folder=folder,
+        heads=number(values, HEADS),
+        kv_layers=kv_layers(values, folder / "config.json"),
+        hidden_size=hidden,
+        intermediate_size=int(values.get("intermediate_size") or 4 * hidden),
+        **others,
     )
 
 
@@ -162,18 +171,13 @@ def _engine(engine: BuiltEngine) -> ModelSizes:
             f"{folder} has none of {', '.join(engine.files)}; give the whole folder that "
             "trtllm-build made"
         )
-    hidden, heads = number(model, HIDDEN), number(model, HEADS)
     quantized = str((model.get("quantization") or {}).get("kv_cache_quant_algo") or "").lower()
     kind = quantized or str(model.get("dtype") or model.get("precision") or "float16")
     inputs = int(built.get("max_input_len") or 1024)
-    return ModelSizes(
-        folder=folder,
+    return _sizes(
+        folder,
+        {"num_kv_heads": number(model, HEADS), **model},  # TensorRT-LLM's default is multi-head
         weights=max(sizes) * len(engine.files),
-        heads=heads,
-        # TensorRT-LLM's default is multi-head.
-        kv_layers=kv_layers({"num_kv_heads": heads, **model}, folder / "config.json"),
-        hidden_size=hidden,
-        intermediate_size=int(model.get("intermediate_size") or 4 * hidden),
         kv_bits=bits(kind, folder / "config.json"),
         max_num_tokens=int(built.get("max_num_tokens") or (engine.max_batch_size or 1) * inputs),
         max_seq_len=engine.sizes.get("max_seq_len") or inputs,
