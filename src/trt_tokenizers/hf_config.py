@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.errors import TokenizerError
+from trt_tokenizers.errors import TokenizerError, TrtTokenizersError
 
 
 def read_text(path: Path) -> str:
@@ -39,22 +39,34 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
+def read_mapping(
+    path: Path,
+    kind: type[TrtTokenizersError],
+    fix: str,
+    load: Callable[[str], Any] = parse_json,
+) -> dict[str, Any]:
+    """The JSON object in *path*, or the mapping that another *load* finds there.
+
+    Raises:
+        kind: the file cannot be read or holds no mapping; names it and the *fix*.
+    """
+    try:
+        data = load(read_text(path))
+        if not isinstance(data, dict):
+            raise ValueError("it is not a mapping (JSON object)")
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise kind(f"{path} cannot be read: {what}; {fix}") from None
+    return data
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in *path*, or an empty one if the file does not exist.
 
     Raises:
         TokenizerError: the file cannot be read or holds no JSON object; names it.
     """
-    try:
-        data = parse_json(read_text(path))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise TokenizerError(f"{path} cannot be read: {what}; restore the file") from error
-    if not isinstance(data, dict):
-        raise TokenizerError(f"{path} is not a JSON object; restore the file")
-    return data
+    return read_mapping(path, TokenizerError, "restore the file") if path.exists() else {}
 
 
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")

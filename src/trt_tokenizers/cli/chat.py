@@ -25,7 +25,6 @@ class Chat:
     def __init__(
         self, url: str, model: str, system: str | None, sampling: Mapping[str, Any]
     ) -> None:
-        """Start without messages. *sampling* holds parameters of each request; None is no value."""
         self._url, self._model = url, model
         self._sampling = {k: v for k, v in sampling.items() if v is not None}
         self._system = [{"role": "system", "content": system}] if system else []

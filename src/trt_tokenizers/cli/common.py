@@ -22,6 +22,11 @@ SETTINGS: dict[str, Any] = {
     "max_content_width": 100,
 }
 
+#: Types of options.
+PATH: Any = click.Path(path_type=Path)
+FILE: Any = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER: Any = click.Path(path_type=Path, exists=True, file_okay=False)
+
 
 class Command(click.Command):
     """A command that reports every error as lines «error: …» and an exit code.
@@ -31,21 +36,13 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        help_text = "Show the traceback of an error."
         self.params.append(
-            click.Option(
-                ["--debug"],
-                is_flag=True,
-                expose_value=False,
-                help="Show the traceback of an error.",
-            )
+            click.Option(["--debug"], is_flag=True, expose_value=False, help=help_text)
         )
 
     def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> click.Context:
         self._debug = "--debug" in args or bool(parent and parent.params.get("debug"))
         with self._errors_reported():  # callbacks of options read files

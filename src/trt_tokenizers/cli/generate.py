@@ -10,18 +10,10 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.common import Command, pairs
+from trt_tokenizers.cli.common import FILE, PATH, Command, pairs
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.hf_config import parse_json, read_text
+from trt_tokenizers.hf_config import parse_json, read_mapping
 from trt_tokenizers.settings import as_text, nearest
-
-#: Options that are mappings in a deployment file -> their parameters here.
-_MAPPINGS = {
-    "set": "values",
-    "engine-parameter": "engine_parameters",
-    "llm-arg": "llm_args",
-    "engine-arg": "engine_args",
-}
 
 
 class _FromFile(Command):
@@ -52,45 +44,40 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
                 f"{path}: unknown key {key!r}{nearest(name, options)}; valid are: "
                 + ", ".join(sorted(options))
             )
-        if name in _MAPPINGS and isinstance(value, dict):
-            mappings[_MAPPINGS[name]] = tuple(
-                f"{k}={json.dumps(v) if name.endswith('-arg') else as_text(v)}"
-                for k, v in value.items()
-            )
+        option = options[name]
+        if isinstance(option, click.Option) and option.multiple and isinstance(value, dict):
+            text = json.dumps if name.endswith("-arg") else as_text
+            mappings[str(option.name)] = tuple(f"{k}={text(v)}" for k, v in value.items())
         elif isinstance(value, (dict, list)) and name != "outputs":
             raise SettingsError(f"{path}: {key} must be one value")
         else:
             words = value if isinstance(value, list) else [value]
-            defaults[str(options[name].name)] = ",".join(map(as_text, words))
+            defaults[str(option.name)] = ",".join(map(as_text, words))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta[__name__] = mappings
 
 
 def _load(path: Path) -> dict[str, Any]:
+    fix = "correct it: one «key: value» per line"
+    if path.suffix == ".json":
+        return read_mapping(path, SettingsError, fix)
     try:
-        text = read_text(path)
-        if path.suffix == ".json":
-            found = parse_json(text)
-        else:
-            try:
-                import yaml
-            except ModuleNotFoundError:
-                raise SettingsError(
-                    f"{path} needs PyYAML; run pip install pyyaml, or write JSON into a file that "
-                    "ends in .json"
-                ) from None
-            try:
-                found = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from None
-            except RecursionError:
-                raise ValueError("it is nested too deep") from None
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{path} cannot be read: {what}; correct it") from None
-    if not isinstance(found, dict):
-        raise SettingsError(f"{path} is not a mapping; write one «key: value» per line")
-    return found
+        import yaml
+    except ModuleNotFoundError:
+        raise SettingsError(
+            f"{path} needs PyYAML; run pip install pyyaml, or write JSON into a file that ends in "
+            ".json"
+        ) from None
+
+    def load(text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
+
+    return read_mapping(path, SettingsError, fix, load)
 
 
 @click.command("generate", cls=_FromFile)
@@ -99,7 +86,7 @@ def _load(path: Path) -> dict[str, Any]:
     is_eager=True,
     expose_value=False,
     callback=_read_file,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=FILE,
     help="A YAML or JSON file with these options as keys. Command-line options win.",
 )
 @click.option(
@@ -111,12 +98,10 @@ def _load(path: Path) -> dict[str, Any]:
 @click.option(
     "--model",
     "model_dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The model's folder, for Python engines; for llmapi and vllm also a name on the hub.",
 )
-@click.option(
-    "--engine-dir", type=click.Path(path_type=Path), help="For tensorrtllm: the engine's folder."
-)
+@click.option("--engine-dir", type=PATH, help="For tensorrtllm: the engine's folder.")
 @click.option(
     "--tensorrt-llm-version",
     "version",
@@ -124,12 +109,8 @@ def _load(path: Path) -> dict[str, Any]:
     show_default="the engine's version",
     help="For tensorrtllm: its version.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="The folder to make.")
-@click.option(
-    "--tokenizer-dir",
-    type=click.Path(path_type=Path),
-    help="The tokenizer's folder.  [default: the model's]",
-)
+@click.option("--output", type=PATH, help="The folder to make.")
+@click.option("--tokenizer-dir", type=PATH, help="The tokenizer's folder.  [default: the model's]")
 @click.option("--tokenizer-type", default="auto", help="A type's name, or module:Class.")
 @click.option("--template", default="auto", help="Chat template: auto, none, llama2, chatml, …")
 @click.option(
@@ -199,9 +180,9 @@ def generate(
       1  a value, the model's folder or the output folder is wrong; nothing was written
       2  wrong options
     """
+    from trt_tokenizers.memory.engine_folder import read_engine
     from trt_tokenizers.repository.check import check
     from trt_tokenizers.repository.generate import GenerateOptions, render, tokenizer_files, write
-    from trt_tokenizers.repository.tensorrtllm_backend import rank_count
 
     options = GenerateOptions(
         engine_dir=engine_dir,
@@ -223,7 +204,7 @@ def generate(
         raise SettingsError("--output is missing; set it to the folder to make")
     verify = partial(check, engines=engine_dir is None or engine_dir.is_dir())
     write(rendered, output, force=force, copies=copies, verify=verify)
-    ranks = rank_count(engine_dir) if engine_dir is not None else 1
+    ranks = len(read_engine(engine_dir).files) if engine_dir and engine_dir.is_dir() else 1
     size = f" --world-size {ranks}" if ranks > 1 else ""
     click.echo(
         f"wrote {output}; serve it with: launch_server --model-repo {output}{size}", err=True

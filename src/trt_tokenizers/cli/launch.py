@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.common import SETTINGS, Command
+from trt_tokenizers.cli.common import PATH, SETTINGS, Command
 from trt_tokenizers.errors import LaunchError, SettingsError
 from trt_tokenizers.launcher.mpi import FLAVOURS, Mpi, find_mpi, parse_hosts, read_hostfile
 
@@ -16,12 +16,7 @@ _PORT = click.IntRange(1, 65535)
 
 
 @click.command("launch_server", cls=Command, context_settings=SETTINGS)
-@click.option(
-    "--model-repo",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The model repository.",
-)
+@click.option("--model-repo", required=True, type=PATH, help="The model repository.")
 @click.option(
     "--world-size",
     default=1,
@@ -54,7 +49,7 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--hosts", metavar="[USER@]HOST:RANKS,...", help="Hosts of the ranks, rank 0 first.")
 @click.option(
     "--hostfile",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The same as a file, one «host slots=n» or «host:n» per line, as Open MPI's.",
 )
 @click.option("--oversubscribe", is_flag=True, help="Allow more ranks than slots or cores.")
@@ -86,16 +81,16 @@ _PORT = click.IntRange(1, 65535)
     show_envvar=True,
     help="The tritonserver to run.  [default: /opt/tritonserver, PATH or the wheel]",
 )
-@click.option("--log-file", type=click.Path(path_type=Path), help="Append all output to this file.")
+@click.option("--log-file", type=PATH, help="Append all output to this file.")
 @click.option(
     "--log-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Append each rank's output to rankN.log in this folder, on the rank's host.",
 )
 @click.option("--log", is_flag=True, help="--log-verbose=3, into --log-file or triton_log.txt.")
 @click.option(
     "--ready-file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File with the addresses as JSON, written when ready, removed when a stop begins.",
 )
 @click.option(
@@ -238,16 +233,11 @@ def launch_server(
         click.echo(launch_plan.text())
         return
     with locked(deployment.model_repository, launch_plan.shm_prefix, force=force):
-        if found := list(problems(deployment)):
-            raise LaunchError("\n".join(found))
-        found += engine_problems(deployment.model_repository, world_size, multi_model=multi_model)
-        found += gpu_problems(
-            deployment.model_repository,
-            world_size,
-            ranks_here(deployment),
-            os.environ,
-            multi_model=multi_model,
-        )
+        repository, here = deployment.model_repository, ranks_here(deployment)
+        found = list(problems(deployment)) or [
+            *engine_problems(repository, world_size, multi_model=multi_model),
+            *gpu_problems(repository, world_size, here, os.environ, multi_model=multi_model),
+        ]
         if found:
             raise LaunchError("\n".join(found))
         supervise(

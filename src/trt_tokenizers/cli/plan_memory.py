@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from trt_tokenizers.cli.common import Command
+from trt_tokenizers.cli.common import FOLDER, PATH, Command
 from trt_tokenizers.errors import SettingsError
 
 
 @click.command("plan", cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=FOLDER)
 @click.option(
     "--engine",
     "engine_name",
@@ -49,11 +49,7 @@ from trt_tokenizers.errors import SettingsError
 @click.option(
     "--max-seq-len", type=click.IntRange(1), help="Tokens of a sequence.  [default: the model's]"
 )
-@click.option(
-    "--picture",
-    type=click.Path(path_type=Path),
-    help="Also draw the bar into this .svg file.",
-)
+@click.option("--picture", type=PATH, help="Also draw the bar into this .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object, sizes in bytes.")
 @click.pass_context
 def plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from trt_tokenizers.cli.common import SETTINGS, Command
+from trt_tokenizers.cli.common import FILE, FOLDER, PATH, SETTINGS, Command
 from trt_tokenizers.errors import RepositoryError
 
 
@@ -43,7 +43,7 @@ def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
 
 @click.command("fill_template", cls=Command, context_settings=SETTINGS)
 @click.option("--in-place", "-i", is_flag=True, help="Change the file instead of printing it.")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=FILE)
 @click.argument("substitutions", metavar="KEY:VALUE,…")
 def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
     """Fill the ${placeholders} of a config.pbtxt.
@@ -76,7 +76,7 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
 
 
 @click.command("adopt", cls=Command)
-@click.argument("repository", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("repository", type=FOLDER)
 @click.option("--dry-run", "-n", is_flag=True, help="Print the changes without making them.")
 @click.option("--skip-check", is_flag=True, help="Skip the check, which needs the tokenizer.")
 def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
@@ -116,7 +116,7 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
 
 
 @click.command("check", cls=Command)
-@click.argument("repository", type=click.Path(path_type=Path))
+@click.argument("repository", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list: file, line, what, fix.")
 @click.option("--no-engine", is_flag=True, help="Skip the check of the engine's folder.")
 @click.pass_context

@@ -204,6 +204,5 @@ def _same(settings: PromptSettings, prompt: Prompt, found: Sequence[Piece]) -> b
 
 
 def _few(tokens: Sequence[tuple[int, str]]) -> str:
-    """The first of *tokens*, on one line."""
     shown = " ".join(f"{token_id} {_quoted(text)}" for token_id, text in tokens[:5])
     return f"{shown} \u2026" if len(tokens) > 5 else shown or "no more tokens"

@@ -173,7 +173,7 @@ def _attention_layers(config: Mapping[str, Any], layers: int) -> Collection[int]
 
 
 def _heads_and_size(config: Mapping[str, Any], at: int, *, sliding: bool) -> tuple[int, int]:
-    """Key-value heads of layer *at*, and the numbers that each of them stores for a token."""
+    """`KvLayers.heads` and `KvLayers.size` of layer *at*."""
     if config.get("kv_lora_rank"):  # multi-head latent attention: one vector for all heads
         return 1, int(config["kv_lora_rank"]) + int(config.get("qk_rope_head_dim") or 0)
     heads = _in_layer(first(config, HEADS), at)
@@ -191,11 +191,6 @@ def _heads_and_size(config: Mapping[str, Any], at: int, *, sliding: bool) -> tup
 
 
 def _kv_heads(config: Mapping[str, Any], heads: int, at: int) -> int:
-    """Key-value heads of layer *at*.
-
-    Raises:
-        _UnknownError: config.json does not say.
-    """
     if blocks := config.get("block_configs"):
         return heads // int(blocks[at]["attention"]["n_heads_in_group"])
     new_falcon = config.get("new_decoder_architecture")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.hf_config import parse_json, read_text
+from trt_tokenizers.hf_config import read_mapping
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,10 @@ class BuiltEngine:
     Attributes:
         parallel: size of ``tensor``, ``pipeline`` and ``context`` parallelism.
         max_batch_size: the limit of the build; None if not given.
-        version: of the TensorRT-LLM that built the engine; empty before 0.6.
+        version: of the TensorRT-LLM that built the engine; empty before 0.8.
         files: names of the engine files, by rank.
+        model: the model's values, without those that are null.
+        built: the build's values; before 0.8 the same as *model*.
     """
 
     folder: Path
@@ -27,6 +30,22 @@ class BuiltEngine:
     max_batch_size: int | None
     version: str
     files: tuple[str, ...]
+    model: Mapping[str, Any]
+    built: Mapping[str, Any]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """``max_seq_len`` and ``vocab_size``, as far as they are known."""
+        longest = self.built.get("max_seq_len")
+        if longest is None and {"max_input_len", "max_output_len"} <= self.built.keys():
+            longest = self.built["max_input_len"] + self.built["max_output_len"]
+        found = {"max_seq_len": longest, "vocab_size": self.model.get("vocab_size")}
+        return {name: size for name, size in found.items() if isinstance(size, int)}
+
+    def rank_sizes(self) -> dict[Path, int]:
+        """Each rank's engine file that exists, and its bytes."""
+        files = [self.folder / name for name in self.files]
+        return {file: file.stat().st_size for file in files if file.is_file()}
 
 
 def read_engine(folder: Path) -> BuiltEngine:
@@ -35,29 +54,29 @@ def read_engine(folder: Path) -> BuiltEngine:
     Raises:
         RepositoryError: config.json is missing or has no known format.
     """
-    config = read_config(folder / "config.json", "the folder that trtllm-build made")
-    built: Mapping[str, Any]
+    config = read_config(folder, "the folder that trtllm-build made")
     try:
         if "pretrained_config" in config:
-            mapping = config["pretrained_config"].get("mapping", {})
+            model, built = config["pretrained_config"], config.get("build_config", {})
+            mapping = model.get("mapping", {})
             sizes = [int(mapping.get(f"{name}_size", 1)) for name in ("tp", "pp", "cp")]
-            built = config.get("build_config", {})
             version = str(config.get("version", ""))
-            files = [f"rank{rank}.engine" for rank in range(sizes[0] * sizes[1] * sizes[2])]
+            prefix = "rank"
         else:  # TensorRT-LLM 0.5 to 0.7
-            built = config["builder_config"]
+            model = built = config["builder_config"]
             sizes = [int(built["tensor_parallel"]), int(built.get("pipeline_parallel", 1)), 1]
-            version = ""
             pipeline = f"_pp{sizes[1]}" if sizes[1] > 1 else ""
+            version = ""
             prefix = f"{built['name']}_{built['precision']}_tp{sizes[0]}{pipeline}_rank"
-            files = [f"{prefix}{rank}.engine" for rank in range(sizes[0] * sizes[1])]
         batch = built.get("max_batch_size")
         return BuiltEngine(
             folder=folder,
             parallel=dict(zip(("tensor", "pipeline", "context"), sizes, strict=True)),
             max_batch_size=None if batch is None else int(batch),
             version=version,
-            files=tuple(files),
+            files=tuple(f"{prefix}{rank}.engine" for rank in range(math.prod(sizes))),
+            model={name: value for name, value in model.items() if value is not None},
+            built=built,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RepositoryError(
@@ -67,24 +86,8 @@ def read_engine(folder: Path) -> BuiltEngine:
         ) from None
 
 
-def read_sizes(folder: Path) -> dict[str, int]:
-    """``max_seq_len`` and ``vocab_size`` of the engine in *folder*, if its config.json can be read
-    and has them."""
-    try:
-        config = read_config(folder / "config.json", "")
-    except RepositoryError:
-        return {}
-    built: dict[str, Any] = config.get("build_config") or config.get("builder_config") or {}
-    longest = built.get("max_seq_len")
-    if longest is None and "max_input_len" in built and "max_output_len" in built:
-        longest = built["max_input_len"] + built["max_output_len"]
-    vocabulary = {**built, **(config.get("pretrained_config") or {})}.get("vocab_size")
-    sizes = {"max_seq_len": longest, "vocab_size": vocabulary}
-    return {name: size for name, size in sizes.items() if isinstance(size, int)}
-
-
-def read_config(file: Path, wanted: str) -> dict[str, Any]:
-    """Read the JSON object in *file*.
+def read_config(folder: Path, wanted: str) -> dict[str, Any]:
+    """config.json of a model or engine.
 
     Args:
         wanted: what the user should give instead, for the error message.
@@ -92,11 +95,4 @@ def read_config(file: Path, wanted: str) -> dict[str, Any]:
     Raises:
         RepositoryError: the file cannot be read or has no JSON object.
     """
-    try:
-        config = parse_json(read_text(file))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise RepositoryError(f"{file} cannot be read: {what}; give {wanted}") from None
-    return config
+    return read_mapping(folder / "config.json", RepositoryError, f"give {wanted}")

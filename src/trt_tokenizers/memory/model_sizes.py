@@ -13,7 +13,7 @@ from typing import Any
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import parse_json, text_model
 from trt_tokenizers.memory.attention import HEADS, HIDDEN, KvLayers, first, kv_layers, number
-from trt_tokenizers.memory.engine_folder import read_config, read_engine
+from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 
 #: Types whose names do not end in their number of bits.
 _BITS = {"bool": 8, "half": 16, "float": 32, "double": 64}
@@ -95,10 +95,10 @@ def read_model(folder: Path, dtype: str = "") -> ModelSizes:
     Raises:
         RepositoryError: *folder* is neither, or values are missing.
     """
-    config = read_config(folder / "config.json", "the folder of a model or of an engine")
+    config = read_config(folder, "the folder of a model or of an engine")
     try:
         if "pretrained_config" in config or "builder_config" in config:
-            return _engine(folder, config)
+            return _engine(read_engine(folder))
         return _checkpoint(folder, config, dtype)
     except (LookupError, TypeError, ValueError, ArithmeticError, struct.error) as error:
         raise RepositoryError(
@@ -110,21 +110,30 @@ def read_model(folder: Path, dtype: str = "") -> ModelSizes:
 
 def _checkpoint(folder: Path, config: Mapping[str, Any], dtype: str) -> ModelSizes:
     config = text_model(config)
-    hidden = number(config, HIDDEN)
     wanted = bits(dtype, "--dtype") if dtype else 0
     own = str(config.get("dtype") or config.get("torch_dtype") or "float16")
     lengths = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    return ModelSizes(
-        folder=folder,
+    return _sizes(
+        folder,
+        config,
         weights=_weights(folder, wanted),
-        heads=number(config, HEADS),
-        kv_layers=kv_layers(config, folder / "config.json"),
-        hidden_size=hidden,
-        intermediate_size=int(config.get("intermediate_size") or 4 * hidden),
         kv_bits=wanted or bits(own, folder / "config.json"),
         max_num_tokens=8192,  # TensorRT-LLM's default
         max_seq_len=int(first(config, lengths) or 4096),
         config=config,
+    )
+
+
+def _sizes(folder: Path, values: Mapping[str, Any], **others: Any) -> ModelSizes:
+    """The sizes that checkpoints and engines name in the same way, and *others*."""
+    hidden = number(values, HIDDEN)
+    return ModelSizes(
+        folder=folder,
+        heads=number(values, HEADS),
+        kv_layers=kv_layers(values, folder / "config.json"),
+        hidden_size=hidden,
+        intermediate_size=int(values.get("intermediate_size") or 4 * hidden),
+        **others,
     )
 
 
@@ -154,34 +163,24 @@ def _tensors(file: Path) -> Iterator[tuple[str, int]]:
             yield str(tensor["dtype"]), math.prod(tensor["shape"])
 
 
-def _engine(folder: Path, config: Mapping[str, Any]) -> ModelSizes:
-    engine = read_engine(folder)
-    sizes = [(folder / file).stat().st_size for file in engine.files if (folder / file).is_file()]
+def _engine(engine: BuiltEngine) -> ModelSizes:
+    folder, model, built = engine.folder, engine.model, engine.built
+    sizes = engine.rank_sizes().values()
     if not sizes:
         raise RepositoryError(
             f"{folder} has none of {', '.join(engine.files)}; give the whole folder that "
             "trtllm-build made"
         )
-    # Before 0.8 all values are in builder_config.
-    built = config.get("build_config") or config["builder_config"]
-    model = config.get("pretrained_config") or built
-    model = {name: value for name, value in model.items() if value is not None}
-    hidden, heads = number(model, HIDDEN), number(model, HEADS)
     quantized = str((model.get("quantization") or {}).get("kv_cache_quant_algo") or "").lower()
     kind = quantized or str(model.get("dtype") or model.get("precision") or "float16")
     inputs = int(built.get("max_input_len") or 1024)
-    batch = int(built.get("max_batch_size") or 1)
-    return ModelSizes(
-        folder=folder,
+    return _sizes(
+        folder,
+        {"num_kv_heads": number(model, HEADS), **model},  # TensorRT-LLM's default is multi-head
         weights=max(sizes) * len(engine.files),
-        heads=heads,
-        # TensorRT-LLM's default is multi-head.
-        kv_layers=kv_layers({"num_kv_heads": heads, **model}, folder / "config.json"),
-        hidden_size=hidden,
-        intermediate_size=int(model.get("intermediate_size") or 4 * hidden),
         kv_bits=bits(kind, folder / "config.json"),
-        max_num_tokens=int(built.get("max_num_tokens") or batch * inputs),
-        max_seq_len=int(built.get("max_seq_len") or inputs + int(built.get("max_output_len") or 0)),
+        max_num_tokens=int(built.get("max_num_tokens") or (engine.max_batch_size or 1) * inputs),
+        max_seq_len=engine.sizes.get("max_seq_len") or inputs,
         tensor_parallel=engine.parallel["tensor"],
         pipeline_parallel=engine.parallel["pipeline"],
     )

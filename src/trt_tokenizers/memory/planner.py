@@ -162,8 +162,6 @@ def fits(plan: MemoryEstimate) -> bool:
 
 def advice(plan: MemoryEstimate) -> Iterator[str]:
     """Single changes that make the model fit, one line each, with the resulting KV cache."""
-    if fits(plan):
-        return
     for change, changed in _changes(plan):
         if fits(changed):
             yield f"{change}: {changed.tokens} tokens of KV cache, {changed.sequences} sequences"

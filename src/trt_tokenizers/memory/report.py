@@ -56,18 +56,13 @@ def text(plan: MemoryEstimate) -> str:
 
 
 def draw(plan: MemoryEstimate, file: Path) -> None:
-    """Draw *plan* into an SVG file.
+    """Draw a title, a bar and a legend, 640 × 96 units, into an SVG file.
 
     Raises:
         SettingsError: the name of *file* does not end in .svg.
     """
     if file.suffix != ".svg":
         raise SettingsError(f"--picture {file}: only SVG is supported; give a name ending in .svg")
-    file.write_text(_svg(plan), encoding="utf-8")
-
-
-def _svg(plan: MemoryEstimate) -> str:
-    """A title, a bar and a legend, 640 × 96 units."""
     title = f"{plan.model.folder.name}: one GPU of {_gib(plan.gpu)}"
     shapes = [f'<text x="10" y="20" font-size="13">{escape(title)}</text>']
     whole, start = max(plan.gpu, plan.used), 10.0
@@ -79,9 +74,10 @@ def _svg(plan: MemoryEstimate) -> str:
             f'<text x="{x + 14}" y="81" font-size="11">{name} {_gib(size)}</text>',
         ]
         start += width
-    return (
+    file.write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 96" '
-        f'font-family="sans-serif">{"".join(shapes)}</svg>\n'
+        f'font-family="sans-serif">{"".join(shapes)}</svg>\n',
+        encoding="utf-8",
     )
 
 

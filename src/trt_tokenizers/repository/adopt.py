@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_text
-from trt_tokenizers.memory.engine_folder import read_sizes
+from trt_tokenizers.memory.engine_folder import read_engine
 from trt_tokenizers.repository.atomic_replace import copy_tree, put_in_place, resolve_links, staging
 from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.ensemble import (
@@ -99,18 +101,16 @@ def problems(repository: Path, adoption: Adoption) -> list[str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder)
-        made = {parent for path in adoption.files for parent in Path(path).parents}
-        for path in sorted([*repository.glob("*/*"), *repository.glob("*/*/*")]):
-            place = new / path.relative_to(repository)
-            if path.relative_to(repository) in made:
-                place.mkdir(parents=True)
-            elif not place.exists():
-                place.parent.mkdir(exist_ok=True)
-                place.symlink_to(path.resolve())
-        for relative, (_, text) in adoption.files.items():
-            resolve_links(new, relative).unlink(missing_ok=True)
-            (new / relative).write_text(text, encoding="utf-8")
         changed = {Path(path).parts[0] for path in adoption.files}
+        for path in repository.iterdir():
+            if path.name in changed:
+                shutil.copytree(path, new / path.name, copy_function=_link)
+            else:
+                _link(path, new / path.name)
+        for relative, (_, text) in adoption.files.items():
+            (new / relative).parent.mkdir(parents=True, exist_ok=True)
+            (new / relative).unlink(missing_ok=True)
+            (new / relative).write_text(text, encoding="utf-8")
         return [
             f"{repository / p.path.relative_to(new)}: as adopt would write it, {p.what}".replace(
                 str(new), str(repository)
@@ -144,6 +144,10 @@ def adopt(repository: Path, adoption: Adoption) -> Path:
         put_in_place(new, repository)
         new.rename(backup)
     return backup
+
+
+def _link(path: str | Path, link: str | Path) -> None:
+    Path(link).symlink_to(Path(path).resolve())
 
 
 def _text(path: Path) -> str:
@@ -207,7 +211,9 @@ def _set_parameters(
         preprocessing["tokenizer_type"] = postprocessing["tokenizer_type"] = "transformers"
     words = {tensor.name: tensor for tensor in configs["ensemble"].input}.get("stop_words")
     engine_dir = parameters(engine).get("gpt_model_path", "")
-    sizes = read_sizes(Path(engine_dir)) if engine_dir else {}
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(RepositoryError):  # the folder may be on the server only
+        sizes = read_engine(Path(engine_dir)).sizes if engine_dir else {}
     derived = {
         **derived_parameters(engine),
         **{name: str(size) for name, size in sizes.items()},

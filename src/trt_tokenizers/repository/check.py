@@ -15,7 +15,7 @@ from trt_tokenizers.processing.preprocess import PreprocessingSettings
 from trt_tokenizers.repository.check_engines import engine_problems
 from trt_tokenizers.repository.check_ensemble import EnsembleChecker
 from trt_tokenizers.repository.ensemble import parameters
-from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS, NVIDIA_SETTINGS
+from trt_tokenizers.repository.nvidia_settings import ENGINE_PARAMETERS
 from trt_tokenizers.repository.problems import (
     ConfigError,
     Problem,
@@ -37,7 +37,6 @@ _TEXT: dict[str, Any] = {
 }
 #: Parameters that Triton's Python backend reads itself.
 _PYTHON_BACKEND = ("FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH")
-_BY_PARAMETER = {s.parameter: s for s in NVIDIA_SETTINGS.values() if "tensorrt_llm" in s.models}
 
 
 def check(repository: Path, *, engines: bool = True) -> list[Problem]:
@@ -64,13 +63,9 @@ def check(repository: Path, *, engines: bool = True) -> list[Problem]:
             problems.append(error.problem)
             continue
         problems += _check_model(path, name, config)
-        if name in _TEXT:
-            problems += _check_batching(path, config)
     if "ensemble" in configs:
         problems += EnsembleChecker(paths["ensemble"], configs, models).problems()
         problems += _check_batch_sizes(paths["ensemble"], configs)
-    if "postprocessing" in configs:
-        problems += _check_order(paths["postprocessing"], configs["postprocessing"])
     problems += _check_text_models(paths, configs, engine)
     if engine in configs:
         problems += _check_engine(paths[engine], configs[engine])
@@ -92,7 +87,7 @@ def _engine_name(repository: Path) -> str:
 
 
 def _check_model(path: Path, name: str, config: Any) -> Iterator[Problem]:
-    """Check the model's name, files and backend."""
+    """Check the model's name, files, backend and instances."""
     if config.name not in ("", name):
         what = f"name is {config.name!r} and the folder is {name!r}; make them equal"
         yield Problem.at(path, "name:", what)
@@ -110,6 +105,27 @@ def _check_model(path: Path, name: str, config: Any) -> Iterator[Problem]:
         yield Problem.at(path, "platform", what)
     elif name in _TEXT and config.backend != "python":
         yield Problem.at(path, "backend", f'backend is {config.backend!r}; set backend: "python"')
+    if name in _TEXT and config.HasField("dynamic_batching"):
+        yield Problem.at(
+            path, "dynamic_batching",
+            "Triton's dynamic batcher corrupts the server's memory after more than a thousand "
+            "requests of any model have waited, and reorders the chunks of a stream; remove it "
+            "(preprocessing may have more instances)",
+        )  # fmt: skip
+    if name == "postprocessing":  # the chunks of a stream must stay in order
+        groups = config.instance_group
+        if not groups:
+            yield Problem(
+                path, 1,
+                "without an instance_group Triton starts one instance per GPU, and these mix the "
+                "chunks of a stream; add instance_group [ { count: 1 kind: KIND_CPU } ]",
+            )  # fmt: skip
+        if sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups) > 1:
+            yield Problem.at(
+                path, "count",
+                "several instances decode the chunks of one stream in parallel and mix them; set "
+                "count: 1",
+            )  # fmt: skip
 
 
 def _check_batch_sizes(path: Path, configs: Mapping[str, Any]) -> Iterator[Problem]:
@@ -152,7 +168,6 @@ def _check_text_models(
 
 
 def _try_out(tokenizer: Tokenizer, template: str) -> None:
-    """Encode and decode one sentence, and render one message."""
     text = "Hello, world 1"
     ids = tokenizer.encode(text, add_special_tokens=False)
     folder = tokenizer.settings.tokenizer_dir
@@ -183,11 +198,6 @@ def _check_agreement(
     preprocessing: Any,
     postprocessing: Any,
 ) -> Iterator[Problem]:
-    """Check that the two text models and the engine fit together.
-
-    Args:
-        path: of postprocessing's configuration.
-    """
     for name in ("tokenizer_dir", "tokenizer_type", "stream_key"):
         first, second = getattr(preprocessing, name), getattr(postprocessing, name)
         if name == "tokenizer_dir":
@@ -220,33 +230,6 @@ def _check_agreement(
             )  # fmt: skip
 
 
-def _check_order(path: Path, config: Any) -> Iterator[Problem]:
-    """The chunks of a stream must stay in order."""
-    groups = config.instance_group
-    if not groups:
-        yield Problem(
-            path, 1,
-            "without an instance_group Triton starts one instance per GPU, and these mix the "
-            "chunks of a stream; add instance_group [ { count: 1 kind: KIND_CPU } ]",
-        )  # fmt: skip
-    if sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups) > 1:
-        yield Problem.at(
-            path, "count",
-            "several instances decode the chunks of one stream in parallel and mix them; set "
-            "count: 1",
-        )  # fmt: skip
-
-
-def _check_batching(path: Path, config: Any) -> Iterator[Problem]:
-    if config.HasField("dynamic_batching"):
-        yield Problem.at(
-            path, "dynamic_batching",
-            "Triton's dynamic batcher corrupts the server's memory after more than a thousand "
-            "requests of any model have waited, and reorders the chunks of a stream; remove it "
-            "(preprocessing may have more instances)",
-        )  # fmt: skip
-
-
 def _check_engine(path: Path, config: Any) -> Iterator[Problem]:
     """Check that the engine exists and accepts its settings, without loading a model."""
     raw = {key: value for key, value in parameters(config).items() if value}
@@ -258,7 +241,7 @@ def _check_engine(path: Path, config: Any) -> Iterator[Problem]:
                     f"unknown parameter {key!r}{nearest(key, ENGINE_PARAMETERS)}, which the "
                     "backend would ignore; correct or remove it",
                 )  # fmt: skip
-            elif key in _BY_PARAMETER and (wrong := _BY_PARAMETER[key].problem(raw.get(key, ""))):
+            elif wrong := ENGINE_PARAMETERS[key].problem(raw.get(key, "")):
                 yield Problem.at(path, f'"{key}"', wrong)
         return
     name = raw.get("engine", "")

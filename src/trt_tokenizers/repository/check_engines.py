@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.hf_config import splittable
+from trt_tokenizers.hf_config import read_mapping, splittable
 from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 from trt_tokenizers.memory.gpus import host_gpus, visible_gpus
 from trt_tokenizers.repository.ensemble import parameters
@@ -29,7 +29,6 @@ def engine_problems(
     """What is wrong with the engines of *repository*: one line each, with the fix.
 
     Args:
-        repository: the model repository.
         world_size: MPI ranks of each engine.
         multi_model: the server starts the ranks of each engine, so their numbers may differ.
     """
@@ -49,7 +48,7 @@ def gpu_problems(
     environ: Mapping[str, str],
     *,
     multi_model: bool = False,
-) -> Iterator[str]:
+) -> list[str]:
     """What this host's GPUs lack for the engines of *repository*: one line each, with the fix.
 
     Before the start only the memory of the weights is known: the size of a rank's engine file, or
@@ -64,40 +63,33 @@ def gpu_problems(
     """
     models, _ = _read_models(repository)
     needs = [need for model in models for need in _gpu_needs(model, world_size)]
-    if needs:  # two engines of one model may lack the same GPUs
-        yield from dict.fromkeys(_unmet(needs, ranks_on_this_host, environ, multi_model))
-
-
-def _unmet(
-    needs: list[_GpuNeed], ranks_on_this_host: int, environ: Mapping[str, str], multi_model: bool
-) -> Iterator[str]:
-    gpus = host_gpus(environ)
+    gpus = host_gpus(environ) if needs else []
     visible = visible_gpus(gpus, environ)
     hidden = ""
     if len(visible) < len(gpus):
         value = environ["CUDA_VISIBLE_DEVICES"]
         hidden = f", CUDA_VISIBLE_DEVICES={value} shows {len(visible)} of {len(gpus)}"
+    found = []
     for need in needs:
         ranks = need.ranks if multi_model and need.ranks else ranks_on_this_host
         if not visible and not need.required:
             continue
         if len(visible) < ranks:
-            yield (
+            found.append(
                 f"{need.engine} needs {ranks} GPUs on this host, one per rank, and {len(visible)} "
                 f"are visible{hidden}; {need.fix}"
             )
         sizes = [gpu.memory for gpu in visible[:ranks] if gpu.memory is not None]
         if sizes and need.weights > min(sizes):
-            yield (
+            found.append(
                 f"{need.weights_from}: a rank's weights are {_gigabytes(need.weights)} and the "
                 f"smallest GPU has {_gigabytes(min(sizes))}; split the model over more ranks, "
                 "quantize it, or use larger GPUs"
             )
+    return list(dict.fromkeys(found))  # two engines of one model may lack the same GPUs
 
 
 class _Model(NamedTuple):
-    """One config.pbtxt."""
-
     file: Path
     backend: str
     max_batch_size: int  # 0: no batches
@@ -105,7 +97,7 @@ class _Model(NamedTuple):
 
     @property
     def is_tensorrt_llm(self) -> bool:
-        """Whether it runs a TensorRT-LLM engine, in the C++ backend or NVIDIA's Python model.
+        """Whether it is the C++ backend, or NVIDIA's Python model.
 
         NVIDIA's preprocessing also has a gpt_model_path, but no gpt_model_type.
         """
@@ -117,8 +109,6 @@ class _Model(NamedTuple):
 
 
 class _GpuNeed(NamedTuple):
-    """The GPUs that one engine needs."""
-
     engine: str  # its file and kind, for messages
     required: bool  # it cannot run without a GPU
     fix: str  # what to do if there are too few
@@ -209,7 +199,7 @@ def _version_problems(engine: BuiltEngine) -> Iterator[str]:
 def _transformers_problems(model: _Model, world_size: int) -> Iterator[str]:
     path = Path(model.parameters.get("model_dir", ""))
     try:
-        config = read_config(path / "config.json", f"model_dir in {model.file} a model's folder")
+        config = read_config(path, f"model_dir in {model.file} a model's folder")
     except RepositoryError as error:
         yield str(error)
         return
@@ -224,15 +214,14 @@ def _gpu_needs(model: _Model, world_size: int) -> Iterator[_GpuNeed]:
                 engine = read_engine(Path(model.parameters[name]))
             except (KeyError, RepositoryError):
                 continue  # `engine_problems` reports it
-            files = [engine.folder / file for file in engine.files]
-            sizes = {file: file.stat().st_size for file in files if file.is_file()}
+            sizes = engine.rank_sizes()
             largest = max(sizes, key=sizes.__getitem__, default=None)
             yield _GpuNeed(
                 engine=f"{model.file}: a TensorRT-LLM engine",
                 required=True,
                 fix="give the container GPUs (docker run --gpus all), or use fewer ranks here "
                 "with --hosts",
-                ranks=len(files),
+                ranks=len(engine.files),
                 weights=sizes[largest] if largest else 0,
                 weights_from=largest,
             )
@@ -252,7 +241,7 @@ def _gpu_needs(model: _Model, world_size: int) -> Iterator[_GpuNeed]:
 def _checkpoint_size(folder: Path) -> int:
     """Bytes of a Hugging Face model's weights; 0 if they are not in safetensors files."""
     with contextlib.suppress(RepositoryError, LookupError, TypeError, ValueError):
-        index = read_config(folder / "model.safetensors.index.json", "")
+        index = read_mapping(folder / "model.safetensors.index.json", RepositoryError, "")
         return int(index["metadata"]["total_size"])
     single = folder / "model.safetensors"
     return single.stat().st_size if single.is_file() else 0

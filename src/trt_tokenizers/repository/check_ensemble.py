@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,15 @@ from trt_tokenizers.settings import nearest
 
 
 class EnsembleChecker:
-    """Finds errors that prevent Triton from loading an ensemble, and tensors that get lost."""
+    """Finds errors that prevent Triton from loading an ensemble, and tensors that get lost.
+
+    Args:
+        path: the ensemble's config.pbtxt.
+        configs: model -> ModelConfig, for the models whose files parse.
+        models: all models of the ensemble.
+    """
 
     def __init__(self, path: Path, configs: Mapping[str, Any], models: tuple[str, ...]) -> None:
-        """Prepare the check.
-
-        Args:
-            path: the ensemble's config.pbtxt.
-            configs: model -> ModelConfig, for the models whose files parse.
-            models: all models of the repository.
-        """
         self._path = path
         self._configs = configs
         self._models = models
@@ -31,7 +31,12 @@ class EnsembleChecker:
     def problems(self) -> Iterator[Problem]:
         """All problems, step by step, then those of the ensemble's outputs and inputs."""
         ensemble = self._configs["ensemble"]
-        yield from self._duplicates(ensemble)
+        for kind, tensors in (("input", ensemble.input), ("output", ensemble.output)):
+            for name, count in Counter(tensor.name for tensor in tensors).items():
+                if count > 1:
+                    yield self._problem(
+                        name, f"{kind} {name!r} is declared {count} times; keep one"
+                    )
         for step in ensemble.ensemble_scheduling.step:
             if step.model_name in self._configs:
                 yield from self._check_step(step, self._configs[step.model_name])
@@ -63,14 +68,6 @@ class EnsembleChecker:
                     f"no step reads the input {tensor.name!r}, so clients send it without effect; "
                     "add it to an input_map, or remove it",
                 )
-
-    def _duplicates(self, ensemble: Any) -> Iterator[Problem]:
-        for kind, tensors in (("input", ensemble.input), ("output", ensemble.output)):
-            names = [tensor.name for tensor in tensors]
-            for name in dict.fromkeys(names):
-                if names.count(name) > 1:
-                    what = f"{kind} {name!r} is declared {names.count(name)} times; keep one"
-                    yield self._problem(name, what)
 
     def _check_step(self, step: Any, model: Any) -> Iterator[Problem]:
         inputs = {tensor.name: tensor for tensor in model.input}
@@ -105,23 +102,17 @@ class EnsembleChecker:
 
     def _check_decoupled_sources(self, step: Any) -> Iterator[Problem]:
         """Triton refuses a step that reads from a decoupled model and from another source."""
-        makers = {self._made_by.get(source, "") for source in step.input_map.values()}
-        decoupled = [
-            maker
-            for maker in sorted(makers)
-            if maker and self._configs[maker].model_transaction_policy.decoupled
-        ]
-        if decoupled and len(makers) > 1:
-            other = next(
-                source
-                for source in step.input_map.values()
-                if self._made_by.get(source, "") != decoupled[0]
-            )
-            yield self._problem(
-                other,
-                f"step {step.model_name!r} reads {other!r} and also outputs of the decoupled model "
-                f"{decoupled[0]!r}, which Triton refuses; remove it from the input_map",
-            )
+        makers = {source: self._made_by.get(source) for source in step.input_map.values()}
+        for decoupled in sorted(filter(None, {*makers.values()})):
+            others = [source for source, maker in makers.items() if maker != decoupled]
+            if self._configs[decoupled].model_transaction_policy.decoupled and others:
+                yield self._problem(
+                    others[0],
+                    f"step {step.model_name!r} reads {others[0]!r} and also outputs of the "
+                    f"decoupled model {decoupled!r}, which Triton refuses; remove it from the "
+                    "input_map",
+                )
+                return
 
     def _compare(self, tensor: Any, other: Any, what: str, other_what: str) -> Iterator[Problem]:
         dims, other_dims = list(tensor.dims), list(other.dims)
@@ -133,7 +124,6 @@ class EnsembleChecker:
             yield self._problem(tensor.name, text)
 
     def _problem(self, name: str, what: str) -> Problem:
-        """A problem on the first line that names *name*."""
         return Problem.at(self._path, f'"{name}"', what)
 
 

@@ -8,10 +8,11 @@ Triton's protobufs (`pbtxt.parse_config`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.repository.pbtxt import format_config, parse_config
+from trt_tokenizers.repository.pbtxt import format_config
 from trt_tokenizers.settings import PLACEHOLDER, as_text, parse_bool
 from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
@@ -71,34 +72,31 @@ _COMMENTS = {
 
 
 class EnsembleBuilder:
-    """Connects preprocessing, the engine and postprocessing."""
+    """Connects preprocessing, the engine and postprocessing.
+
+    Args:
+        old: the ensemble that clients know. The new one has its inputs, outputs and
+            max_batch_size, and maps the engine's inputs as its steps do, if it has steps.
+        engine: the engine's configuration, which does not change.
+        skeleton: the filled skeleton's ensemble, preprocessing and postprocessing. Their
+            parameters, instances and max_batch_size are kept.
+        where: the ensemble's file, for errors.
+    """
 
     def __init__(self, old: Any, engine: Any, skeleton: Mapping[str, Any], where: str) -> None:
-        """Prepare the new configurations.
-
-        Args:
-            old: the ensemble that clients know. The new one has its inputs, outputs and
-                max_batch_size, and maps the engine's inputs as its steps do, if it has steps.
-            engine: the engine's configuration, which does not change.
-            skeleton: the filled skeleton's ensemble, preprocessing and postprocessing. Their
-                parameters, instances and max_batch_size are kept.
-            where: the ensemble's file, for errors.
-        """
         self._old = old
         self._engine = engine
         self._where = where
         self._engine_inputs = {tensor.name: tensor for tensor in engine.input}
         self._engine_outputs = {tensor.name: tensor for tensor in engine.output}
         self._skeleton = skeleton["ensemble"]
-        self._preprocessing = _copy(skeleton["preprocessing"])
-        self._postprocessing = _copy(skeleton["postprocessing"])
-        self._new = _copy(skeleton["ensemble"])
+        self._preprocessing = deepcopy(skeleton["preprocessing"])
+        self._postprocessing = deepcopy(skeleton["postprocessing"])
+        self._new = deepcopy(skeleton["ensemble"])
         del self._new.input[:], self._new.output[:], self._new.ensemble_scheduling.step[:]
         self._new.max_batch_size = old.max_batch_size
-        self._inputs: dict[str, Any] = {}
-        for tensor in old.input:
-            copy = self._inputs[tensor.name] = self._new.input.add()
-            copy.CopyFrom(tensor)
+        self._new.input.extend(old.input)
+        self._inputs = {tensor.name: tensor for tensor in self._new.input}
 
     def build(self) -> dict[str, str]:
         """Relative path -> text of the config.pbtxt of ensemble, preprocessing, postprocessing.
@@ -157,10 +155,9 @@ class EnsembleBuilder:
     def _connect_engine(self, step: Any) -> None:
         prepared = {TO_ENGINE[o.name]: f"_{o.name}" for o in self._preprocessing.output}
         usual_map = dict(self._skeleton.ensemble_scheduling.step[1].input_map)
-        old_map: dict[str, str] = {}
-        for old_step in self._old.ensemble_scheduling.step:
-            if old_step.model_name == self._engine.name:
-                old_map = dict(old_step.input_map)
+        old_steps = {step.model_name: step for step in self._old.ensemble_scheduling.step}
+        old_step = old_steps.get(self._engine.name)
+        old_map = dict(old_step.input_map) if old_step else {}
         available = {*self._inputs, *prepared.values()}
         for name, tensor in self._engine_inputs.items():
             candidates = (prepared.get(name), old_map.get(name), usual_map.get(name), name)
@@ -227,12 +224,6 @@ class EnsembleBuilder:
         for name, tensor in text_outputs.items():
             if name not in added:
                 self._new.output.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
-
-
-def _copy(config: Any) -> Any:
-    copy = parse_config("")
-    copy.CopyFrom(config)
-    return copy
 
 
 def derived_parameters(engine: Any) -> dict[str, str]:

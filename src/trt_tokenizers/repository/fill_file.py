@@ -28,13 +28,7 @@ _DEFAULT_VERSION = "0.17"
 _DEFAULTS = {"triton_max_batch_size": "", "preprocessing_instance_count": ""}
 
 
-def fill_file(
-    file: Path,
-    substitutions: str,
-    *,
-    in_place: bool,
-    note: Note = lambda line: None,
-) -> str:
+def fill_file(file: Path, substitutions: str, *, in_place: bool, note: Note) -> str:
     """`fill_template` for a file. With *in_place* the result replaces the file atomically.
 
     If the file is the engine of this package's skeleton and the keys are those of the C++ backend,
@@ -50,8 +44,7 @@ def fill_file(
         if "${engine}" in text and _CPP_KEYS & values.keys():
             changed = _convert_skeleton(file, values, note)
         else:
-            filled = fill_template(text, substitutions, str(file), note=note)
-            changed = {file: filled}
+            changed = {file: fill_template(text, substitutions, str(file), note)}
         for path, new in changed.items() if in_place else ():
             replace_text(path, new)
     except OSError as error:
@@ -116,7 +109,6 @@ def _convert_skeleton(file: Path, values: dict[str, str], note: Note) -> dict[Pa
 
 
 def _version(engine_dir: Path, note: Note) -> str:
-    """The version that built the engine, else the installed one, else the default."""
     version = _DEFAULT_VERSION
     if (engine_dir / "config.json").is_file():
         version = read_engine(engine_dir).version or version

@@ -16,8 +16,9 @@ from typing import Any
 from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_json, read_text
 from trt_tokenizers.repository.atomic_replace import copy_tree, inside, put_in_place, staging
+from trt_tokenizers.repository.ensemble import set_parameters
 from trt_tokenizers.repository.outputs import with_outputs
-from trt_tokenizers.repository.pbtxt import parse_config, quoted
+from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.repository.placeholders import fill
 from trt_tokenizers.repository.settings_reference import engine_settings
 from trt_tokenizers.repository.skeleton import skeleton
@@ -28,10 +29,11 @@ from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.files import SMALL_FILES
 from trt_tokenizers.tokenizers.registry import create
 
-#: The engine that loads models from the hub and takes ``llm_args``.
-LLM_API = "llmapi"
-#: The engine that loads models from the hub and takes ``engine_args``.
-VLLM = "vllm"
+#: Engine that loads models from the hub -> option with its arguments, field, maximum length.
+_HUB = {
+    "llmapi": ("--llm-arg", "llm_args", "max_seq_len"),
+    "vllm": ("--engine-arg", "engine_args", "max_model_len"),
+}
 #: Lists the files that `write` made. Its presence marks a repository of this command.
 _MARKER = ".trt-tokenizers"
 _COPIED_TOKENIZER = "preprocessing/1/tokenizer"
@@ -100,7 +102,9 @@ def render(options: GenerateOptions) -> dict[str, str]:
     present = parse_config(rendered[path]).parameters
     own = [f.name for f in (fields(declared) if declared else ()) if f.name not in present]
     more = {**{name: values.get(name, "") for name in own}, **options.engine_parameters}
-    rendered[path] += "".join(_parameter(*pair) for pair in more.items())
+    if more:
+        set_parameters(addition := parse_config(""), more)
+        rendered[path] += format_config(addition)
     known.update(own)
     for name in options.values:
         if name not in known:
@@ -118,13 +122,9 @@ def _render_tensorrtllm(options: GenerateOptions) -> dict[str, str]:
             "--engine-parameter, --llm-arg, --engine-arg and --outputs are for Python engines; "
             f"{CPP_BACKEND} has all outputs of its version, use --set for its parameters"
         )
-    values = {
-        "tokenizer_dir": _tokenizer_value(options),
-        "tokenizer_type": options.tokenizer_type,
-        "template": options.template,
-        **options.values,
-    }
-    return render_tensorrtllm(options.engine_dir.absolute(), options.version, values)
+    return render_tensorrtllm(
+        options.engine_dir.absolute(), options.version, {**_text_values(options), **options.values}
+    )
 
 
 def _tokenizer_dir(options: GenerateOptions) -> Path:
@@ -138,11 +138,14 @@ def _tokenizer_dir(options: GenerateOptions) -> Path:
     return folder.resolve()
 
 
-def _tokenizer_value(options: GenerateOptions) -> str:
+def _text_values(options: GenerateOptions) -> dict[str, str]:
     folder = _tokenizer_dir(options)
-    if not options.copy_tokenizer:
-        return str(folder)
-    return f"{MODEL_DIRECTORY}/../{_COPIED_TOKENIZER}"
+    copied = f"{MODEL_DIRECTORY}/../{_COPIED_TOKENIZER}"
+    return {
+        "tokenizer_dir": copied if options.copy_tokenizer else str(folder),
+        "tokenizer_type": options.tokenizer_type,
+        "template": options.template,
+    }
 
 
 def tokenizer_files(options: GenerateOptions) -> dict[str, Path]:
@@ -171,30 +174,23 @@ def tokenizer_files(options: GenerateOptions) -> dict[str, Path]:
     }
 
 
-def _parameter(key: str, value: str) -> str:
-    return (
-        f"parameters {{\n  key: {quoted(key)}\n  value: {{ string_value: {quoted(value)} }}\n}}\n"
-    )
-
-
 def _values(options: GenerateOptions) -> dict[str, str]:
-    """Placeholder -> value for a Python engine."""
     if options.model_dir is None:
         raise RepositoryError("the engine has no model; set --model to its folder")
-    if options.llm_args and options.engine != LLM_API:
-        raise RepositoryError(f"--llm-arg is for the engine {LLM_API}; remove it")
-    if options.engine_args and options.engine != VLLM:
-        raise RepositoryError(f"--engine-arg is for the engine {VLLM}; remove it")
-    on_hub = options.engine in (LLM_API, VLLM) and not options.model_dir.exists()
+    arguments: dict[str, dict[str, Any]] = {}
+    max_seq_len = 0
+    for engine, (option, name, length) in _HUB.items():
+        arguments[name] = dict(getattr(options, name))
+        if arguments[name] and options.engine != engine:
+            raise RepositoryError(f"{option} is for the engine {engine}; remove it")
+        max_seq_len = arguments[name].pop(length, 0) or max_seq_len
+    on_hub = options.engine in _HUB and not options.model_dir.exists()
     model_dir = options.model_dir if on_hub else options.model_dir.resolve()
     config = read_json(model_dir / "config.json")
     if not (config or on_hub):
         raise RepositoryError(
             f"{model_dir} holds no config.json; --model must be a Hugging Face model folder"
         )
-    llm_args = dict(options.llm_args)
-    engine_args = dict(options.engine_args)
-    max_seq_len = llm_args.pop("max_seq_len", 0) or engine_args.pop("max_model_len", 0)
     max_seq_len = max_seq_len or config.get("max_position_embeddings", config.get("n_positions", 0))
     if on_hub and not (max_seq_len or options.values.get("max_seq_len")):
         raise RepositoryError(
@@ -205,12 +201,9 @@ def _values(options: GenerateOptions) -> dict[str, str]:
         "engine": options.engine,
         "stream_key": StreamKeyTransport.TENSOR.value,  # every Python engine returns it
         "model_dir": str(model_dir),
-        "tokenizer_dir": _tokenizer_value(options),
-        "tokenizer_type": options.tokenizer_type,
-        "template": options.template,
+        **_text_values(options),
         "max_seq_len": str(max_seq_len or ""),
-        "llm_args": json.dumps(llm_args) if llm_args else "",
-        "engine_args": json.dumps(engine_args) if engine_args else "",
+        **{name: json.dumps(given) if given else "" for name, given in arguments.items()},
         "engine_instance_count": "1",
         **options.values,
     }
@@ -246,50 +239,41 @@ def write(
                 )
             if not force:
                 raise RepositoryError(f"{output} exists; replace it with --force")
-            earlier = _earlier_files(output)
             copy_tree(output, new)
-            _remove(new, earlier)
+            _remove_earlier_files(new, output)
         elif output.exists() and not output.is_dir():
             raise RepositoryError(f"{output} is not a folder; choose another name")
-        for relative, text in {**rendered, _MARKER: "\n".join([*rendered, *copies])}.items():
+        made: dict[str, str | Path] = {**rendered, **copies}
+        for relative, content in {**made, _MARKER: "\n".join(made)}.items():
             path = inside(new, relative)
             if path.exists() or path.is_symlink():
                 raise RepositoryError(
                     f"{output / relative} was not made by this command; move it away"
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        for relative, source in copies.items():
-            path = inside(new, relative)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, path)
+            if isinstance(content, Path):
+                shutil.copyfile(content, path)
+            else:
+                path.write_text(content, encoding="utf-8")
         if problems := [str(problem) for problem in verify(new)]:
             raise RepositoryError("\n".join(problems).replace(str(new), str(output)))
         put_in_place(new, output)
 
 
-def _earlier_files(repository: Path) -> list[str]:
-    """The files of an earlier `write`.
-
-    Raises:
-        RepositoryError: the list names something outside the repository.
-    """
+def _remove_earlier_files(new: Path, output: Path) -> None:
+    """Remove from *new*, a copy of *output*, what an earlier `write` made."""
     try:
-        names = read_text(repository / _MARKER).splitlines()
+        names = read_text(output / _MARKER).splitlines()
     except OSError as error:
         raise RepositoryError(
-            f"{repository / _MARKER}: {error.strerror}; choose another folder"
+            f"{output / _MARKER}: {error.strerror}; choose another folder"
         ) from None
     for name in names:
-        inside(repository, name)
-    return [*names, _MARKER]
-
-
-def _remove(repository: Path, files: Iterable[str]) -> None:
-    for relative in files:
-        path = repository / relative
+        inside(output, name)
+    for name in (*names, _MARKER):
+        path = new / name
         if path.is_symlink() or path.is_file():
             path.unlink()
-        for folder in list(Path(relative).parents)[:-1]:
+        for folder in list(Path(name).parents)[:-1]:
             with contextlib.suppress(OSError):  # the folder has other files
-                (repository / folder).rmdir()
+                (new / folder).rmdir()

@@ -22,13 +22,7 @@ _INVALID = re.compile(r"\$\{(?!\w+\}).{0,18}")
 _BARE = re.compile(r"0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]+|[A-Za-z_][A-Za-z0-9_]*")
 
 
-def fill(
-    text: str,
-    values: Mapping[str, str],
-    where: str,
-    *,
-    keep: bool = False,
-) -> str:
+def fill(text: str, values: Mapping[str, str], where: str, *, keep: bool = False) -> str:
     """Replace every ``${name}`` of a config.pbtxt.
 
     A name without a value becomes empty inside quotes. Outside quotes, where an empty value would
@@ -44,13 +38,13 @@ def fill(
     """
     if invalid := _INVALID.search(text):
         raise RepositoryError(
-            f"{_place(where, text, invalid.start())}: {invalid[0]!r} is not a placeholder; a "
+            f"{where}:{_line(invalid)}: {invalid[0]!r} is not a placeholder; a "
             "placeholder's name has only letters, digits and _; correct the file"
         )
     parts = []
     at = 0
     for match, quote in _placeholders(text):
-        name, place = match[1], _place(where, text, match.start())
+        name, place = match[1], f"{where}:{_line(match)}"
         if keep and name not in values:
             continue
         value = values.get(name, "")
@@ -104,19 +98,15 @@ def bare_placeholders(text: str) -> Iterator[tuple[int, str]]:
     """
     for match, quote in _placeholders(text):
         if not quote:
-            yield text.count("\n", 0, match.start()) + 1, match[1]
+            yield _line(match), match[1]
 
 
-def _place(where: str, text: str, at: int) -> str:
-    return f"{where}:{text.count(chr(10), 0, at) + 1}"
+def _line(match: re.Match[str]) -> int:
+    return match.string.count("\n", 0, match.start()) + 1
 
 
 def fill_template(
-    text: str,
-    substitutions: str,
-    where: str,
-    *,
-    note: Callable[[str], None] = lambda line: None,
+    text: str, substitutions: str, where: str, note: Callable[[str], None] = lambda line: None
 ) -> str:
     """`fill` with ``key:value,key:value``, the syntax of the command fill_template.
 

@@ -31,6 +31,11 @@ _INSTANCES = Setting(
     ("tensorrt_llm",),
     engine=_PYTHON_ENGINES,
 )
+#: `Setting.engine` -> its part of the reference, if it is not an engine in Python.
+_TITLES = {
+    "": "Text: preprocessing and postprocessing",
+    CPP_BACKEND: "TensorRT-LLM's C++ backend",
+}
 #: (model, parameter) -> its placeholder in the skeleton, if the name differs.
 _PLACEHOLDERS = {("tensorrt_llm", "max_batch_size"): "engine_max_batch_size"}
 
@@ -122,13 +127,6 @@ def _versions(setting: Setting) -> str:
     return f"{setting.since} … {setting.until}" if setting.until else f"since {setting.since}"
 
 
-def _group(setting: Setting) -> str:
-    if not setting.engine:
-        return "Text: preprocessing and postprocessing"
-    cpp = setting.engine == CPP_BACKEND
-    return "TensorRT-LLM's C++ backend" if cpp else "Engines in Python"
-
-
 def markdown() -> str:
     """The text of docs/configuration.md."""
     groups: dict[str, list[str]] = {}
@@ -140,7 +138,8 @@ def markdown() -> str:
             where += f" (engine {s.engine})"
         kind, meaning = (cell.replace("|", "\\|") for cell in (s.type, s.meaning))
         default = f"`{s.default}`" if s.default else ""
-        groups.setdefault(_group(s), []).append(
+        title = _TITLES.get(s.engine, "Engines in Python")
+        groups.setdefault(title, []).append(
             f"| `{s.name}` | {kind} | {default} | {meaning} | {where} | {_versions(s)} |\n"
         )
     head = "| name | type | default | meaning | where | TensorRT-LLM |\n|---|---|---|---|---|---|\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.errors import RepositoryError
-from trt_tokenizers.memory.engine_folder import read_engine, read_sizes
+from trt_tokenizers.memory.engine_folder import read_engine
 from trt_tokenizers.repository.ensemble import (
     EnsembleBuilder,
     derived_parameters,
@@ -81,7 +81,9 @@ def render_tensorrtllm(
         configs[name].max_batch_size = engine.max_batch_size
     count = int(_value("preprocessing_instance_count", values))
     configs["preprocessing"].instance_group[0].count = count
-    ensemble = _ensemble_config(schema_name, values, engine.max_batch_size)
+    ensemble = parse_config('name: "ensemble" platform: "ensemble"')  # without steps
+    ensemble.max_batch_size = engine.max_batch_size
+    _add_tensors(ensemble, schema(schema_name)["ensemble"], values)
     builder = EnsembleBuilder(ensemble, engine, configs, "ensemble/config.pbtxt")
     comment = f"TensorRT-LLM's C++ backend, with the tensors of {schema_name}."
     return {
@@ -90,11 +92,6 @@ def render_tensorrtllm(
         **{path: text for path, text in skeleton() if path in _SKELETON_FILES},
         "tensorrt_llm/1/.gitkeep": "",
     }
-
-
-def rank_count(engine_dir: Path) -> int:
-    """The number of ranks that the engine was built for; 1 if it is not on this machine."""
-    return len(read_engine(engine_dir).files) if engine_dir.is_dir() else 1
 
 
 def _read_engine_folder(engine_dir: Path, version: str) -> tuple[str, dict[str, str]]:
@@ -115,7 +112,7 @@ def _read_engine_folder(engine_dir: Path, version: str) -> tuple[str, dict[str, 
             f"{engine_dir / 'config.json'} does not say which TensorRT-LLM built the engine; give "
             "the version: --tensorrt-llm-version"
         )
-    facts = {name: str(size) for name, size in read_sizes(engine_dir).items()}
+    facts = {name: str(size) for name, size in engine.sizes.items()}
     if engine.max_batch_size is not None:
         facts["triton_max_batch_size"] = str(engine.max_batch_size)
     return engine.version, facts
@@ -138,20 +135,9 @@ def _check_values(values: Mapping[str, str], schema_name: str) -> None:
             raise RepositoryError(problem)
 
 
-def _ensemble_config(version: str, values: Mapping[str, str], max_batch_size: int) -> Any:
-    """A ModelConfig with the inputs and outputs of that version's clients, without steps."""
-    config = parse_config("")
-    config.name, config.platform = "ensemble", "ensemble"
-    config.max_batch_size = max_batch_size
-    _add_tensors(config, schema(version)["ensemble"], values)
-    return config
-
-
 def _engine_config(version: str, values: Mapping[str, str]) -> Any:
-    """The ModelConfig of the engine. An empty value selects the backend's default."""
     model = schema(version)["tensorrt_llm"]
-    config = parse_config("")
-    config.name = "tensorrt_llm"
+    config = parse_config('name: "tensorrt_llm"')
     config.backend = _value("triton_backend", values)
     size = config.max_batch_size = int(_value("triton_max_batch_size", values))
     decoupled = parse_bool(_value("decoupled_mode", values)) is True

@@ -164,7 +164,7 @@ def test_a_model_without_an_engine(repository: Path) -> None:
     [
         (None, "config.json cannot be read: No such file or directory; give the folder that"),
         ("{", "config.json cannot be read: Expecting"),
-        ("[]", "config.json cannot be read: it holds no JSON object; give the folder that"),
+        ("[]", "config.json cannot be read: it is not a mapping (JSON object); give the folder"),
         ('{"architecture": "LlamaForCausalLM", "mapping": {}}', "has neither pretrained_config"),
         ('{"builder_config": {"tensor_parallel": "two"}}', "(ValueError: invalid literal"),
     ],

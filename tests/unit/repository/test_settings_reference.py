@@ -23,7 +23,7 @@ def test_every_name_in_nvidias_templates_is_known(version: str) -> None:
         for name in contents.get("placeholders", {}):
             assert name in NVIDIA_SETTINGS, f"{version}, {model}: {name}"
         if model == "tensorrt_llm":
-            assert set(contents["parameters"]) <= ENGINE_PARAMETERS
+            assert set(contents["parameters"]) <= ENGINE_PARAMETERS.keys()
 
 
 def test_every_setting_of_nvidia_is_in_a_template() -> None:

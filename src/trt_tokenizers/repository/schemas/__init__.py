@@ -17,11 +17,6 @@ from trt_tokenizers.errors import RepositoryError
 
 
 def _number(version: str) -> tuple[int, int]:
-    """Major and minor number.
-
-    Raises:
-        RepositoryError: *version* is not a version.
-    """
     match = re.match(r"v?(\d+)\.(\d+)", version)
     if not match:
         raise RepositoryError(
