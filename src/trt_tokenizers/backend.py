@@ -16,7 +16,7 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -246,7 +246,7 @@ class TritonReply:
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
-        self.wanted: Container[str] = frozenset(request.requested_output_names())
+        self.wanted: Collection[str] = request.requested_output_names()
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
@@ -277,7 +277,11 @@ class EngineModel(_Model):
             return
         policy = json.loads(args["model_config"]).get("model_transaction_policy", {})
         self._server = ResponseDispatcher(
-            engine, settings, end_process, decoupled=policy.get("decoupled", False)
+            engine,
+            settings,
+            end_process,
+            decoupled=policy.get("decoupled", False),
+            keep_alive=self._contexts.touch,
         )
         self._closing.callback(self._server.stop)
         for name, read in engine.gauges.items():
@@ -297,13 +301,10 @@ class EngineModel(_Model):
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
         arrays = _arrays(request)
-        keys = arrays.get("stream_key", np.empty(0)).ravel().tolist()
-        for key in keys:
-            self._contexts.claim(key)
         try:
             self._server.submit(tensors.parse_requests(arrays), reply)
         except Exception:
             # Postprocessing will not see these streams.
-            for key in keys:
-                self._contexts.discard(key)
+            for key in arrays.get("stream_key", np.empty(0)).ravel().tolist():
+                self._contexts.release(key)
             raise

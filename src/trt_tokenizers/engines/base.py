@@ -234,7 +234,8 @@ def validate(request: GenerationRequest, engine: Engine) -> None:
         )
     check_length(len(request.prompt_ids), request.max_tokens, engine.max_seq_len)
     for each in PARAMETERS:
-        each.check(getattr(request, each.target))
+        if each.range is not None:
+            each.check(getattr(request, each.target))
     if request.min_tokens > request.max_tokens:
         raise RequestError(
             f"min_tokens is {request.min_tokens}; it must be at most max_tokens "

@@ -14,13 +14,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
 from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import (
-    OUTPUTS,
     PERF,
     Array,
     merge,
@@ -47,7 +46,7 @@ class ResponseSender(Protocol):
         wanted: names of the outputs that the client requested.
     """
 
-    wanted: Container[str]
+    wanted: Collection[str]
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None:
         """Send a response."""
@@ -65,7 +64,7 @@ class _Request:
     def __init__(self, rows: Sequence[GenerationRequest], sender: ResponseSender) -> None:
         self.sender = sender
         self.stream = rows[0].stream
-        self.wanted = frozenset(name for name in OUTPUTS if name in sender.wanted)
+        self.wanted = set(sender.wanted)
         if not rows[0].return_log_probs:
             self.wanted -= {"output_log_probs", "cum_log_probs"}
         if not rows[0].return_perf_metrics:
@@ -135,6 +134,7 @@ class ResponseDispatcher:
         on_death: Callable[[str], None] = lambda reason: None,
         *,
         decoupled: bool = True,
+        keep_alive: Callable[[int], None] = lambda key: None,
     ) -> None:
         """Start the sender thread.
 
@@ -142,6 +142,8 @@ class ResponseDispatcher:
             engine: already loaded.
             on_death: called once after the engine has died, when its requests have their errors.
             decoupled: whether a request may have several responses.
+            keep_alive: called every few seconds with the key of each sequence that runs or waits
+                without sending responses.
         """
         self._decoupled = decoupled
         waiting = settings.max_queue_size
@@ -149,6 +151,7 @@ class ResponseDispatcher:
         self._engine = engine
         self._max_tokens = settings.max_tokens_per_chunk
         self._on_death = on_death
+        self._keep_alive = keep_alive
         self._death_reported = False
         self._lock = threading.Lock()
         self._requests: dict[int, _Request] = {}  # running ones, by stream key
@@ -283,7 +286,8 @@ class ResponseDispatcher:
         """Cancel requests whose client is gone, also those that send no responses meanwhile.
 
         Triton does not tell a running step of an ensemble that the client is gone; it tells the
-        next step. So a silent stream sends empty chunks, and postprocessing cancels it.
+        next step. So a silent stream sends empty chunks, and postprocessing cancels it. A whole
+        answer has one response only.
         """
         with self._lock:
             requests = set(self._requests.values())
@@ -291,9 +295,12 @@ class ResponseDispatcher:
             with request.lock:
                 if not request.ended and request.cancelled():
                     self._cancel(request)
-                elif not request.ended and request.silent and request.stream:
+                elif not request.ended and request.silent:
                     for row in sorted(request.open_rows):
-                        self._try_to_send(request, row, Chunk())
+                        if request.stream:
+                            self._try_to_send(request, row, Chunk())
+                        else:
+                            self._keep_alive(request.keys[row])
                 request.silent = True
             if request.ended:
                 self._remove(request)

@@ -146,10 +146,11 @@ class Postprocessor:
 
     def _forget_previous(self, stream_id: StreamId) -> None:
         """Forget the previous request with this key: a new one waits."""
+        key, row, _ = stream_id
         self._ended.pop(stream_id, None)
-        if stream_id in self._streams:
-            self._close(stream_id)
-        self._recent.pop(stream_id[:2], None)
+        self._streams.pop(stream_id, None)
+        self._recent.pop((key, row), None)
+        self._contexts.release(key, row)
 
     def _after_end(self, stream_id: StreamId, step: EngineStep, now: float) -> list[TextStep]:
         """Answer a response that came after the end of its stream.
