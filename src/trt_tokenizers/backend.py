@@ -223,7 +223,8 @@ class PostprocessingModel(_Model):
         if self._transport is StreamKeyTransport.SEQUENCE_ID:
             last = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
             return request.correlation_id() or None, bool(last)
-        return key_of_request_id(_text(request.request_id)), False
+        request_id = _text(request.request_id)
+        return key_of_request_id(request_id) if request_id else None, False
 
 
 def _stop(model: str, request_id: str) -> None:

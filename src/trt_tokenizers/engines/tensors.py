@@ -75,9 +75,10 @@ def _sequences(request: GenerationRequest, arrays: Mapping[str, Array]) -> list[
 
 def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
     for each in _ONLY:
-        if each.to_engine not in arrays:
-            continue
-        if (value := _scalar(arrays, each.to_engine, row, None)) != each.only:
+        if (
+            each.to_engine in arrays
+            and (value := _scalar(arrays, each.to_engine, row, None)) != each.only
+        ):
             raise RequestError(
                 f"{each.name} is {value}; this engine serves {each.only} only, leave it out"
             )
@@ -221,9 +222,11 @@ def output_arrays(
             arrays["cum_log_probs"] = values.sum(axis=2)
     figures = [chunk.perf for chunk in chunks if chunk.perf]
     if len(figures) == len(chunks):
-        for name, dtype in PERF.items():
-            if name in wanted and all(name in its for its in figures):
-                arrays[name] = _column([its[name] for its in figures], dtype)
+        arrays |= {
+            name: _column([its[name] for its in figures], dtype)
+            for name, dtype in PERF.items()
+            if name in wanted and all(name in its for its in figures)
+        }
     return arrays
 
 
