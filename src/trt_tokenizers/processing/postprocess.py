@@ -170,12 +170,7 @@ class Postprocessor:
         return ended.steps
 
     @staticmethod
-    def _measure(
-        metrics: Metrics,
-        stream: Stream,
-        results: Sequence[TextStep],
-        now: float,
-    ) -> None:
+    def _measure(metrics: Metrics, stream: Stream, results: list[TextStep], now: float) -> None:
         context = stream.context
         metrics.count("generation_tokens_total", sum(len(r.token_ids) for r in results))
         if not stream.first_step_at and (stream.finish_reason or any(r.token_ids for r in results)):

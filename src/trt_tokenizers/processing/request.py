@@ -16,8 +16,8 @@ _TRANSPORT_PARAMETERS = (
     "binary_data_output", "classification", "headers", "id", "priority", "timeout",
     "sequence_id", "sequence_start", "sequence_end",
 )  # fmt: skip
-#: Inputs that preprocessing reads: tensor, name, target, whether a row has several values. Older names
-#: come first, so that newer ones overwrite them.
+#: Inputs that preprocessing reads: tensor, name, target, whether a row has several values. Older
+#: names come first, so that newer ones overwrite them.
 _READ = [
     (each.to_preprocessing, each.name, each.target, -1 in each.dims)
     for each in reversed(INPUTS)
