@@ -16,7 +16,7 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -226,7 +226,8 @@ class PostprocessingModel(_Model):
         if self._transport is StreamKeyTransport.SEQUENCE_ID:
             last = request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
             return request.correlation_id() or None, bool(last)
-        return key_of_request_id(_text(request.request_id)), False
+        request_id = _text(request.request_id)
+        return key_of_request_id(request_id) if request_id else None, False
 
 
 def _stop(model: str, request_id: str) -> None:
@@ -249,7 +250,7 @@ class TritonReply:
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
-        self.wanted: Container[str] = frozenset(request.requested_output_names())
+        self.wanted: Collection[str] = request.requested_output_names()
         self.postprocessed = False
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
@@ -286,6 +287,7 @@ class EngineModel(_Model):
             end_process,
             decoupled=policy.get("decoupled", False),
             window=ResponseWindow(self._contexts.directory),
+            keep_alive=self._contexts.touch,
         )
         self._closing.callback(self._server.stop)
         for name, read in engine.gauges.items():
@@ -305,14 +307,11 @@ class EngineModel(_Model):
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
         arrays = _arrays(request)
-        keys = arrays.get("stream_key", np.empty(0)).ravel().tolist()
-        reply.postprocessed = bool(keys)  # direct clients of the engine send no key
-        for key in keys:
-            self._contexts.claim(key)
+        reply.postprocessed = "stream_key" in arrays  # direct clients send no key
         try:
             self._server.submit(tensors.parse_requests(arrays), reply)
         except Exception:
             # Postprocessing will not see these streams.
-            for key in keys:
-                self._contexts.discard(key)
+            for key in arrays.get("stream_key", np.empty(0)).ravel().tolist():
+                self._contexts.release(key)
             raise

@@ -387,9 +387,19 @@ def test_a_context_of_preprocessing_alone_does_not_delay_a_stop(load: Load, stre
     )
     triton.preprocessing.execute([request])
     assert [stream.waits for stream in open_streams(streams)] == [False]
+
+
+def test_a_whole_answer_in_the_engine_delays_a_stop(
+    load: Load, streams: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
+    monkeypatch.setattr(replay.ReplayEngine, "submit", lambda self, request, emit: None)
+    triton = load(OLD, "keys")
     triton.start(*clients(1, stream=False, max_tokens=9))
-    assert sorted(stream.waits for stream in open_streams(streams)) == [False, True]
-    triton.run()
+    started = time.monotonic()
+    while time.monotonic() < started + 0.5:
+        assert all(stream.silent_s < 0.3 for stream in open_streams(streams))
+    assert len([*open_streams(streams)]) == 1
 
 
 HEALTH = """

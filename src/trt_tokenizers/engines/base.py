@@ -113,6 +113,7 @@ class GenerationRequest:
 _FIELDS = frozenset(each.name for each in fields(GenerationRequest))
 #: Inputs of the engine that each hold a field of `GenerationRequest`.
 PARAMETERS = [each for each in INPUTS if each.to_engine and each.target in _FIELDS]
+_RANGED = [each for each in PARAMETERS if each.range is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,7 @@ def validate(request: GenerationRequest, engine: Engine) -> None:
             "leave it out"
         )
     check_length(len(request.prompt_ids), request.max_tokens, engine.max_seq_len)
-    for each in PARAMETERS:
+    for each in _RANGED:
         each.check(getattr(request, each.target))
     if request.min_tokens > request.max_tokens:
         raise RequestError(

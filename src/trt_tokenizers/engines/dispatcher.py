@@ -14,13 +14,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
 from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import (
-    OUTPUTS,
     PERF,
     Array,
     merge,
@@ -49,7 +48,7 @@ class ResponseSender(Protocol):
         postprocessed: whether the responses go to postprocessing.
     """
 
-    wanted: Container[str]
+    wanted: Collection[str]
     postprocessed: bool
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None:
@@ -68,7 +67,7 @@ class _Request:
     def __init__(self, rows: Sequence[GenerationRequest], sender: ResponseSender) -> None:
         self.sender = sender
         self.stream = rows[0].stream
-        self.wanted = frozenset(name for name in OUTPUTS if name in sender.wanted)
+        self.wanted = set(sender.wanted)
         if not rows[0].return_log_probs:
             self.wanted -= {"output_log_probs", "cum_log_probs"}
         if not rows[0].return_perf_metrics:
@@ -139,6 +138,7 @@ class ResponseDispatcher:
         *,
         decoupled: bool = True,
         window: ResponseWindow | None = None,
+        keep_alive: Callable[[int], None] = lambda key: None,
     ) -> None:
         """Start the sender thread.
 
@@ -147,6 +147,8 @@ class ResponseDispatcher:
             on_death: called once after the engine has died, when its requests have their errors.
             decoupled: whether a request may have several responses.
             window: limits the responses that wait for postprocessing.
+            keep_alive: called every few seconds with the key of each sequence that runs or waits
+                without sending responses.
         """
         self._window = window
         self._decoupled = decoupled
@@ -155,6 +157,7 @@ class ResponseDispatcher:
         self._engine = engine
         self._max_tokens = settings.max_tokens_per_chunk
         self._on_death = on_death
+        self._keep_alive = keep_alive
         self._death_reported = False
         self._lock = threading.Lock()
         self._requests: dict[int, _Request] = {}  # running ones, by stream key
@@ -291,7 +294,8 @@ class ResponseDispatcher:
         """Cancel requests whose client is gone, also those that send no responses meanwhile.
 
         Triton does not tell a running step of an ensemble that the client is gone; it tells the
-        next step. So a silent stream sends empty chunks, and postprocessing cancels it.
+        next step. So a silent stream sends empty chunks, and postprocessing cancels it. A whole
+        answer has one response only.
         """
         with self._lock:
             requests = set(self._requests.values())
@@ -299,9 +303,12 @@ class ResponseDispatcher:
             with request.lock:
                 if not request.ended and request.cancelled():
                     self._cancel(request)
-                elif not request.ended and request.silent and request.stream:
+                elif not request.ended and request.silent:
                     for row in sorted(request.open_rows):
-                        self._try_to_send(request, row, Chunk())
+                        if request.stream:
+                            self._try_to_send(request, row, Chunk())
+                        else:
+                            self._keep_alive(request.keys[row])
                 request.silent = True
             if request.ended:
                 self._remove(request)

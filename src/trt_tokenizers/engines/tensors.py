@@ -18,7 +18,7 @@ from trt_tokenizers.streams.word_arrays import from_array
 
 Array = npt.NDArray[Any]
 
-_REFUSED = [each for each in INPUTS if each.to_engine and not each.engines]
+_REFUSED = {each.to_engine: each.name for each in INPUTS if each.to_engine and not each.engines}
 _ONLY = [each for each in INPUTS if each.only is not None]
 _SEQUENCES = BY_NAME["num_return_sequences"]
 _GUIDE = ("guided_decoding_guide_type", "guided_decoding_guide")
@@ -36,9 +36,8 @@ def parse_requests(arrays: Mapping[str, Array]) -> list[GenerationRequest]:
     for name in ("input_ids", "request_output_len"):
         if name not in arrays:
             raise RequestError(f"the input {name!r} is missing; send it")
-    for each in _REFUSED:
-        if each.to_engine in arrays:
-            raise RequestError(f"{each.name} is only for TensorRT-LLM's C++ backend; leave it out")
+    for name in _REFUSED.keys() & arrays.keys():
+        raise RequestError(f"{_REFUSED[name]} is only for TensorRT-LLM's C++ backend; leave it out")
     rows = [
         sequence
         for row in range(arrays["input_ids"].shape[0])
@@ -76,7 +75,10 @@ def _sequences(request: GenerationRequest, arrays: Mapping[str, Array]) -> list[
 
 def _parse_row(arrays: Mapping[str, Array], row: int) -> GenerationRequest:
     for each in _ONLY:
-        if (value := _scalar(arrays, each.to_engine, row, each.only)) != each.only:
+        if (
+            each.to_engine in arrays
+            and (value := _scalar(arrays, each.to_engine, row, None)) != each.only
+        ):
             raise RequestError(
                 f"{each.name} is {value}; this engine serves {each.only} only, leave it out"
             )
@@ -110,8 +112,10 @@ def _parameters(arrays: Mapping[str, Array], row: int) -> tuple[dict[str, Any], 
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
     for each in PARAMETERS:
+        if each.to_engine not in arrays:
+            continue
         value = _scalar(arrays, each.to_engine, row, None)
-        if value is None or value == each.not_set:
+        if value == each.not_set:
             continue
         field = each.target
         if field in values and values[field] != value:
@@ -216,10 +220,13 @@ def output_arrays(
             arrays["output_log_probs"] = values
         if "cum_log_probs" in wanted:
             arrays["cum_log_probs"] = values.sum(axis=2)
-    for name, dtype in PERF.items():
-        if name in wanted and all(chunk.perf and name in chunk.perf for chunk in chunks):
-            figures = [chunk.perf[name] for chunk in chunks if chunk.perf]
-            arrays[name] = _column(figures, dtype)
+    figures = [chunk.perf for chunk in chunks if chunk.perf]
+    if len(figures) == len(chunks):
+        arrays |= {
+            name: _column([its[name] for its in figures], dtype)
+            for name, dtype in PERF.items()
+            if name in wanted and all(name in its for its in figures)
+        }
     return arrays
 
 

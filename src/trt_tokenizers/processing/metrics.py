@@ -42,15 +42,7 @@ HISTOGRAMS = {
 ENGINE_GAUGES = tuple(name for name in GAUGES if name.startswith("engine_"))
 
 #: Metrics of postprocessing.
-POSTPROCESSING = (
-    "request_errors_total",
-    "prompt_tokens_total",
-    "generation_tokens_total",
-    "request_success_total",
-    "streams_shed_total",
-    "num_requests_running",
-    *HISTOGRAMS,
-)
+POSTPROCESSING = tuple({*COUNTERS, *GAUGES, *HISTOGRAMS} - {"requests_total", *ENGINE_GAUGES})
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -146,10 +146,11 @@ class Postprocessor:
 
     def _forget_previous(self, stream_id: StreamId) -> None:
         """Forget the previous request with this key: a new one waits."""
+        key, row, _ = stream_id
         self._ended.pop(stream_id, None)
-        if stream_id in self._streams:
-            self._close(stream_id)
-        self._recent.pop(stream_id[:2], None)
+        self._streams.pop(stream_id, None)
+        self._recent.pop((key, row), None)
+        self._contexts.release(key, row)
 
     def _after_end(self, stream_id: StreamId, step: EngineStep, now: float) -> list[TextStep]:
         """Answer a response that came after the end of its stream.
@@ -169,12 +170,7 @@ class Postprocessor:
         return ended.steps
 
     @staticmethod
-    def _measure(
-        metrics: Metrics,
-        stream: Stream,
-        results: Sequence[TextStep],
-        now: float,
-    ) -> None:
+    def _measure(metrics: Metrics, stream: Stream, results: list[TextStep], now: float) -> None:
         context = stream.context
         metrics.count("generation_tokens_total", sum(len(r.token_ids) for r in results))
         if not stream.first_step_at and (stream.finish_reason or any(r.token_ids for r in results)):

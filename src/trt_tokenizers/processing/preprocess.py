@@ -15,8 +15,7 @@ from trt_tokenizers.errors import SettingsError, StoppingError, as_exception
 from trt_tokenizers.processing.optional_inputs import optional_arrays
 from trt_tokenizers.processing.prompts import Prompt, PromptMaker, PromptSettings
 from trt_tokenizers.processing.request import TextRequest
-from trt_tokenizers.processing.stop_words import tokenizations
-from trt_tokenizers.processing.word_inputs import WordInputs
+from trt_tokenizers.processing.stop_words import WordInputs, tokenizations
 from trt_tokenizers.settings import setting
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
 from trt_tokenizers.streams.limits import check_characters, check_length, most_characters
@@ -91,10 +90,7 @@ class _Row(NamedTuple):
     """One text of a request, for the engine, and its context for postprocessing."""
 
     ids: list[int]
-    max_tokens: int
-    end_id: int
     pad_id: int
-    stop_words: list[TokenIds]
     bad_words: list[TokenIds]
     bias: npt.NDArray[np.float32] | None
     context: RequestContext
@@ -211,11 +207,12 @@ class Preprocessor:
         input_ids = np.array(padded, dtype=np.int32)
         arrays = {
             "INPUT_ID": input_ids,
-            "REQUEST_OUTPUT_LEN": _column([row.max_tokens for row in rows]),
-            "OUT_END_ID": _column([row.end_id for row in rows]),
+            "REQUEST_OUTPUT_LEN": _column([row.context.max_tokens for row in rows]),
+            # The engine takes one end id; it gets the others as stop words of one token.
+            "OUT_END_ID": _column([next(iter(row.context.end_ids), -1) for row in rows]),
         }
-        if any(row.stop_words for row in rows):
-            arrays["STOP_WORDS_IDS"] = to_array([row.stop_words for row in rows])
+        if any(row.context.stop_ids for row in rows):
+            arrays["STOP_WORDS_IDS"] = to_array([row.context.stop_ids for row in rows])
         if any(row.bad_words for row in rows):
             arrays["BAD_WORDS_IDS"] = to_array([row.bad_words for row in rows])
         if any(row.bias is not None for row in rows):
@@ -275,10 +272,7 @@ class Preprocessor:
         else:  # the client's id and the model's other ones end the answer
             end_ids = (end_id, *(i for i in tokenizer.eos_ids if i != end_id))
         stop_strings = self._words.words(request, "stop_words", row)
-        # The engine takes one end id; it gets the others as stop words of one token.
-        stop_words: list[TokenIds] = [(i,) for i in end_ids[1:]]
-        if stop_strings:
-            stop_words += tokenizations(tokenizer, stop_strings, "stop_words")
+        stop_words = tokenizations(tokenizer, stop_strings, "stop_words")
         skip_special = request.at("skip_special_tokens", row, settings.skip_special_tokens)
         stream = request.at("stream", row)
         exclude = request.at("exclude_input_in_output", row, settings.exclude_input_in_output)
@@ -287,10 +281,7 @@ class Preprocessor:
             echo = tokenizer.decode(ids, skip_special_tokens=skip_special)
         return _Row(
             ids=ids,
-            max_tokens=max_tokens,
-            end_id=end_ids[0] if end_ids else -1,
             pad_id=request.at("pad_id", row, tokenizer.pad_id),
-            stop_words=stop_words,
             bad_words=tokenizations(
                 tokenizer, self._words.words(request, "bad_words", row), "bad_words"
             ),
@@ -307,7 +298,7 @@ class Preprocessor:
                 stream=stream,
                 max_tokens=max_tokens,
                 min_tokens=request.at("min_tokens", row),
-                stop_ids=tuple(stop_words),
+                stop_ids=(*((i,) for i in end_ids[1:]), *stop_words),
             ),
         )
 

@@ -16,8 +16,14 @@ _TRANSPORT_PARAMETERS = (
     "binary_data_output", "classification", "headers", "id", "priority", "timeout",
     "sequence_id", "sequence_start", "sequence_end",
 )  # fmt: skip
-#: Inputs that preprocessing reads. Older names come first, so that newer ones overwrite them.
-_READ = [each for each in reversed(INPUTS) if each.to_preprocessing]
+#: Inputs that preprocessing reads: tensor, name, target, whether a row has several values. Older
+#: names come first, so that newer ones overwrite them.
+_READ = [
+    (each.to_preprocessing, each.name, each.target, -1 in each.dims)
+    for each in reversed(INPUTS)
+    if each.to_preprocessing
+]
+_DEFAULTS = {each.name: each.default for each in INPUTS}
 
 
 class TextRequest:
@@ -48,7 +54,7 @@ class TextRequest:
         values = self.inputs.get(name)
         if values is not None:
             return values[row]
-        return BY_NAME[name].default if default is None else default
+        return _DEFAULTS[name] if default is None else default
 
     def text(self, name: str, row: int) -> str:
         """The text in the input *name* of *row*; empty if it was not sent.
@@ -74,11 +80,11 @@ def from_tensors(
     """
     rows = len(next(iter(inputs.values())))
     found: dict[str, list[Any]] = {}
-    for each in _READ:
-        if (array := inputs.get(each.to_preprocessing)) is not None:
-            is_list = -1 in each.dims
-            values = array.reshape(rows, -1).tolist() if is_list else _scalars(array, each.name)
-            found[each.target] = values
+    for tensor, name, target, is_list in _READ:
+        if tensor in inputs:
+            array = inputs[tensor]
+            values = array.reshape(rows, -1).tolist() if is_list else _scalars(array, name)
+            found[target] = values
     return TextRequest(rows, request_id=request_id, parameters=parameters, **found)
 
 

@@ -1,18 +1,70 @@
-"""Stop words, bad words and embedding bias: text -> token ids."""
+"""The word lists of a request: stop_words, bad_words, embedding_bias_words; text -> token ids."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.errors import RequestError
+from trt_tokenizers.processing.request import TextRequest, text_of
+from trt_tokenizers.streams.limits import check_characters
 from trt_tokenizers.streams.word_arrays import TokenIds
 from trt_tokenizers.tokenizers.base import Tokenizer
 
 #: Characters that a word may follow without a space. T5-like tokenizers drop line ends.
 _ANCHORS = ("\n", "(", "-", "x")
+
+
+class WordInputs:
+    """Reads word lists; checks their encoding, number and total length before they cost time."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        *,
+        max_words: int,
+        most_characters: int,
+        csv_form: bool,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._max_words = max_words
+        self._most_characters = most_characters
+        self._csv_form = csv_form
+
+    def words(self, request: TextRequest, name: str, row: int) -> tuple[str, ...]:
+        """The words in the input *name*; empty ones, which clients send for none, are dropped."""
+        words = self._texts(request, name, row)
+        if self._csv_form:
+            words = [word for line in words for word in next(csv.reader([line]), [])]
+            self._check_number(words, name)
+        return tuple(word for word in words if word)
+
+    def embedding_bias(self, request: TextRequest, row: int) -> npt.NDArray[np.float32] | None:
+        """The bias of each logit; None if the request has no embedding_bias_words."""
+        words = self._texts(request, "embedding_bias_words", row)
+        weights = request.at("embedding_bias_weights", row, ())
+        if not words and not weights:
+            return None
+        return embedding_bias(self._tokenizer, words, weights, self._vocab_size)
+
+    def _texts(self, request: TextRequest, name: str, row: int) -> list[str]:
+        values = request.at(name, row, ())
+        self._check_number(values, name)
+        texts = [text_of(value, name) for value in values]
+        check_characters(sum(map(len, texts)), self._most_characters, name)
+        return texts
+
+    def _check_number(self, words: list[str], name: str) -> None:
+        if len(words) > self._max_words:
+            raise RequestError(
+                f"{name} has {len(words)} words and at most {self._max_words} are served; send "
+                "fewer, or set max_words of the model preprocessing"
+            )
 
 
 def tokenizations(tokenizer: Tokenizer, words: Iterable[str], name: str) -> list[TokenIds]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trt_tokenizers.processing.hidden_tokens import HiddenTokens
 from trt_tokenizers.processing.stop_strings import StopIds, StopStrings
@@ -37,12 +37,13 @@ class TextStep:
 
     def after_end(self, finish_reason: FinishReason) -> TextStep:
         """The step for responses after the end: the same counts and no text."""
-        return TextStep(
+        return replace(
+            self,
             text="",
             finish_reason=finish_reason,
-            num_input_tokens=self.num_input_tokens,
-            num_output_tokens=self.num_output_tokens,
-            cum_log_prob=self.cum_log_prob,
+            token_ids=(),
+            log_probs=(),
+            stop_engine=False,
         )
 
 

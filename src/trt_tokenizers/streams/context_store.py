@@ -4,20 +4,21 @@ Triton passes nothing between the two models except the engine's tensors. Prepro
 writes what postprocessing must know to a file on tmpfs, in a folder named after the tritonserver
 process, the parent of all Python models of a server.
 
-``waiting-KEY-ROW`` holds a context until postprocessing takes it and thereby renames it to
-``running-KEY-ROW``, which exists until the stream ends. A draining server waits for these files.
-Renaming and `touch` update a file's ctime, the last sign of life of its stream.
+``running-KEY-ROW`` holds a context until its stream ends. Its ctime is the stream's last sign of
+life: `touch` updates it. A Python engine touches the contexts of its waiting requests and
+postprocessing those of its streams. A file that nobody touches, as of a client that calls
+preprocessing alone, soon does not delay a stop any more.
 
-A Python engine claims the contexts of its requests. Until then they are ``unclaimed-KEY-0``. A
-client that calls preprocessing alone leaves such a file; a draining server soon ignores it.
+TensorRT-LLM's C++ backend touches nothing. The contexts for it are ``waiting-KEY-ROW`` until
+postprocessing takes them, and a draining server waits for these without a limit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
+import marshal
 import os
 import shutil
 import stat
@@ -32,9 +33,11 @@ from trt_tokenizers.streams.stream_key import KEY_BITS, key_of_request_id
 
 #: Seconds between two checks whether the server is draining.
 LOOK_S = 0.05
-#: Seconds without a response after which a client may use the request id of a stream again: many
-#: engines do not mark their last response.
+#: Seconds without a response after which a client may use a request id again. A running stream may
+#: have ended, because many engines do not mark their last response. A waiting one may have been
+#: refused or cancelled, which only the engine and the client know.
 _SILENT_S = 10.0
+_WAITING_S = 30.0
 _SWEEP_CALLS = 4096  # calls of sweep() between two scans of the folder, at most
 _MAX_CONTEXTS = 65536  # in a folder
 
@@ -74,22 +77,17 @@ class RequestContext(NamedTuple):
     stop_ids: tuple[tuple[int, ...], ...] = ()
 
     def to_record(self) -> bytes:
-        """The context as JSON: a list of the fields in order."""
-        return json.dumps(self).encode()
+        """The context as the values of its fields in order."""
+        return marshal.dumps(tuple(self), 4)  # every Python reads version 4
 
     @classmethod
     def from_record(cls, record: bytes) -> RequestContext:
         """The inverse of `to_record`.
 
         Raises:
-            ValueError, TypeError: *record* is not a context.
+            EOFError, ValueError, TypeError: *record* is not a context.
         """
-        fields = cls(*json.loads(record))
-        return fields._replace(  # JSON has no tuples
-            end_ids=tuple(fields.end_ids),
-            stop_strings=tuple(fields.stop_strings),
-            stop_ids=tuple(map(tuple, fields.stop_ids)),
-        )
+        return cls(*marshal.loads(record))
 
 
 class ContextStore:
@@ -109,7 +107,6 @@ class ContextStore:
             EngineError: the file system is full.
         """
         self.directory = directory or folders.stream_folder(os.getppid())
-        self._unclaimed = f"{self.directory}/{folders.UNCLAIMED}"
         self._waiting = f"{self.directory}/{folders.WAITING}"
         self._running = f"{self.directory}/{folders.RUNNING}"
         self._drain_mark = f"{self.directory}/{folders.MARK}"
@@ -144,7 +141,8 @@ class ContextStore:
         return self._put_new(self._waiting, contexts)
 
     def put_each(self, contexts: Sequence[RequestContext]) -> list[int]:
-        """Store each context under its own new key, unclaimed; if that fails, none is left.
+        """Store each context under its own new key, for an engine that touches the contexts of
+        waiting requests; if that fails, none is left.
 
         Raises:
             EngineError: the file system is full.
@@ -152,10 +150,10 @@ class ContextStore:
         keys: list[int] = []
         try:
             for context in contexts:
-                keys.append(self._put_new(self._unclaimed, [context]))
+                keys.append(self._put_new(self._running, [context]))
         except Exception:
             for key in keys:
-                self.discard(key)
+                self.release(key)
             raise
         return keys
 
@@ -169,15 +167,17 @@ class ContextStore:
         key, now = key_of_request_id(request_id), time.time()
         try:
             for row in range(len(contexts)):
-                with contextlib.suppress(FileNotFoundError):
-                    last_response = os.stat(f"{self._running}{key}-{row}").st_ctime  # noqa: PTH116
-                    if now - last_response < _SILENT_S:
-                        raise FileExistsError
+                for prefix, seconds in ((self._running, _SILENT_S), (self._waiting, _WAITING_S)):
+                    with contextlib.suppress(FileNotFoundError):
+                        if now - os.stat(f"{prefix}{key}-{row}").st_ctime < seconds:  # noqa: PTH116
+                            raise FileExistsError
+                self.discard(key, row)
             self._put_rows(f"{self._waiting}{key}", contexts, whole=True)
         except FileExistsError:
             raise RequestError(
                 f"the request id {request_id!r} is in use by a request that has not ended; send "
-                "another id with each request"
+                f"another id with each request. The id of a failed request is free after "
+                f"{_WAITING_S:.0f} s"
             ) from None
 
     def _put_new(self, prefix: str, contexts: Sequence[RequestContext]) -> int:
@@ -233,48 +233,43 @@ class ContextStore:
         finally:
             os.close(descriptor)
 
-    def claim(self, key: int) -> None:
-        """Record that an engine has a request of `put_each`: a draining server waits for it."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{self._unclaimed}{key}-0", f"{self._waiting}{key}-0")  # noqa: PTH104
-
     def has(self, key: int, row: int = 0) -> bool:
         """Whether a context waits."""
         return os.path.exists(f"{self._waiting}{key}-{row}")  # noqa: PTH110
 
     def take(self, key: int, row: int = 0) -> RequestContext | None:
-        """The context of a row, once; None if none waits or if it cannot be read."""
+        """The context of a row, until `release`; None if there is none or if it is damaged."""
         running = f"{self._running}{key}-{row}"
-        for prefix in (self._waiting, self._unclaimed):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(f"{prefix}{key}-{row}", running)  # noqa: PTH104
+        try:
+            descriptor = os.open(running, os.O_RDONLY)
+        except FileNotFoundError:
+            try:
+                os.rename(f"{self._waiting}{key}-{row}", running)  # noqa: PTH104
                 descriptor = os.open(running, os.O_RDONLY)
-                break
-        else:
-            return None
+            except FileNotFoundError:
+                return None
         try:
             record = os.read(descriptor, os.fstat(descriptor).st_size)
         finally:
             os.close(descriptor)
         try:
             return RequestContext.from_record(record)
-        except (ValueError, TypeError):
+        except (EOFError, ValueError, TypeError):
             logger.error("the context of stream %d cannot be read: %r", key, record[:80])
             return None
 
     def discard(self, key: int, row: int = 0) -> None:
-        """Remove a waiting context: its stream will not reach postprocessing."""
-        for prefix in (self._waiting, self._unclaimed):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{prefix}{key}-{row}")  # noqa: PTH108
+        """Remove a waiting context."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._waiting}{key}-{row}")  # noqa: PTH108
 
     def touch(self, key: int, row: int = 0) -> None:
-        """Record that a running stream is alive. Call it every few seconds, not per token."""
-        with contextlib.suppress(FileNotFoundError):  # it had no context, or was swept
+        """Record that a stream is alive. Call it every few seconds, not per token."""
+        with contextlib.suppress(FileNotFoundError):  # it had no context, or has ended
             os.utime(f"{self._running}{key}-{row}")
 
     def release(self, key: int, row: int = 0) -> None:
-        """Record that a running stream has ended."""
+        """Record that a stream has ended."""
         with contextlib.suppress(FileNotFoundError):  # it had no context, or was swept
             os.unlink(f"{self._running}{key}-{row}")  # noqa: PTH108
 

@@ -18,9 +18,8 @@ from trt_tokenizers.streams.process_stat import read_stat
 SHM = Path("/dev/shm")
 #: Name of the file that marks a server as draining: it takes no new requests.
 MARK = "draining"
-#: File name prefixes of contexts: no engine has the request yet, an engine has it, postprocessing
-#: has taken the context.
-UNCLAIMED, WAITING, RUNNING = "unclaimed-", "waiting-", "running-"
+#: File name prefixes of contexts, see `context_store`.
+WAITING, RUNNING = "waiting-", "running-"
 
 
 def stream_folder(server_pid: int) -> Path:
@@ -40,7 +39,7 @@ class OpenStream(NamedTuple):
 
     Attributes:
         path: the file that holds its context.
-        waits: whether an engine has the request and postprocessing has not taken the context yet.
+        waits: whether it has no signs of life yet, because the C++ backend gives none.
         silent_s: seconds since its last sign of life.
     """
 
@@ -53,7 +52,7 @@ def open_streams(folder: Path) -> Iterator[OpenStream]:
     """The streams of a server that have not ended."""
     now = time.time()
     for path in folder.glob("*-*-*"):
-        if path.name.startswith((UNCLAIMED, WAITING, RUNNING)):
+        if path.name.startswith((WAITING, RUNNING)):
             with contextlib.suppress(FileNotFoundError):  # taken or ended meanwhile
                 waits = path.name.startswith(WAITING)
                 yield OpenStream(path, waits, now - path.stat().st_ctime)

@@ -106,9 +106,7 @@ class StreamKeyTransport(str, enum.Enum):
 STREAM_KEY_VALUES = ("auto", *(transport.value for transport in StreamKeyTransport))
 
 
-def key_of_request_id(request_id: str) -> int | None:
-    """The key of a client's request id; None if it is empty."""
-    if not request_id:
-        return None
+def key_of_request_id(request_id: str) -> int:
+    """The key of a client's request id."""
     digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & _KEY_MASK

@@ -273,8 +273,7 @@ class OwnTemplates:
         special_tokens: Mapping[str, str],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        guard: Callable[[Any], Any] = lambda value: value,
+        **more: Any,
     ) -> str:
         """`ChatTemplate.render` of the selected template; RequestError if none fits."""
         template = self._compiled.get("tool_use") if tools else None
@@ -285,9 +284,7 @@ class OwnTemplates:
                 "name one as chat_template in chat_template_kwargs, or set the parameter "
                 "'template' of the model preprocessing"
             )
-        return template.render(
-            messages, special_tokens, tools=tools, arguments=arguments, guard=guard
-        )
+        return template.render(messages, special_tokens, tools=tools, **more)
 
 
 def load(

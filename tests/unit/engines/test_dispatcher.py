@@ -209,14 +209,18 @@ def test_a_silent_stream_sends_empty_chunks(
 ) -> None:
     """Each one lets postprocessing learn whether the client is gone."""
     monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.05)
-    dispatcher, stream, whole = ResponseDispatcher(engine, SETTINGS), Recorder(), Recorder()
+    alive, stream, whole = list[int](), Recorder(), Recorder()
+    dispatcher = ResponseDispatcher(engine, SETTINGS, keep_alive=alive.append)
     dispatcher.submit([request(1), request(5)], stream)
-    dispatcher.submit([request(2, stream=False)], whole)
+    dispatcher.submit([request(2, stream=False), request(3, stream=False)], whole)
+    engine.emits[3](Chunk(finish_reason=FinishReason.LENGTH))
     engine.emits[1](Chunk(token_ids=(7,), finish_reason=FinishReason.LENGTH))
     until(lambda: len(stream.sent) > 3)
     assert stream.sent[0] == ([[7]], False)
     assert stream.sent[1:4] == [([[]], False)] * 3, "only for the row that has not ended"
     assert whole.sent == [], "the generate endpoint allows one response only"
+    # Postprocessing keeps the contexts of streams alive.
+    assert set(alive[2:]) == {2}, "a draining server waits for it"
     dispatcher.stop()
 
 

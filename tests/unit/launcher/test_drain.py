@@ -133,4 +133,4 @@ def test_new_requests_are_refused(store: ContextStore, bpe_dir: Path) -> None:
     time.sleep(LOOK_S)
     with pytest.raises(StoppingError, match="takes no new requests"):
         process(preprocessor, request)
-    assert len([*store.directory.glob("unclaimed-*")]) == 1
+    assert len([*store.directory.glob("running-*")]) == 1
