@@ -8,8 +8,9 @@ process, the parent of all Python models of a server.
 ``running-KEY-ROW``, which exists until the stream ends. A draining server waits for these files.
 Renaming and `touch` update a file's ctime, the last sign of life of its stream.
 
-A Python engine claims the contexts of its requests. Until then they are ``unclaimed-KEY-0``. A
-client that calls preprocessing alone leaves such a file; a draining server soon ignores it.
+A Python engine claims the contexts of its requests. Until then they are ``unclaimed-KEY-0``. With
+other engines the request shows whether a client calls preprocessing alone; then they are
+``unclaimed-KEY-ROW``. A draining server soon ignores such a file.
 """
 
 from __future__ import annotations
@@ -135,13 +136,16 @@ class ContextStore:
             raise SettingsError(f"{self.directory} is not private to this user; remove it")
         self._user_mark.touch(mode=0o600)
 
-    def put(self, *contexts: RequestContext) -> int:
+    def put(self, *contexts: RequestContext, claimed: bool = True) -> int:
         """Store the contexts of a request's rows under a new key; if that fails, none is left.
+
+        Args:
+            claimed: whether an engine gets the request; a draining server waits for it.
 
         Raises:
             EngineError: the file system is full.
         """
-        return self._put_new(self._waiting, contexts)
+        return self._put_new(self._waiting if claimed else self._unclaimed, contexts)
 
     def put_each(self, contexts: Sequence[RequestContext]) -> list[int]:
         """Store each context under its own new key, unclaimed; if that fails, none is left.
@@ -159,8 +163,13 @@ class ContextStore:
             raise
         return keys
 
-    def put_under(self, request_id: str, contexts: Sequence[RequestContext]) -> None:
+    def put_under(
+        self, request_id: str, contexts: Sequence[RequestContext], *, claimed: bool = True
+    ) -> None:
         """Store the contexts of a request's rows under the key of a client's request id.
+
+        Args:
+            claimed: as of `put`.
 
         Raises:
             RequestError: another request with this id has not ended.
@@ -173,7 +182,8 @@ class ContextStore:
                     last_response = os.stat(f"{self._running}{key}-{row}").st_ctime  # noqa: PTH116
                     if now - last_response < _SILENT_S:
                         raise FileExistsError
-            self._put_rows(f"{self._waiting}{key}", contexts, whole=True)
+            prefix = self._waiting if claimed else self._unclaimed
+            self._put_rows(f"{prefix}{key}", contexts, whole=True)
         except FileExistsError:
             raise RequestError(
                 f"the request id {request_id!r} is in use by a request that has not ended; send "
