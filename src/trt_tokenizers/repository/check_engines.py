@@ -68,6 +68,12 @@ def gpu_problems(
         yield from dict.fromkeys(_unmet(needs, ranks_on_this_host, environ, multi_model))
 
 
+def python_processes(repository: Path) -> int:
+    """The number of processes of the Python models: one per instance."""
+    models, _ = _read_models(repository)
+    return sum(model.instances for model in models if model.backend == "python")
+
+
 def _unmet(
     needs: list[_GpuNeed], ranks_on_this_host: int, environ: Mapping[str, str], multi_model: bool
 ) -> Iterator[str]:
@@ -101,6 +107,7 @@ class _Model(NamedTuple):
     file: Path
     backend: str
     max_batch_size: int  # 0: no batches
+    instances: int
     parameters: Mapping[str, str]  # those that have a value
 
     @property
@@ -137,7 +144,9 @@ def _read_models(repository: Path) -> tuple[list[_Model], list[str]]:
             problems.append(str(error))
             continue
         values = {name: value for name, value in parameters(config).items() if value}
-        models.append(_Model(file, config.backend, config.max_batch_size, values))
+        groups = config.instance_group
+        instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups) or 1
+        models.append(_Model(file, config.backend, config.max_batch_size, instances, values))
     return models, problems
 
 
