@@ -129,8 +129,7 @@ def start(
 ) -> tuple[subprocess.Popen[bytes], list[threading.Thread]]:
     """Start a program in a session of its own. The kernel kills it when this process dies.
 
-    Call it in the main thread, before there are others: the kernel sends the signal when the
-    *thread* that forks ends.
+    Call it in the main thread: the kernel sends the signal when the *thread* that forks ends.
 
     Args:
         copy: called in a thread for each of its outputs: file descriptor, 0 for stdout or 1 for
@@ -156,7 +155,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # a terminal's Ctrl-C must reach the launcher only
-        preexec_fn=before_exec,  # noqa: PLW1509 - one thread
+        preexec_fn=before_exec,  # noqa: PLW1509 - it imports and locks nothing
     )
     threads = []
     for number, source in enumerate((process.stdout, process.stderr)):
