@@ -160,7 +160,9 @@ class PreprocessingModel(_Model):
             try:
                 given = _text(request.parameters)
                 parameters = json.loads(given) if given not in ("", "{}") else {}
-                texts.append(from_tensors(_arrays(request), _text(request.request_id), parameters))
+                text = from_tensors(_arrays(request), _text(request.request_id), parameters)
+                text.wants_key = "STREAM_KEY" in request.requested_output_names()
+                texts.append(text)
             except Exception as error:
                 texts.append(error)
         return [self._answer(result) for result in self._preprocessor.process_batch(texts)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import descendants, generate_replay, joined, launched
+from harness import descendants, generate_replay, joined, launched, without_keys
 from launching import until
 
 pytestmark = pytest.mark.triton
@@ -68,17 +68,33 @@ def test_a_killed_launcher_leaves_nothing(repository: Path, tmp_path: Path) -> N
     assert gone(pids, 10), alive(pids)
 
 
+@pytest.mark.parametrize("engine", ["ours", "cpp"])
 def test_a_context_that_nobody_takes_does_not_delay_a_stop(
-    repository: Path, tmp_path: Path
+    bpe_dir: Path, tmp_path: Path, engine: str
 ) -> None:
-    """A client that calls preprocessing alone leaves one; it counts for 10 s."""
-    with launched(repository, tmp_path, "--drain-timeout", "60") as server:
-        server.preprocess({"text_input": "alone"})
+    """A client that calls preprocessing alone leaves one; it counts for 10 s. An answer of an
+    engine that is silent for longer is waited for, also without stream keys."""
+    slow = ("--engine-parameter", "steps_per_second=2")
+    repository = generate_replay(tmp_path / "repo", bpe_dir, *slow)
+    if engine == "cpp":
+        without_keys(repository)
+    text = "words " * 200
+    tokens = 30  # 15 s
+    with (
+        launched(repository, tmp_path, "--drain-timeout", "60") as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        server.preprocess({"text_input": "alone"}, request_id="alone")
         assert server.contexts() == 1
+        body = {"text_input": text, "max_tokens": tokens, "id": "ensemble"}
+        answer = pool.submit(server.ask, body)
+        until(lambda: server.contexts() == 2)
         started = time.monotonic()
         server.process.terminate()
         assert server.process.wait(timeout=90) == 0
-    assert time.monotonic() - started < 25
+        took = time.monotonic() - started
+    assert text.startswith(answer.result(timeout=5)["text_output"])
+    assert 12 < took < 30
 
 
 def test_the_health_thread_of_every_stub_has_priority(repository: Path, tmp_path: Path) -> None:

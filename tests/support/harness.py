@@ -123,12 +123,14 @@ class Server:
             lines = [line for line in response if line.startswith(b"data: ")]
         return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
-    def preprocess(self, body: dict[str, Any], model: str = "preprocessing") -> dict[str, Any]:
+    def preprocess(
+        self, body: dict[str, Any], model: str = "preprocessing", request_id: str = ""
+    ) -> dict[str, Any]:
         """Outputs of the model preprocessing, or of another one like it, without the ensemble."""
         names = {"text_input": "QUERY"}
         with grpcclient.InferenceServerClient(self.grpc) as client:
             inputs = tensors({names.get(name, name.upper()): v for name, v in body.items()})
-            result = client.infer(model, inputs)
+            result = client.infer(model, inputs, request_id=request_id)
             return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
 
 

@@ -360,6 +360,27 @@ def test_texts_have_one_dimension_as_nvidias(load: Load) -> None:
     assert arrays["OUTPUT"].tolist() == [b"a", b"b", b"c", b"d"]
 
 
+def test_a_stop_waits_for_the_ensemble_and_not_for_preprocessing_alone(
+    triton: InProcessTriton, streams: Path
+) -> None:
+    """The C++ backend may be silent for minutes before its answer. A client that calls
+    preprocessing alone, and names no outputs, leaves a context that nobody takes. A Python engine
+    gives signs of life, so a stop waits for none of its contexts without a limit."""
+    waits = triton.postprocessing._transport.value != "tensor"
+    triton.start(Client({"text_input": "word", "max_tokens": 1}, "ensemble"))
+    assert [stream.waits for stream in open_streams(streams)] == [waits]
+    request = pb_utils.InferenceRequest(
+        [pb_utils.Tensor("QUERY", np.array([[b"word"]], dtype=np.object_))],
+        request_id="alone",
+        requested_output_names=[o.name for o in triton.configs["preprocessing"].output],
+    )
+    (response,) = triton.preprocessing.execute([request])
+    assert not response.has_error()
+    assert sorted(stream.waits for stream in open_streams(streams)) == [False, waits]
+    triton.run()
+    assert [stream.waits for stream in open_streams(streams)] == [False]
+
+
 def test_two_clients_with_one_request_id(load: Load, streams: Path) -> None:
     """The second is refused while the first lives, and the first gets its own text."""
     triton = load(OLD, "keyless")

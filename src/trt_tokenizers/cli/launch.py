@@ -173,15 +173,15 @@ def launch_server(
       n      exit code of the tritonserver that failed first
       128+n  that tritonserver or mpirun died of signal n (137: also if all were killed)
     """
+    from trt_tokenizers.launcher import preflight
     from trt_tokenizers.launcher.command import LaunchOptions, build_command
     from trt_tokenizers.launcher.lock import locked
-    from trt_tokenizers.launcher.preflight import free_port, problems, ranks_here, slurm_leader
     from trt_tokenizers.launcher.process_tree import open_standard_streams
     from trt_tokenizers.launcher.supervisor import supervise
     from trt_tokenizers.launcher.tritonserver import find_server
     from trt_tokenizers.memory.gpus import host_gpus
     from trt_tokenizers.mpi_environment import read_rank
-    from trt_tokenizers.repository.check_engines import engine_problems, gpu_problems
+    from trt_tokenizers.repository import check_engines
 
     open_standard_streams()
     if (rank := read_rank(os.environ)).size > 1:
@@ -220,8 +220,8 @@ def launch_server(
         mpi=mpi,
         mpi_args=mpi_args,
         hosts=on_hosts,
-        leader_host=slurm_leader(os.environ) if mpi.flavour == "slurm" else "",
-        master_port=master_port or free_port(),
+        leader_host=preflight.slurm_leader(os.environ) if mpi.flavour == "slurm" else "",
+        master_port=master_port or preflight.free_port(),
         root=os.geteuid() == 0,
         orchestrator=orchestrator,
         gpus=len(host_gpus(os.environ)) if orchestrator else 0,
@@ -232,11 +232,14 @@ def launch_server(
     if dry_run:
         click.echo(launch_plan.text())
         return
-    with locked(deployment.model_repository, launch_plan.shm_prefix, force=force):
-        repository, here = deployment.model_repository, ranks_here(deployment)
-        found = list(problems(deployment)) or [
-            *engine_problems(repository, world_size, multi_model=multi_model),
-            *gpu_problems(repository, world_size, here, os.environ, multi_model=multi_model),
+    repository, here = deployment.model_repository, preflight.ranks_here(deployment)
+    with locked(repository, launch_plan.ranks.launch_prefix, force=force):
+        found = list(preflight.problems(deployment)) or [
+            *preflight.shm_problems(check_engines.python_processes(repository)),
+            *check_engines.engine_problems(repository, world_size, multi_model=multi_model),
+            *check_engines.gpu_problems(
+                repository, world_size, here, os.environ, multi_model=multi_model
+            ),
         ]
         if found:
             raise LaunchError("\n".join(found))

@@ -112,8 +112,6 @@ class LaunchCommand:
         mpi: the argv that runs the agent on every rank; empty without MPI.
         ranks: what the agent runs.
         ranks_on: the host of each rank; empty for this host, or for Slurm's choice.
-        exit_timeout: seconds, as in `LaunchOptions`.
-        shm_prefix: begins the names of all ranks' files in /dev/shm.
     """
 
     world_size: int
@@ -123,8 +121,6 @@ class LaunchCommand:
     http_url: str
     grpc_address: str
     metrics_url: str
-    exit_timeout: int
-    shm_prefix: str
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -134,8 +130,7 @@ class LaunchCommand:
     def text(self) -> str:
         """The command in a readable form that can be pasted into a shell."""
         lines = [f"# {self.world_size} rank{'s' if self.world_size > 1 else ''}"]
-        if self.ranks_on:
-            lines += [f"#   rank {rank} on {host}" for rank, host in enumerate(self.ranks_on)]
+        lines += [f"#   rank {rank} on {host}" for rank, host in enumerate(self.ranks_on)]
         words = list(map(shlex.quote, self.command))
         head = len(self.mpi) + 4
         command = [" ".join(words[: len(self.mpi)])] if self.mpi else []
@@ -175,12 +170,7 @@ def build_command(options: LaunchOptions, server: TritonInstallation) -> LaunchC
     return LaunchCommand(
         world_size=d.world_size,
         mpi=mpi_argv(
-            d.mpi,
-            d.world_size,
-            ranks_on=ranks_on,
-            oversubscribe=d.oversubscribe,
-            root=d.root,
-            more=d.mpi_args,
+            d.mpi, d.world_size, ranks_on, d.mpi_args, root=d.root, oversubscribe=d.oversubscribe
         ),
         ranks=RankCommand(
             leader=(*common, *_leader_args(d), *d.extra_args),
@@ -195,8 +185,6 @@ def build_command(options: LaunchOptions, server: TritonInstallation) -> LaunchC
         http_url=f"http://{address}:{d.http_port}",
         grpc_address=f"{address}:{d.grpc_port}",
         metrics_url=f"http://{address}:{d.metrics_port}/metrics",
-        exit_timeout=d.exit_timeout,
-        shm_prefix=f"{d.shm_prefix}-",
     )
 
 
@@ -246,27 +234,18 @@ def _common_argv(d: LaunchOptions, server: TritonInstallation, shm_prefix: str) 
         argv.append("--disable-auto-complete-config")
     if d.log_verbose:
         argv.append(f"--log-verbose={d.log_verbose}")
-    if d.orchestrator == "spawn" and _version(server) > _PEER_ACCESS_SINCE:
+    version = re.findall(r"\d+", server.version or "99")  # an unknown one counts as new
+    if d.orchestrator == "spawn" and tuple(map(int, version[:2])) > _PEER_ACCESS_SINCE:
         # The models' own ranks need the memory that this process would reserve.
         argv += ["--pinned-memory-pool-byte-size=0", "--enable-peer-access=false"]
         argv += [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(d.gpus)]
     return argv
 
 
-def _version(server: TritonInstallation) -> tuple[int, ...]:
-    """The server's version; an unknown one counts as new."""
-    numbers = re.findall(r"\d+", server.version or "99")
-    return tuple(map(int, numbers[:2]))
-
-
 def _leader_args(d: LaunchOptions) -> list[str]:
-    args = [
-        f"--http-address={d.host}",  # the metrics port follows this address by default
-        f"--http-port={d.http_port}",
-        f"--grpc-address={d.host}",
-        f"--grpc-port={d.grpc_port}",
-        f"--metrics-port={d.metrics_port}",
-    ]
+    # The metrics port follows the HTTP address by default.
+    args = [f"--http-address={d.host}", f"--grpc-address={d.host}"]
+    args += [f"{option}={port}" for option, port in d.ports.items()]
     if d.gpu0_pool:
         args.append(f"--cuda-memory-pool-byte-size=0:{d.gpu0_pool}")
     return args

@@ -50,12 +50,9 @@ class Drain:
         """Whether the server can get SIGTERM. Call this several times a second."""
         if not self._serves_streams or now >= self.deadline:
             return True
-        if self._any_request():
+        streams = open_streams(self._folder)
+        if any(stream.waits or stream.silent_s <= SILENT_S for stream in streams):
             self._quiet_since = None
         elif self._quiet_since is None:
             self._quiet_since = now
         return self._quiet_since is not None and now - self._quiet_since >= _QUIET_S
-
-    def _any_request(self) -> bool:
-        streams = open_streams(self._folder)
-        return any(stream.waits or stream.silent_s <= SILENT_S for stream in streams)

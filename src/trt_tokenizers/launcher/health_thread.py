@@ -15,8 +15,10 @@ from pathlib import Path
 
 from trt_tokenizers.streams.process_stat import read_stat
 
-#: Seconds without progress, as seen from outside. A gap of 1 s between two looks shows as less.
-STARVED_S = 0.9
+#: Seconds without a sign after which Triton can have given the stub up. A shorter gap is harmless,
+#: and from here on the risk grows with the gap. Whether Triton waits for the stub does not show: an
+#: idle stub also wakes once a second. So a gap counts whether a request runs or not.
+STARVED_S = 1.0
 #: Seconds that the thread sleeps by itself between two settings of the flag.
 _PERIOD_S = 0.3
 #: Longest time between two looks that counts. More means that this process did not run either, for
@@ -35,7 +37,7 @@ class HealthThread:
         self._idle = 0.0
 
     def look(self, now: float) -> float:
-        """Seconds that the thread did not run although it should have; 0 if fewer than about 1."""
+        """Seconds without a sign, although the thread should have run; 0 if fewer than 1."""
         elapsed, self._looked = min(now - self._looked, _LONGEST_LOOK_S), now
         self._task = self._task or self._find()
         if self._task is None:
@@ -50,7 +52,7 @@ class HealthThread:
         if self._counts[0] != ran:
             self._idle = 0.0
             wait = (self._counts[1] - waited) / 1e9 / max(1, self._counts[2] - times)
-            return wait + _PERIOD_S if ran and wait >= 1.0 - _PERIOD_S else 0.0
+            return wait + _PERIOD_S if ran and wait >= STARVED_S - _PERIOD_S else 0.0
         self._idle += elapsed
         # A sleeping thread (S) waits by itself; this one waits for a processor or is stopped.
         return self._idle if self._idle >= STARVED_S and state in "RDTt" else 0.0

@@ -47,17 +47,19 @@ class LaunchActions(Protocol):
     def stopping(self) -> None:
         """Announce that the server is no longer ready."""
 
-    def show_tail(self, rank: int) -> None:
-        """Show the last output lines of a rank's server."""
+    def show_tail(self, end: RankEvent) -> None:
+        """Show the last output lines of the rank that ended."""
 
     def say(self, line: str) -> None:
         """Print one line for the user."""
 
 
 class _Phase(enum.Enum):
-    LOADING = enum.auto()
-    SERVING = enum.auto()
-    STOPPING = enum.auto()
+    """The values say in messages when something ended."""
+
+    LOADING = "before it was ready"
+    SERVING = "by itself"
+    STOPPING = "while it was stopping"
 
 
 @dataclass
@@ -186,7 +188,7 @@ class Lifecycle:
         if not self._drained:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise LaunchError(
-                f"{self.starter} ended {self._when} ({how})",
+                f"{self.starter} ended {self._phase.value} ({how})",
                 128 - code if code < 0 else code,
             )
 
@@ -201,7 +203,7 @@ class Lifecycle:
         if event.code:
             again = self._phase is _Phase.LOADING and "lock_exception" in event.text
             kind = StarvedStubError if again else LaunchError
-            self._fail(kind(self._message(event), event.code), now, event.rank)
+            self._fail(kind(self._message(event), event.code), now, event)
         elif event.rank == 0:
             self._drained = True
             if self.world_size > 1:
@@ -216,28 +218,20 @@ class Lifecycle:
         who = f"rank {end.rank} on {end.host}" if self.world_size > 1 else ""
         if not end.how:
             return f"{who}: {end.text}" if who else end.text
-        what = "did not stop cleanly" if self._stop_requested else f"ended {self._when}"
+        what = "did not stop cleanly" if self._stop_requested else f"ended {self._phase.value}"
         reason = f": {end.text}" if end.text else ""
         return f"{who or 'tritonserver'} {what} ({end.how}){reason}"
 
-    @property
-    def _when(self) -> str:
-        return {
-            _Phase.LOADING: "before it was ready",
-            _Phase.SERVING: "by itself",
-            _Phase.STOPPING: "while it was stopping",
-        }[self._phase]
-
-    def _fail(self, failure: LaunchError, now: float, rank: int | None = None) -> None:
+    def _fail(self, failure: LaunchError, now: float, end: RankEvent | None = None) -> None:
         """Stop everything because of the first failure; later ones are its consequences."""
         if self._failure is not None or self._killed is not None:
             return
-        if self._phase is _Phase.STOPPING and rank is None:
+        if self._phase is _Phase.STOPPING and end is None:
             return  # a stopping server may fail its readiness checks
         self._failure = failure
-        if rank is not None:
-            self.actions.show_tail(rank)
-        if rank is None or self.world_size > 1:  # otherwise nothing is left to stop
+        if end is not None:
+            self.actions.show_tail(end)
+        if end is None or self.world_size > 1:  # otherwise nothing is left to stop
             self.actions.say(f"stopping: {failure}")
         self._stop(now + FAILED_GRACE)
         self.actions.terminate()

@@ -90,12 +90,10 @@ def find_mpi(
                 f"--mpi slurm: no {program or 'srun'} on PATH; run it on a host with Slurm"
             )
         return Mpi("slurm", srun)
-    names = [program] if program else ["mpirun", *_OWN_NAMES.values()]
-    if wanted and not program:
-        names = [_OWN_NAMES[wanted], "mpirun"]
+    names = [_OWN_NAMES[wanted], "mpirun"] if wanted else ["mpirun", *_OWN_NAMES.values()]
     beside = str(Path(sys.executable).parent)
     found = {}
-    for name in names:
+    for name in [program] if program else names:
         mpirun = shutil.which(name, path=path) or shutil.which(name, path=beside)
         if mpirun is None:
             continue
@@ -106,35 +104,19 @@ def find_mpi(
     if not found:
         raise LaunchError(f"{purpose} needs mpirun, and there is none on PATH; {_INSTALL}")
     mpirun, flavour = next(iter(found.items()))
-    if flavour is None:
-        raise LaunchError(
-            f"{purpose}: {mpirun} --version is neither Open MPI's nor Hydra's; "
-            "give another mpirun with --mpirun"
-        )
-    raise LaunchError(
-        f"{purpose}: {mpirun} belongs to {flavour}; use --mpi {flavour}, or give the right mpirun "
-        "with --mpirun"
-    )
+    fix = "--version is neither Open MPI's nor Hydra's; give another mpirun with --mpirun"
+    if flavour is not None:
+        fix = f"belongs to {flavour}; use --mpi {flavour}, or give the right mpirun with --mpirun"
+    raise LaunchError(f"{purpose}: {mpirun} {fix}")
 
 
 def _flavour_of(mpirun: str) -> str | None:
     """The flavour of an mpirun by its ``--version``; None if it is unknown."""
     try:
-        done = subprocess.run(
-            [mpirun, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=30,
-            check=False,
-        )
+        done = subprocess.run([mpirun, "--version"], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return parse_version(done.stdout.decode(errors="replace"))
-
-
-def parse_version(output: str) -> str | None:
-    """The flavour of an mpirun from the output of ``--version``; None if it is unknown."""
+    output = (done.stdout + done.stderr).decode(errors="replace")
     if "Open MPI" in output or "OpenRTE" in output:
         return "openmpi"
     if "HYDRA" in output or "Intel(R) MPI" in output:
@@ -180,25 +162,23 @@ def _host_of_line(line: str, where: str) -> Host:
     name, *pairs = re.sub(r"\s*=\s*", "=", line).split()
     counts: dict[str, int] = {}
     for pair in pairs:
-        key, _, value = pair.partition("=")
-        key = key.replace("-", "_")
-        if key not in ("slots", "max_slots") or key in counts or not re.fullmatch(_COUNT, value):
+        found = re.fullmatch(rf"((?:max[_-])?slots)=({_COUNT})", pair)
+        if found is None or found[1].replace("-", "_") in counts:
             raise SettingsError(
                 f"{where}: {pair!r} is not understood; write host slots=n max_slots=n"
             )
-        counts[key] = int(value)
-    host = _host(name, where)
+        counts[found[1].replace("-", "_")] = int(found[2])
     if not counts:
-        return host
+        return _host(name, where)
     if ":" in name:
         raise SettingsError(f"{where}: {line!r} has two numbers of ranks; write one")
     # Like Open MPI: the ranks by default, and the most that the host may get.
-    slots = counts.get("slots", counts.get("max_slots", 1))
+    slots = counts.get("slots") or counts["max_slots"]
     if counts.get("max_slots", slots) < slots:
         raise SettingsError(
             f"{where}: max_slots={counts['max_slots']} is less than slots={slots}; raise it"
         )
-    return Host(name, slots)
+    return _host(f"{name}:{slots}", where)
 
 
 def _host(entry: str, where: str) -> Host:
@@ -236,9 +216,8 @@ def first_host(nodelist: str) -> str:
 def session_environment(folder: Path) -> dict[str, str]:
     """Variables that make Open MPI's mpirun create its session in *folder*; other MPIs ignore them.
 
-    By default the session is a folder in TMPDIR, named after mpirun's process id. A killed mpirun
-    leaves it, and then the next mpirun with the same id does not start. In a restarted container
-    the id is often the same.
+    By default it is in TMPDIR, named after mpirun's process id. A killed mpirun leaves it, and then
+    the next mpirun with this id does not start, for example in a restarted container.
     """
     return {
         "PRTE_MCA_prte_local_tmpdir_base": str(folder),  # Open MPI 5
@@ -249,24 +228,25 @@ def session_environment(folder: Path) -> dict[str, str]:
 def mpi_argv(
     mpi: Mpi,
     world_size: int,
-    *,
     ranks_on: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
+    *,
     oversubscribe: bool = False,
     root: bool = False,
-    more: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """The command line before a program that runs it on every rank.
 
     Args:
         ranks_on: the host of each rank, from `place`; empty for this host, or for Slurm's choice.
+        more: additional arguments for the MPI.
         oversubscribe: allow more ranks on a host than the MPI counts cores or slots.
         root: the user is root.
-        more: additional arguments for the MPI.
     """
+    if mpi.flavour == "none":
+        return ()
     counted = [f"{host}:{ranks_on.count(host)}" for host in dict.fromkeys(ranks_on)]
-    argv: list[str] = []
+    argv = [mpi.program]
     if mpi.flavour == "openmpi":
-        argv = [mpi.program]
         if root:
             argv.append("--allow-run-as-root")
         # By default it binds each of two ranks to one core.
@@ -276,16 +256,14 @@ def mpi_argv(
             argv += ["--map-by", "slot:OVERSUBSCRIBE"]
         if ranks_on:
             argv += ["--host", ",".join(counted)]
-    elif mpi.flavour == "mpich":
-        argv = [mpi.program]
-        if ranks_on:
-            argv += ["-hosts", ",".join(counted)]
+    elif mpi.flavour == "mpich" and ranks_on:
+        argv += ["-hosts", ",".join(counted)]
     elif mpi.flavour == "slurm":
         # --overlap: the batch script's own step occupies the allocation's resources.
-        argv = [mpi.program, "--mpi=pmix", "--kill-on-bad-exit=1", "--input=none", "--overlap"]
+        argv += ["--mpi=pmix", "--kill-on-bad-exit=1", "--input=none", "--overlap"]
         argv += ["--cpu-bind=none"]
         if oversubscribe:
             argv.append("--overcommit")
         if ranks_on:
             argv += ["--distribution=arbitrary", f"--nodelist={','.join(ranks_on)}"]
-    return (*argv, *more, "-n", str(world_size)) if argv else ()
+    return (*argv, *more, "-n", str(world_size))

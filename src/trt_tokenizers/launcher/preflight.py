@@ -9,7 +9,6 @@ import contextlib
 import errno
 import ipaddress
 import os
-import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,7 +41,6 @@ def problems(options: LaunchOptions) -> Iterator[str]:
             f"--host {d.host}: rank 0 runs on {leader} and cannot be reached from this host; "
             "give --host 0.0.0.0, or an address of that host"
         )
-    yield from _shm_problems(d.model_repository)
 
 
 def is_local(host: str) -> bool:
@@ -60,46 +58,16 @@ def is_local(host: str) -> bool:
     return False
 
 
-def _shm_problems(repository: Path) -> Iterator[str]:
-    texts = [config.read_text(errors="replace") for config in _configs(repository)]
-    processes = sum(_instances(text) for text in texts if 'backend: "python"' in text)
+def shm_problems(python_processes: int) -> Iterator[str]:
+    """Whether /dev/shm has room for the start of so many processes of Python models."""
     space = os.statvfs(SHM)
     free = space.f_bavail * space.f_frsize
-    if free < processes * _SHM_OF_A_PROCESS:
+    if free < python_processes * _SHM_OF_A_PROCESS:
         yield (
             f"{SHM} has {free / 2**20:.1f} MB free, but the instances of Python models, "
-            f"{processes} in all, need 1 MB each at their start; remove old files from it, or give "
-            "the container more (--shm-size)"
+            f"{python_processes} in all, need 1 MB each at their start; remove old files from it, "
+            "or give the container more (--shm-size)"
         )
-
-
-def _configs(repository: Path) -> list[Path]:
-    return [c for c in sorted(repository.glob("*/config.pbtxt")) if c.is_file()]
-
-
-def _instances(config: str) -> int:
-    """The number of a model's instances; each of a Python model has its own process."""
-    text = re.sub(r"#.*|\"[^\"]*\"", "", config)
-    total = 0
-    for start in re.finditer(r"\binstance_group\s*:?\s*(?=[\[{])", text):
-        group = _bracketed(text, start.end())
-        for resources in re.finditer(r"\brate_limiter\s*:?\s*(?={)", group):  # its own counts
-            group = group.replace(_bracketed(group, resources.end()), "")
-        for one in re.findall(r"{([^{}]*)}?", group):
-            count = re.search(r"\bcount\s*:\s*(\d+)", one)
-            gpus = re.search(r"\bgpus\s*:\s*\[([^\]]*)\]", one)
-            total += int(count[1] if count else 1) * (gpus[1].count(",") + 1 if gpus else 1)
-    return total or 1
-
-
-def _bracketed(text: str, start: int) -> str:
-    """From the bracket at *start* to the one that closes it."""
-    depth = 0
-    for at in range(start, len(text)):
-        depth += (text[at] in "[{") - (text[at] in "]}")
-        if depth == 0:
-            return text[start : at + 1]
-    return text[start:]
 
 
 def _repository_problems(folder: Path) -> Iterator[str]:

@@ -10,8 +10,10 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trt_tokenizers.streams.process_stat import is_running, read_stat
@@ -55,23 +57,25 @@ def descendants(pid: int) -> set[int]:
 
 
 def running_with(text: str) -> set[int]:
-    """Process ids of this host whose command line contains *text*."""
+    """Process ids of this host whose command line contains *text*; no zombies."""
     found = set()
     for pid in _process_ids():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended
             if os.fsencode(text) in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.add(pid)
     return found
 
 
-def running_named(name: str) -> set[int]:
-    """Process ids of this host whose program has this name; no zombies."""
-    found = set()
-    for pid in filter(is_running, _process_ids()):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n":
-                found.add(pid)
-    return found
+def runs(pid: int, name: str) -> bool:
+    """Whether the program of the process has this name."""
+    with contextlib.suppress(OSError):  # it has ended
+        return Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"
+    return False
+
+
+def any_running(name: str) -> bool:
+    """Whether a program of this name runs on this host; zombies do not count."""
+    return any(runs(pid, name) and is_running(pid) for pid in _process_ids())
 
 
 def kill_all_beneath(pid: int) -> set[Path]:
@@ -120,20 +124,45 @@ def reap(folders: set[Path]) -> dict[int, int]:
     return dead
 
 
-def die_with_parent(parent: int) -> Callable[[], None]:
-    """A preexec_fn that makes the kernel kill the child when its parent dies.
+def start(
+    argv: Sequence[str], env: Mapping[str, str], copy: Callable[[int, int], None]
+) -> tuple[subprocess.Popen[bytes], list[threading.Thread]]:
+    """Start a program in a session of its own. The kernel kills it when this process dies.
+
+    Call it in the main thread: the kernel sends the signal when the *thread* that forks ends.
 
     Args:
-        parent: process id of this process. The signal is sent when the *thread* that forks ends,
-            so that must be the main thread.
+        copy: called in a thread for each of its outputs: file descriptor, 0 for stdout or 1 for
+            stderr.
+
+    Returns:
+        The process and the two threads.
+
+    Raises:
+        OSError: *argv* cannot be run.
     """
+    parent = os.getpid()
 
     def before_exec() -> None:
         signal_on_parents_death(signal.SIGKILL)
         if os.getppid() != parent:  # the parent died before the line above
             os._exit(1)
 
-    return before_exec
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a terminal's Ctrl-C must reach the launcher only
+        preexec_fn=before_exec,  # noqa: PLW1509 - it imports and locks nothing
+    )
+    threads = []
+    for number, source in enumerate((process.stdout, process.stderr)):
+        assert source is not None
+        threads.append(threading.Thread(target=copy, args=(source.fileno(), number), daemon=True))
+        threads[-1].start()
+    return process, threads
 
 
 def signal_on_parents_death(number: int) -> None:

@@ -1,27 +1,20 @@
 """The rank agent: MPI starts it on each host instead of a bare tritonserver.
 
-It chooses the server's command line by its rank, prefixes the server's output lines with the rank,
-detects a dead Python model process, reports how the rank ended (`rank_protocol.RankEvent`, one line
-on standard error), and cleans up its host, whichever process is killed.
+It runs the server of its rank, prefixes its output lines with the rank, reports what happens to it
+(`rank_protocol.RankEvent`, one line on standard error), and cleans up its host.
 
-It takes orders as signals, because mpirun (Open MPI 4 and 5, Hydra) and srun forward SIGUSR1 to all
-ranks on all hosts. Hydra does not forward SIGUSR2, so the first SIGUSR1 means drain and every
-further one means end:
+Orders are signals. mpirun (Open MPI 4 and 5, Hydra) and srun forward SIGUSR1 to all ranks on all
+hosts; Hydra does not forward SIGUSR2. SIGINT counts as SIGUSR1, for a user's terminal.
 
-* drain: rank 0's server takes no new requests. It gets SIGTERM when the running requests have
-  finished (`drain`) or their time is over. The other ranks do nothing: their servers end when their
-  engines end with rank 0's, or not at all.
-* end: the server of any rank gets SIGTERM, and SIGKILL after `END_GRACE` seconds.
-
-SIGINT counts as SIGUSR1, for a command that a user runs in a terminal. SIGTERM kills at once:
-mpirun sends it, and kills its ranks 0.25 s (Open MPI 5) to 1 s later.
+* The first SIGUSR1 means drain: rank 0's server gets SIGTERM when its running requests have
+  finished (`drain`). The other servers end when their engines end with rank 0's, or not at all.
+* Every further SIGUSR1 means end: SIGTERM for each server, and SIGKILL `END_GRACE` seconds later.
+* SIGTERM kills at once: mpirun sends it, and kills its ranks 0.25 s (Open MPI 5) to 1 s later.
 
 Under MPI each rank has two agent processes: the relay, a child of mpirun that forwards signals, and
-its child in a new session, the worker, which does the work. If one of them is killed, the other
-cleans up. That includes an MPI that only uses SIGKILL (Hydra after the loss of its mpirun).
-
-An agent that loses its parent removes the whole launch's files on this host: the launcher may have
-been killed, and then nobody else does.
+its child in a new session, the worker. If one of them is killed, the other cleans up; Hydra sends
+nothing but SIGKILL when its mpirun is gone. An agent that loses its parent removes the whole
+launch's files on this host, because the launcher may have been killed.
 
 Run by its path with ``python -I -S``, so it may use the standard library only.
 """
@@ -37,13 +30,11 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import termios
 import threading
 import time
 from pathlib import Path
-from typing import IO
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).parents[2]))
@@ -60,6 +51,7 @@ END_GRACE = 5.0
 #: Seconds for a server without requests and Python processes to end by itself.
 _UNLOADED_GRACE = 2.0
 _LOOK_EVERY = 0.1  # seconds
+_LONGEST_TAIL = 200  # characters of a line in the report of an end
 
 
 class _Agent:
@@ -95,33 +87,24 @@ class _Agent:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     log = stack.enter_context(path.open("ab", buffering=0))
                 except OSError as error:
-                    return self._unstartable(1, f"--log-dir: {path}: {error.strerror}")
+                    return self._ended(self._end(f"--log-dir: {path}: {error.strerror}", 1))
                 outputs = (log.fileno(), log.fileno())
             if warning := process_tree.raise_stack_limit():
-                self._report("warning", text=warning)
+                self._report(RankEvent(self._rank, "warning", text=warning))
             env = dict(pair.split("=", 1) for pair in self._command.env)
             started = time.time() - 0.1  # files have a coarser clock
             try:
-                server = subprocess.Popen(
+                server, threads = process_tree.start(
                     self._argv,
-                    env={**os.environ, **env},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
-                    preexec_fn=process_tree.die_with_parent(os.getpid()),  # noqa: PLW1509 - one thread
+                    {**os.environ, **env},
+                    lambda source, number: self._copy(source, outputs[number]),
                 )
             except OSError as error:
-                return self._unstartable(126, f"{self._argv[0]} cannot be run: {error.strerror}")
+                problem = f"{self._argv[0]} cannot be run: {error.strerror}"
+                return self._ended(self._end(problem, 126))
             self._pid = server.pid
             shared_memory.remove_with(self._prefix, stream_folder(server.pid))
-            self._report("started")
-            threads = [
-                threading.Thread(target=self._copy, args=(source, target), daemon=True)
-                for source, target in zip((server.stdout, server.stderr), outputs, strict=True)
-            ]
-            for thread in threads:
-                thread.start()
+            self._report(RankEvent(self._rank, "started"))
             end = self._watch(awake, started)
             # Python restores the default signal handlers while it exits, and an order to end may
             # reach a rank that has just drained.
@@ -152,7 +135,7 @@ class _Agent:
                 self._signal(signal.SIGTERM)
             if now >= again_at:
                 again_at = math.inf
-                self._report("started")
+                self._report(RankEvent(self._rank, "started"))
             if self._log.unloading and signal.SIGTERM in self._sent and not stubs.any_running:
                 self._kill_at = min(self._kill_at, now + _UNLOADED_GRACE)
             if not stubs.stubs and stubs.server != self._serving_pid():
@@ -161,7 +144,7 @@ class _Agent:
                 return self._end(problem, 1)
             if private and (warning := shared_memory.make_private(self._prefix)):
                 private = False
-                self._report("warning", text=warning)
+                self._report(RankEvent(self._rank, "warning", text=warning))
             if stubs.stubs and since:
                 shared_memory.remove_environments(self._prefix, since)
                 since = 0.0
@@ -200,28 +183,24 @@ class _Agent:
         if Path(self._argv[0]).name == "tritonserver":
             return self._pid
         for pid in process_tree.descendants(self._pid):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text() == "tritonserver\n":
-                    return pid
+            if process_tree.runs(pid, "tritonserver"):
+                return pid
         return self._pid
 
-    def _copy(self, source: IO[bytes], target: int) -> None:
+    def _copy(self, source: int, target: int) -> None:
         def take(lines: bytes) -> None:
-            for model in self._log.feed(lines, source.fileno()):
-                self._report("loaded", text=model)
+            for model in self._log.feed(lines, source):
+                self._report(RankEvent(self._rank, "loaded", text=model))
             if self._label:
                 lines = b"".join(self._label + line for line in lines.splitlines(keepends=True))
             with self._writing:
                 write_all(target, lines)
 
         # A labelled line must be complete: the label of its second half would be inside the line.
-        copy_output(source.fileno(), take, None if self._label else 0.05)
+        copy_output(source, take, None if self._label else 0.05)
 
     def _end(self, text: str, code: int) -> RankEvent:
         return RankEvent(self._rank, "ended", text=text, code=code, external=code == 143)
-
-    def _unstartable(self, code: int, text: str) -> int:
-        return self._ended(self._end(text, code))
 
     def _ended(self, end: int | RankEvent) -> int:
         """Report the end of the rank; return the agent's exit code."""
@@ -234,21 +213,18 @@ class _Agent:
                 code = 128 - end if end < 0 else end or 1
                 text = self._log.reason or ""
                 end = RankEvent(self._rank, "ended", text=text, code=code, how=how)
-        if end.code and not end.external and self._command.log_dir:
-            with self._writing:
-                for line in self._log.tail:
-                    write_all(2, f"[{self._rank}] {line}\n".encode())
-        fields = {**dataclasses.asdict(end), "event": "ended"}
-        self._report(**fields)
+        if end.code and not end.external:
+            tail = "\n".join(line[:_LONGEST_TAIL] for line in self._log.tail)
+            end = dataclasses.replace(end, tail=tail)
+        self._report(end)
         if self._command.follower:
-            self._report(**fields)  # mpirun may interleave the first copy
+            self._report(end)  # mpirun may interleave the first copy
         return end.code
 
-    def _report(self, event: str, **more: object) -> None:
+    def _report(self, event: RankEvent) -> None:
         """Write an event to standard error. Best effort: a missing reader must not block us."""
-        where = {"host": socket.gethostname(), "pid": self._serving_pid()}
-        fields = {**more, "rank": self._rank, **where}
-        line = RankEvent(event=event, **fields).to_line(self._command.mark)  # type: ignore[arg-type]
+        here = dataclasses.replace(event, host=socket.gethostname(), pid=self._serving_pid())
+        line = here.to_line(self._command.mark)
         if not self._writing.acquire(timeout=2.0):
             return
         try:

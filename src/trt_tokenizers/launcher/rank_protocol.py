@@ -112,6 +112,7 @@ class RankEvent:
         code: of ``ended``: 0 if the end was requested and clean, else n, or 128 + n by signal n.
         how: of ``ended``: e.g. ``SIGKILL`` or ``exit code 3``; empty if *text* is enough.
         external: of ``ended``: another process ended this agent, so the cause is not this rank.
+        tail: of ``ended``: the server's last output lines.
     """
 
     rank: int
@@ -122,12 +123,15 @@ class RankEvent:
     code: int = 0
     how: str = ""
     external: bool = False
+    tail: str = ""
 
     def to_line(self, mark: bytes) -> bytes:
         """The event as one line of at most `LONGEST` bytes that begins with `RankCommand.mark`."""
         line = mark + json.dumps(dataclasses.asdict(self)).encode() + b"\n"
         if len(line) <= LONGEST:
             return line
+        if self.tail:
+            return dataclasses.replace(self, tail=self.tail.partition("\n")[2]).to_line(mark)
         return dataclasses.replace(self, text=self.text[:400]).to_line(mark)
 
     @classmethod

@@ -13,7 +13,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from trt_tokenizers.launcher.process_tree import running_named
+from trt_tokenizers.launcher.process_tree import any_running
 from trt_tokenizers.streams.stream_folder import SHM
 
 #: Triton ignores TMPDIR here.
@@ -36,13 +36,11 @@ def make_private(shm_prefix: str) -> str | None:
         What is wrong if that is not possible, or None.
     """
     try:
-        with os.scandir(SHM) as entries:
-            for entry in entries:
-                if entry.name.startswith(shm_prefix) and not entry.is_symlink():
-                    with contextlib.suppress(FileNotFoundError):
-                        mode = entry.stat().st_mode
-                        if mode & 0o077:
-                            Path(entry).chmod(stat.S_IMODE(mode) & 0o700)
+        for path in SHM.glob(f"{shm_prefix}*"):
+            with contextlib.suppress(FileNotFoundError):
+                mode = path.lstat().st_mode
+                if mode & 0o077 and not stat.S_ISLNK(mode):
+                    path.chmod(stat.S_IMODE(mode) & 0o700)
     except OSError as error:
         return (
             f"other users of this host can read the prompts in {SHM}/{shm_prefix}*: "
@@ -82,7 +80,7 @@ def sweep(shm_prefix: str, folders: set[Path]) -> None:
     for path in SHM.glob(shm_prefix + "*") if shm_prefix else ():
         # Any user may create a link here, so follow only our own.
         with contextlib.suppress(OSError):
-            needed = _UNOWNED in path.name and running_named("tritonserver")
+            needed = _UNOWNED in path.name and any_running("tritonserver")
             if path.is_symlink() and path.lstat().st_uid == os.geteuid() and not needed:
                 _remove(path.readlink())
         _remove(path)

@@ -7,20 +7,16 @@ Signal handlers, readers and the prober only queue events. One loop takes them i
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import queue
-import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
 
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import process_tree, socket_buffers
@@ -36,8 +32,6 @@ from trt_tokenizers.streams.stream_folder import SHM
 
 _PROBE_EVERY = 0.25  # seconds, until ready
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_TAIL = 20  # lines
-_RANK_LABEL = re.compile(rb"\[(\d+)\] ")
 
 #: An event: the loop calls it with the current time.
 _Event = Callable[[float], None]
@@ -72,12 +66,12 @@ def supervise(
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
             outputs = (log.fileno(), log.fileno())
-        arguments = (command, outputs, say, ready_file, ready_timeout)
+        new = partial(_Supervisor, command, outputs, say, ready_file, ready_timeout)
         try:
-            _Supervisor(*arguments).run()
+            new().run()
         except StarvedStubError as error:
             say(f"{error}; a Python process got no processor for a second; starting once more")
-            _Supervisor(*arguments).run()
+            new().run()
 
 
 def _opener(path: str, flags: int) -> int:
@@ -103,17 +97,12 @@ class _Supervisor:
         self._say = say
         self._ready_file = ready_file.absolute() if ready_file else None
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        starter = Path(command.mpi[0]).name if command.mpi else "the rank agent"
         self._life = Lifecycle(
-            self,
-            time.monotonic(),
-            ready_timeout,
-            command.exit_timeout,
-            command.world_size,
-            starter,
+            self, time.monotonic(), ready_timeout, command.ranks.drain, command.world_size
         )
+        if command.mpi:
+            self._life.starter = Path(command.mpi[0]).name
         self._over = threading.Event()
-        self._tails: dict[int, collections.deque[str]] = {}
         self._leader: RankEvent | None = None
 
     def run(self) -> None:
@@ -122,16 +111,21 @@ class _Supervisor:
         Raises:
             LaunchError: as in `supervise`.
         """
-        folders: set[Path] = set()
         with self._recorded_signals():
             try:
                 threads = self._start()
                 while not self._over.is_set():
-                    self._take_event()
+                    deadline = self._life.deadline
+                    wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    try:
+                        event = self._events.get(timeout=wait)
+                    except queue.Empty:
+                        event = self._life.on_deadline
+                    event(time.monotonic())
             finally:
                 self._over.set()
-                folders |= process_tree.kill_all_beneath(os.getpid())
-                sweep(self._command.shm_prefix, folders)
+                folders = process_tree.kill_all_beneath(os.getpid())
+                sweep(self._command.ranks.launch_prefix, folders)
             for thread in threads:  # the last output lines explain the end
                 thread.join(timeout=2.0)
             with contextlib.suppress(queue.Empty):
@@ -139,45 +133,23 @@ class _Supervisor:
                     self._events.get_nowait()(time.monotonic())
         self._life.on_ended(self._process.returncode)
 
-    def _take_event(self) -> None:
-        deadline = self._life.deadline
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            event = self._events.get(timeout=wait)
-        except queue.Empty:
-            event = self._life.on_deadline
-        event(time.monotonic())
-
     def _start(self) -> list[threading.Thread]:
         """Start the command and the threads.
 
         Returns:
             The threads that end with the command's output.
         """
-        prefix, argv = self._command.shm_prefix, self._command.command
+        prefix, argv = self._command.ranks.launch_prefix, self._command.command
         if self._ready_file is not None:
             remove_with(prefix, self._ready_file)
         process_tree.adopt_orphans()
+        env = {**session_environment(SHM / f"{prefix}mpi"), **os.environ}
         try:
-            self._process = subprocess.Popen(
-                argv,
-                env={**session_environment(SHM / f"{prefix}mpi"), **os.environ},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # a terminal's Ctrl-C must reach the launcher only
-                preexec_fn=process_tree.die_with_parent(os.getpid()),  # noqa: PLW1509 - one thread
-            )
+            self._process, readers = process_tree.start(argv, env, self._read_output)
         except OSError as error:
             raise LaunchError(f"{argv[0]} cannot be run: {error.strerror}", 126) from None
-        sources = (cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stderr))
-        readers = [
-            threading.Thread(target=self._read_output, args=(source.fileno(), number), daemon=True)
-            for number, source in enumerate(sources)
-        ]
-        others = [threading.Thread(target=f, daemon=True) for f in (self._wait, self._probe)]
-        for thread in (*readers, *others):
-            thread.start()
+        for listen in (self._wait, self._probe):
+            threading.Thread(target=listen, daemon=True).start()
         return readers
 
     # LaunchActions, which the lifecycle calls.
@@ -199,21 +171,19 @@ class _Supervisor:
     def announce(self, models: tuple[str, ...]) -> None:
         command = self._command
         model = "ensemble" if "ensemble" in models else models[0] if len(models) == 1 else "MODEL"
+        ready = {
+            "http": command.http_url,
+            "grpc": command.grpc_address,
+            "metrics": command.metrics_url,
+        }
         self.say("ready")
-        self.say(f"  HTTP     {command.http_url}/v2/models/{model}/generate")
-        self.say(f"  gRPC     {command.grpc_address}")
-        self.say(f"  metrics  {command.metrics_url}")
-        notify_systemd("READY=1", f"STATUS=serving at {command.http_url}")
+        self.say(f"  HTTP     {ready['http']}/v2/models/{model}/generate")
+        self.say(f"  gRPC     {ready['grpc']}")
+        self.say(f"  metrics  {ready['metrics']}")
+        notify_systemd("READY=1", f"STATUS=serving at {ready['http']}")
         if self._ready_file is not None:
-            addresses = {
-                "http": command.http_url,
-                "grpc": command.grpc_address,
-                "metrics": command.metrics_url,
-                "models": models,
-                "pid": os.getpid(),
-            }
             try:
-                write_ready_file(self._ready_file, addresses)
+                write_ready_file(self._ready_file, {**ready, "models": models, "pid": os.getpid()})
             except OSError as error:
                 reason = f"--ready-file {self._ready_file}: {error.strerror}"
                 self._events.put(partial(self._life.on_failure, reason))
@@ -224,14 +194,12 @@ class _Supervisor:
             with contextlib.suppress(OSError):
                 self._ready_file.unlink(missing_ok=True)
 
-    def show_tail(self, rank: int) -> None:
-        lines = self._tails.get(rank, ())
-        # With one server on the terminal, the lines are there already. With --log-dir, the agent
-        # has sent them.
-        elsewhere = self._command.world_size > 1 or self._outputs != (1, 2)
-        if lines and elsewhere and not self._command.ranks.log_dir:
-            self.say(f"the last lines of rank {rank}:")
-            for line in lines:
+    def show_tail(self, end: RankEvent) -> None:
+        in_file = self._outputs != (1, 2) or self._command.ranks.log_dir
+        # With one server on the terminal, the lines are there already.
+        if end.tail and (in_file or self._command.world_size > 1):
+            self.say(f"the last lines of rank {end.rank}:")
+            for line in end.tail.splitlines():
                 self.say(f"  {line}")
 
     # The listeners. All but the signal handlers run in threads. They only queue events.
@@ -267,11 +235,6 @@ class _Supervisor:
             if event.event == "started" and event.rank == 0:
                 self._leader = event
             self._events.put(partial(self._life.on_rank_event, event))
-        elif text.strip():
-            label = _RANK_LABEL.match(text)
-            rank = int(label[1]) if label else 0
-            tail = self._tails.setdefault(rank, collections.deque(maxlen=_TAIL))
-            tail.append(text[label.end() if label else 0 :].decode(errors="replace").rstrip())
         return text
 
     def _wait(self) -> None:

@@ -38,14 +38,12 @@ class TritonInstallation:
         executable: absolute path.
         backend_directory: for ``--backend-directory``; None if the server's default works.
         env: environment variables to set for the server.
-        source: where it was found, for messages.
         version: e.g. ``2.51.0``; None if the installation does not contain it.
     """
 
     executable: Path
     backend_directory: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    source: str = ""
     version: str | None = None
 
 
@@ -68,13 +66,13 @@ def find_server(explicit: str | None = None, container: Path = _CONTAINER) -> Tr
                 f"--triton-server {explicit}: {path} is not an executable file; "
                 "give the path of a tritonserver"
             )
-        return _server_at(path, wheel, "--triton-server")
+        return _server_at(path, wheel)
     in_container = container / "bin" / "tritonserver"
     if _runnable(in_container):
-        return _server_at(in_container, wheel, str(container))
+        return _server_at(in_container, wheel)
     on_path = shutil.which("tritonserver")
     if on_path:
-        return _server_at(Path(on_path), wheel, "PATH")
+        return _server_at(Path(on_path), wheel)
     if wheel is not None:
         return _wheel_server(wheel)
     raise ServerNotFoundError(
@@ -88,7 +86,7 @@ def _runnable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
 
 
-def _server_at(path: Path, wheel: Path | None, source: str) -> TritonInstallation:
+def _server_at(path: Path, wheel: Path | None) -> TritonInstallation:
     path = path.absolute()
     if wheel is not None and path.resolve() == (wheel / "bin" / "tritonserver").resolve():
         return _wheel_server(wheel)
@@ -100,7 +98,6 @@ def _server_at(path: Path, wheel: Path | None, source: str) -> TritonInstallatio
         # Triton's default is /opt/tritonserver/backends, wherever the program is.
         backend_directory=backends if root != _CONTAINER and backends.is_dir() else None,
         env=_python_env(),
-        source=source,
         version=version_file.read_text().strip() if version_file.is_file() else None,
     )
 
@@ -134,8 +131,6 @@ def _wheel_server(root: Path) -> TritonInstallation:
             "LD_LIBRARY_PATH": ":".join([*map(str, libraries), *([given] if given else [])]),
             **_python_env(),
         },
-        source=f"the wheel nvidia-pytriton {version}",
-        version=None,
     )
 
 
@@ -160,12 +155,7 @@ def _run_from_source() -> bool:
 
 
 def _check_numpy() -> None:
-    try:
-        version = importlib.metadata.version("numpy")
-    except importlib.metadata.PackageNotFoundError:
-        raise ServerNotFoundError(
-            "the Python backend needs numpy, which is not installed; pip install 'numpy<2'"
-        ) from None
+    version = importlib.metadata.version("numpy")
     if int(version.partition(".")[0]) >= 2:
         raise ServerNotFoundError(
             f"numpy {version} is installed, and the Python backend of the wheel nvidia-pytriton "
@@ -205,42 +195,27 @@ def _libpython_folder() -> Path:
 def _assemble(backend: Path, stub: Path, version: str) -> Path:
     """Create a backend directory with the wheel's Python backend and the stub.
 
-    The files are copies (3 MB), so removing one environment does not break another. The directory
-    is created under another name and renamed, so concurrent launches see it complete or not at all.
+    The files are copies (3 MB), so removing one environment does not break another. Each appears
+    whole, so concurrent launches may all write it.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-tokenizers"
     target = cache / f"triton-backends-{version}-py{_PYTHON}"
     if _run_from_source():  # models import this package from the backend's folder
         target = target.with_name(f"{target.name}-{zlib.crc32(os.fsencode(_PACKAGE)):08x}")
-    sources = [*(p for p in backend.iterdir() if p.is_file()), stub]
-    if _complete(target, sources):
-        return target
+    folder = target / "python"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as scratch:
-            new = Path(scratch) / "new"
-            (new / "python").mkdir(parents=True)
-            for source in sources:
-                shutil.copy2(source, new / "python")
-            if _run_from_source():
-                (new / "python" / _PACKAGE.name).symlink_to(_PACKAGE)
-            # It can be incomplete after a full disk or a manual removal.
-            if target.exists() and not _complete(target, sources):
-                with contextlib.suppress(FileNotFoundError):
-                    target.rename(Path(scratch) / "old")
-            try:
-                new.rename(target)
-            except OSError:
-                if not _complete(target, sources):  # otherwise another launch was faster
-                    raise
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in (*(p for p in backend.iterdir() if p.is_file()), stub):
+            copy = folder / source.name
+            if not copy.is_file() or copy.stat().st_size != source.stat().st_size:
+                with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as scratch:
+                    Path(shutil.copy2(source, scratch)).replace(copy)
+        if _run_from_source():
+            with contextlib.suppress(FileExistsError):
+                (folder / _PACKAGE.name).symlink_to(_PACKAGE)
     except OSError as error:
         raise ServerNotFoundError(
             f"cannot assemble the Python backend in {cache}: {error.strerror}; "
             "set XDG_CACHE_HOME to a writable folder"
         ) from None
     return target
-
-
-def _complete(target: Path, sources: list[Path]) -> bool:
-    copies = [(source, target / "python" / source.name) for source in sources]
-    return all(c.is_file() and c.stat().st_size == s.stat().st_size for s, c in copies)

@@ -243,10 +243,11 @@ class Preprocessor:
             keys = self._contexts.put_each(contexts)
             arrays["STREAM_KEY"] = np.array(keys, dtype=np.int64).reshape(-1, 1)
             return None
+        # Only a client that calls preprocessing alone asks for a key that no engine takes.
         if self._transport is StreamKeyTransport.SEQUENCE_ID:
-            sequence_id = self._contexts.put(*contexts)
+            sequence_id = self._contexts.put(*contexts, direct=request.wants_key)
         elif request.request_id:
-            self._contexts.put_under(request.request_id, contexts)
+            self._contexts.put_under(request.request_id, contexts, direct=request.wants_key)
         # Postprocessing prepends the prompt if it has the context; otherwise the engine must.
         keyed = sequence_id is not None or bool(request.request_id)
         exclude = [[keyed or not context.echo] for context in contexts]

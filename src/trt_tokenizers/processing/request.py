@@ -34,7 +34,11 @@ class TextRequest:
         request_id: the client's, or empty.
         parameters: request parameters beside the inputs.
         inputs: by `Input.target`, one entry per row; None or missing if not sent.
+        wants_key: whether the request asks for the output STREAM_KEY. An ensemble asks only for
+            outputs that it maps, and a client that calls preprocessing alone for all by default.
     """
+
+    wants_key = False
 
     def __init__(
         self,

@@ -41,6 +41,12 @@ def engine_problems(
             yield from _transformers_problems(model, world_size)
 
 
+def python_processes(repository: Path) -> int:
+    """The number of processes of the Python models: one per instance."""
+    models, _ = _read_models(repository)
+    return sum(model.instances for model in models if model.backend == "python")
+
+
 def gpu_problems(
     repository: Path,
     world_size: int,
@@ -93,6 +99,7 @@ class _Model(NamedTuple):
     file: Path
     backend: str
     max_batch_size: int  # 0: no batches
+    instances: int
     parameters: Mapping[str, str]  # those that have a value
 
     @property
@@ -127,7 +134,9 @@ def _read_models(repository: Path) -> tuple[list[_Model], list[str]]:
             problems.append(str(error))
             continue
         values = {name: value for name, value in parameters(config).items() if value}
-        models.append(_Model(file, config.backend, config.max_batch_size, values))
+        groups = config.instance_group
+        instances = sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups) or 1
+        models.append(_Model(file, config.backend, config.max_batch_size, instances, values))
     return models, problems
 
 

@@ -151,9 +151,12 @@ class EnsembleBuilder:
                 continue
             self._preprocessing.output.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
             step.output_map[name] = f"_{name}"
+        # Mapped by no ensemble: a request for it shows that a client calls preprocessing alone.
+        self._preprocessing.output.add(name="STREAM_KEY", data_type="TYPE_INT64", dims=[1])
 
     def _connect_engine(self, step: Any) -> None:
-        prepared = {TO_ENGINE[o.name]: f"_{o.name}" for o in self._preprocessing.output}
+        made = {output.name for output in self._preprocessing.output}
+        prepared = {there: f"_{name}" for name, there in TO_ENGINE.items() if name in made}
         usual_map = dict(self._skeleton.ensemble_scheduling.step[1].input_map)
         old_steps = {step.model_name: step for step in self._old.ensemble_scheduling.step}
         old_step = old_steps.get(self._engine.name)

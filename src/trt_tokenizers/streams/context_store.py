@@ -10,7 +10,8 @@ postprocessing those of its streams. A file that nobody touches, as of a client 
 preprocessing alone, soon does not delay a stop any more.
 
 TensorRT-LLM's C++ backend touches nothing. The contexts for it are ``waiting-KEY-ROW`` until
-postprocessing takes them, and a draining server waits for these without a limit.
+postprocessing takes them, and a draining server waits for these without a limit, unless the request
+shows that a client calls preprocessing alone.
 """
 
 from __future__ import annotations
@@ -132,13 +133,16 @@ class ContextStore:
             raise SettingsError(f"{self.directory} is not private to this user; remove it")
         self._user_mark.touch(mode=0o600)
 
-    def put(self, *contexts: RequestContext) -> int:
+    def put(self, *contexts: RequestContext, direct: bool = False) -> int:
         """Store the contexts of a request's rows under a new key; if that fails, none is left.
+
+        Args:
+            direct: whether a client calls preprocessing alone; then no engine has the request.
 
         Raises:
             EngineError: the file system is full.
         """
-        return self._put_new(self._waiting, contexts)
+        return self._put_new(self._running if direct else self._waiting, contexts)
 
     def put_each(self, contexts: Sequence[RequestContext]) -> list[int]:
         """Store each context under its own new key, for an engine that touches the contexts of
@@ -157,8 +161,13 @@ class ContextStore:
             raise
         return keys
 
-    def put_under(self, request_id: str, contexts: Sequence[RequestContext]) -> None:
+    def put_under(
+        self, request_id: str, contexts: Sequence[RequestContext], *, direct: bool = False
+    ) -> None:
         """Store the contexts of a request's rows under the key of a client's request id.
+
+        Args:
+            direct: as of `put`.
 
         Raises:
             RequestError: another request with this id has not ended.
@@ -172,7 +181,8 @@ class ContextStore:
                         if now - os.stat(f"{prefix}{key}-{row}").st_ctime < seconds:  # noqa: PTH116
                             raise FileExistsError
                 self.discard(key, row)
-            self._put_rows(f"{self._waiting}{key}", contexts, whole=True)
+            prefix = self._running if direct else self._waiting
+            self._put_rows(f"{prefix}{key}", contexts, whole=True)
         except FileExistsError:
             raise RequestError(
                 f"the request id {request_id!r} is in use by a request that has not ended; send "

@@ -33,8 +33,8 @@ def test_the_command_of_one_rank() -> None:
         "--backend-config=python,shm-region-prefix-name=p-r0-",
         "--disable-auto-complete-config",
         "--http-address=127.0.0.1",
-        "--http-port=8000",
         "--grpc-address=127.0.0.1",
+        "--http-port=8000",
         "--grpc-port=8001",
         "--metrics-port=8002",
         "--log-format=ISO8601",
@@ -42,7 +42,7 @@ def test_the_command_of_one_rank() -> None:
     assert command.ranks.follower == ()
     assert command.mpi == ()
     assert command.ranks.shm_prefix_of(0) == "p-r0-"
-    assert command.shm_prefix == "p-"
+    assert command.ranks.launch_prefix == "p-"
     assert "PATH=/venv/bin:/bin" in command.ranks.env
     assert command.http_url == "http://127.0.0.1:8000"
     assert command.grpc_address == "127.0.0.1:8001"

@@ -39,8 +39,8 @@ class Recorder:
     def stopping(self) -> None:
         self.done.append("stopping")
 
-    def show_tail(self, rank: int) -> None:
-        self.done.append(f"tail {rank}")
+    def show_tail(self, end: RankEvent) -> None:
+        self.done.append(f"tail {end.rank}")
 
     def say(self, line: str) -> None:
         self.said.append(line)

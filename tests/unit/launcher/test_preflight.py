@@ -18,7 +18,7 @@ from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher.command import LaunchOptions
 from trt_tokenizers.launcher.lock import locked
 from trt_tokenizers.launcher.mpi import Host
-from trt_tokenizers.launcher.preflight import problems, slurm_leader
+from trt_tokenizers.launcher.preflight import problems, shm_problems, slurm_leader
 
 
 @pytest.fixture
@@ -81,33 +81,14 @@ def test_a_rank_0_on_another_host_must_be_reachable(repository: Path) -> None:
     assert found(repository, hosts=(Host("localhost", 2),)) == []
 
 
-def test_a_full_dev_shm(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_dev_shm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(shm_problems(3)) == []
     full = (*os.statvfs("/dev/shm")[:3], 0, 0, *os.statvfs("/dev/shm")[5:])
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
-    (line,) = found(repository)
+    (line,) = shm_problems(2)
     assert line.startswith(
         "/dev/shm has 0.0 MB free, but the instances of Python models, 2 in all, need 1 MB each"
     )
-
-
-@pytest.mark.parametrize(
-    ("config", "count"),
-    [
-        ("", 1),
-        ("instance_group [ { count: 4 kind: KIND_CPU } ]", 4),
-        ("instance_group { count: 2 }\ninstance_group { kind: KIND_CPU }", 3),
-        ("instance_group: [{ count: 2, gpus: [0, 1] }, {}]", 5),
-        ("instance_group [{ count: 3 rate_limiter { resources [{ name: 'R' count: 9 }] } }]", 3),
-        ('# instance_group [{ count: 7 }]\nname: "instance_group [{ count: 4 }]"', 1),
-    ],
-)
-def test_instances_of_a_model(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, config: str, count: int
-) -> None:
-    (repository / "preprocessing" / "config.pbtxt").write_text(f'backend: "python"\n{config}')
-    full = (*os.statvfs("/dev/shm")[:3], 0, 0, *os.statvfs("/dev/shm")[5:])
-    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
-    assert f"Python models, {count + 1} in all, need" in found(repository)[0]
 
 
 def test_a_pipe_is_not_read(repository: Path) -> None:

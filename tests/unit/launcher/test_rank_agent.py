@@ -268,11 +268,11 @@ def test_the_environments_of_a_killed_server_are_removed(
     # Two servers have started, and the other one still needs its folder.
     for folder in (own, other):
         folder.mkdir()
-    monkeypatch.setattr(shared_memory, "running_named", lambda name: {1})
+    monkeypatch.setattr(shared_memory, "any_running", lambda name: True)
     shared_memory.remove_environments(prefix, 2.0)
     sweep(prefix, set())
     assert sorted(tmp_path.iterdir()) == sorted([older, own, other])
-    monkeypatch.setattr(shared_memory, "running_named", lambda name: set())
+    monkeypatch.setattr(shared_memory, "any_running", lambda name: False)
     shared_memory.remove_environments(prefix, 2.0)
     sweep(prefix, set())
     assert list(tmp_path.iterdir()) == [older]
@@ -283,6 +283,20 @@ def test_a_missing_rank_variable(run) -> None:
     _, err = agent.process.communicate(timeout=30)
     assert agent.process.returncode == 2
     assert err.startswith(b"error: NO_SUCH_RANK is '', but the MPI must set it to the rank; ")
+
+
+def test_an_event_of_any_size_is_one_short_line() -> None:
+    """The last lines of the output are kept."""
+    tail = "\n".join(f"{number} {'é' * 150}" for number in range(20))
+    mark = b"mark: "
+    line = RankEvent(0, "ended", text="x" * 9000, code=1, tail=tail).to_line(mark)
+    assert len(line) <= LONGEST
+    line = RankEvent(0, "ended", text="why", code=1, tail=tail).to_line(mark)
+    assert 3000 < len(line) <= LONGEST
+    _, found = RankEvent.find(line, mark)
+    assert found is not None
+    assert found.text == "why"
+    assert found.tail.splitlines()[-1] == tail.splitlines()[-1]
 
 
 def test_an_event_is_found_after_other_output() -> None:

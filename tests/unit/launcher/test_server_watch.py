@@ -149,6 +149,34 @@ def test_a_pause_of_everything_is_not_reported() -> None:
         child.kill()
 
 
+@pytest.mark.parametrize(("state", "waited_s", "seconds"), [
+    ("S", 0.0, 0.0),  # idle
+    ("R", 0.65, 0.0),  # Triton waits a full second
+    ("R", 0.75, 1.05),
+    ("R", 3.0, 3.3),
+    ("T", 1.0, 0.0),  # the rest of the second is not seen
+])  # fmt: skip
+def test_a_second_without_a_sign_is_too_long(
+    tmp_path: Path, state: str, waited_s: float, seconds: float
+) -> None:
+    def show(ran: int, waited: float, runs: int, state: str) -> None:
+        (tmp_path / "schedstat").write_text(f"{ran} {waited * 1e9:.0f} {runs}\n")
+        (tmp_path / "stat").write_text(f"1 (a stub) {state} 0 0\n")
+
+    thread = HealthThread(0)
+    thread._task = tmp_path
+    show(1000, 5.0, 10, "S")
+    seen = [thread.look(100.0)]
+    for tenth in range(1, 10):  # less than a second: it sleeps, or waits for a processor
+        show(1000, 5.0, 10, state)
+        seen.append(thread.look(100.0 + tenth / 10))
+    assert not any(seen)
+    show(2000, 5.0 + (0.0 if state == "T" else waited_s), 11, "S")
+    assert thread.look(101.0 + waited_s) == pytest.approx(seconds)
+    show(3000, 6.0 + waited_s, 20, "S")
+    assert thread.look(103.0 + waited_s) == 0.0, "nine short waits"
+
+
 def test_the_tail_is_bounded() -> None:
     log = LogReader()
     log.feed(b"".join(b"%d\n" % n for n in range(100)), 1)

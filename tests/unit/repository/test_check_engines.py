@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trt_tokenizers.memory.gpus import Gpu, host_gpus, visible_gpus
-from trt_tokenizers.repository.check_engines import engine_problems, gpu_problems
+from trt_tokenizers.repository.check_engines import engine_problems, gpu_problems, python_processes
 
 NEW = {
     "version": "0.17.0",
@@ -400,3 +400,23 @@ def test_a_checkpoint_larger_than_the_ranks_gpus(
     lines = unmet(repository, world_size, world_size, nvidia_smi)
     assert (lines == []) == fits
     assert all(line.startswith(f"{folder}: a rank's weights are 30.0 GB") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ("", 1),
+        ("instance_group [ { count: 4 kind: KIND_CPU } ]", 4),
+        ("instance_group { count: 2 }\ninstance_group { kind: KIND_CPU }", 3),
+        ("instance_group: [{ count: 2, gpus: [0, 1] }, {}]", 5),
+        ("instance_group [{ count: 3 rate_limiter { resources [{ name: 'R' count: 9 }] } }]", 3),
+        ('# instance_group [{ count: 7 }]\nname: "instance_group [{ count: 4 }]"', 1),
+    ],
+)
+def test_python_processes(tmp_path: Path, config: str, count: int) -> None:
+    for model in ("one", "two", "three"):
+        (tmp_path / model).mkdir()
+    (tmp_path / "one" / "config.pbtxt").write_text(f'backend: "python"\n{config}')
+    (tmp_path / "two" / "config.pbtxt").write_text('backend: "python"')
+    (tmp_path / "three" / "config.pbtxt").write_text('backend: "tensorrtllm"')
+    assert python_processes(tmp_path) == count + 1
