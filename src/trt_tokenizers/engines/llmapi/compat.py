@@ -79,7 +79,7 @@ class Api:
             llmapi = importlib.import_module("tensorrt_llm.llmapi")
             self.guided_decoding_params = llmapi.GuidedDecodingParams
             executor = importlib.import_module("tensorrt_llm.executor")
-            self.request_error: type[Exception] = executor.RequestError
+            self.client_errors: tuple[type[Exception], ...] = (ValueError, executor.RequestError)
             self.lora_request = executor.LoRARequest
         except ModuleNotFoundError as error:
             raise EngineError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from trt_tokenizers.engines.base import GenerationRequest
 from trt_tokenizers.engines.llmapi import compat
+from trt_tokenizers.engines.sampling_params import guide_fields, split_stop_words
 
 Values = dict[str, Any]
 
@@ -38,9 +39,7 @@ def _end(r: GenerationRequest) -> Values:
 
 
 def _stop(r: GenerationRequest) -> Values:
-    # The runtime ignores min_tokens for stop tokens.
-    ids = _single(r.stop_words) if r.min_tokens <= 1 else []
-    return {"stop_token_ids": ids or None, "include_stop_str_in_output": True}
+    return {"stop_token_ids": split_stop_words(r)[0] or None, "include_stop_str_in_output": True}
 
 
 def _unless(name: str, neutral: Any) -> Callable[[GenerationRequest], Values]:
@@ -132,15 +131,6 @@ PARAMETERS = (
     Parameter(("exclude_input_in_output",), "nothing: postprocessing prepends the prompt"),
 )
 
-#: Guide type of the ensemble -> field of GuidedDecodingParams.
-GUIDES = {
-    "json": "json_object",
-    "json_schema": "json",
-    "regex": "regex",
-    "ebnf_grammar": "grammar",
-    "structural_tag": "structural_tag",
-}
-
 
 def sampling_params(api: Any, r: GenerationRequest) -> Any:
     """The SamplingParams for *r*.
@@ -153,9 +143,7 @@ def sampling_params(api: Any, r: GenerationRequest) -> Any:
     for parameter in PARAMETERS:
         values |= parameter.values(r)
     if r.guide is not None:
-        kind, text = r.guide
-        guide = {GUIDES[kind]: text if kind != "json" else True}
-        values["guided_decoding"] = api.guided_decoding_params(**guide)
+        values["guided_decoding"] = api.guided_decoding_params(**guide_fields(r.guide))
     params = api.sampling_params(**values)
     if longer := [word for word in r.bad_words if len(word) > 1]:
         compat.set_bad_words(params, longer)
