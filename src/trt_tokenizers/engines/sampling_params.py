@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from trt_tokenizers.engines.base import GenerationRequest
+from typing import Any
 
+from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.streams.ensemble_inputs import INPUTS
+
+#: Inputs that `common_fields` passes on.
+COMMON = [each for each in INPUTS if each.in_sampling_params]
 #: Guide type of the ensemble -> field of the library's class for guides.
 GUIDES = {
     "json": "json_object",
@@ -12,6 +17,15 @@ GUIDES = {
     "ebnf_grammar": "grammar",
     "structural_tag": "structural_tag",
 }
+
+
+def common_fields(r: GenerationRequest) -> dict[str, Any]:
+    """The fields that both libraries have with the name, meaning and default of the input."""
+    return {
+        each.target: value
+        for each in COMMON
+        if (value := getattr(r, each.target)) != each.default and not (each.samples and r.greedy)
+    }
 
 
 def guide_fields(guide: tuple[str, str]) -> dict[str, str | bool]:

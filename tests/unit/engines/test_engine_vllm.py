@@ -27,7 +27,6 @@ import transformers
 
 from library_engines import PROMPT, answer, begin, ids, make_engine, request, rest
 from trt_tokenizers.engines.base import FinishReason
-from trt_tokenizers.engines.sampling_params import GUIDES
 from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.engine import VllmEngine
 from trt_tokenizers.engines.vllm.sampling import sampling_params
@@ -82,13 +81,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stop_words": ({"stop_words": ((4,), (5, 6))}, {"stop_token_ids": [4]}),
     "bad_words": ({"bad_words": ((4,), (5, 6))}, {"bad_words_token_ids": [[4], [5, 6]]}),
     "temperature": ({"temperature": 0.5}, {"temperature": 0.5, "top_p": 1.0, "top_k": 0}),
-    "top_k": ({"top_k": 5}, {"top_k": 5, "temperature": 1.0}),
-    "top_p": ({"top_p": 0.5}, {"top_p": 0.5, "temperature": 1.0}),
-    "min_p": ({"min_p": 0.25}, {"min_p": 0.25, "temperature": 1.0}),
     "seed": ({"seed": 3, "temperature": 0.5}, {"seed": 3}),
-    "repetition_penalty": ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
-    "presence_penalty": ({"presence_penalty": 0.5}, {"presence_penalty": 0.5}),
-    "frequency_penalty": ({"frequency_penalty": 0.5}, {"frequency_penalty": 0.5}),
     "return_log_probs": ({"return_log_probs": True}, {"logprobs": 0}),
 }
 
@@ -100,17 +93,6 @@ def test_parameters_become_sampling_params(name: str) -> None:
     params = sampling_params(compat.Api(), request(given=frozenset(values), **values))
     assert {field: getattr(params, field) for field in expected} == expected
     assert params.detokenize is False
-
-
-def test_a_request_without_sampling_parameters_is_greedy() -> None:
-    assert sampling_params(compat.Api(), request()).temperature == 0
-
-
-@pytest.mark.parametrize("kind", GUIDES)
-def test_guides_become_structured_outputs(kind: str) -> None:
-    params = sampling_params(compat.Api(), request(guide=(kind, "x")))
-    expected: Any = True if kind == "json" else "x"
-    assert getattr(params.structured_outputs, GUIDES[kind]) == expected
 
 
 def test_what_vllm_refuses_is_the_clients_fault(engine: VllmEngine) -> None:

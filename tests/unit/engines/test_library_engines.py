@@ -15,6 +15,7 @@ import pytest
 from library_engines import ENGINES, PROMPT, answer, begin, ids, make_engine, request, rest
 from trt_tokenizers.engines.base import FinishReason
 from trt_tokenizers.engines.event_loop import EventLoopEngine
+from trt_tokenizers.engines.sampling_params import COMMON, GUIDES
 from trt_tokenizers.errors import SettingsError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
@@ -129,6 +130,29 @@ def test_log_probs_and_figures(engine: EventLoopEngine, tiny_llama: Any, greedy:
     assert perf["first_scheduled_time_ns"] <= perf["first_token_time_ns"]
     assert perf["first_token_time_ns"] <= perf["last_token_time_ns"]
     assert all(chunk.perf is None for chunk in chunks[:-1])
+
+
+@pytest.mark.parametrize("name", [each.name for each in COMMON])
+def test_common_parameters_become_sampling_params(engine: EventLoopEngine, name: str) -> None:
+    params = engine._params(
+        request(given=frozenset({name}), **{name: 2 if name == "top_k" else 0.5})
+    )
+    assert getattr(params, name) == (2 if name == "top_k" else 0.5)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_become_sampling_params(engine: EventLoopEngine, guide: str) -> None:
+    params = engine._params(request(guide=(guide, "x")))
+    field = "guided_decoding" if hasattr(params, "guided_decoding") else "structured_outputs"
+    expected: Any = True if guide == "json" else "x"
+    assert getattr(getattr(params, field), GUIDES[guide]) == expected
+
+
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.0, "top_p": 0.5}, {"top_k": 1, "seed": 3}])
+def test_greedy_requests_do_not_sample(engine: EventLoopEngine, given: dict[str, Any]) -> None:
+    params = engine._params(request(given=frozenset(given), **given))
+    sampling = (params.temperature, params.top_p, params.top_k)
+    assert sampling in ((None, None, None), (0.0, 1.0, 0)), "the libraries' greedy values"
 
 
 def test_cancel(engine: EventLoopEngine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trt_tokenizers.engines.base import GenerationRequest
-from trt_tokenizers.engines.sampling_params import guide_fields, split_stop_words
+from trt_tokenizers.engines.sampling_params import common_fields, guide_fields, split_stop_words
 from trt_tokenizers.engines.vllm import compat
 
 
@@ -16,25 +16,17 @@ def sampling_params(api: compat.Api, r: GenerationRequest) -> Any:
         ValueError: vLLM refuses them.
     """
     values: dict[str, Any] = {
+        **common_fields(r),
         "max_tokens": r.max_tokens,
         "min_tokens": r.min_tokens,
-        "repetition_penalty": r.repetition_penalty,
-        "presence_penalty": r.presence_penalty,
-        "frequency_penalty": r.frequency_penalty,
         # The request has all its EOS ids; vLLM must not add those of the model.
         "ignore_eos": True,
         "stop_token_ids": [*r.end_ids, *split_stop_words(r)[0]],
         "detokenize": False,
         "output_kind": api.delta,
         "skip_clone": True,
+        **({"temperature": 0.0} if r.greedy else {"seed": r.seed}),
     }
-    if r.greedy:
-        values["temperature"] = 0.0
-    else:
-        values |= {
-            "temperature": r.temperature, "top_k": r.top_k, "top_p": r.top_p, "seed": r.seed,
-            "min_p": r.min_p,
-        }  # fmt: skip
     if r.return_log_probs:
         values["logprobs"] = 0  # that of the chosen token
     if r.embedding_bias is not None:
