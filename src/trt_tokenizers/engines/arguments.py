@@ -1,14 +1,15 @@
-"""Settings of the engines that pass arguments of the operator to a library: `llmapi` and `vllm`."""
+"""The library of the engines `llmapi` and `vllm`, and the arguments that the operator gives it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trt_tokenizers.errors import SettingsError
+from trt_tokenizers.errors import EngineError, SettingsError, one_line
 from trt_tokenizers.settings import setting
 
 
@@ -88,3 +89,22 @@ class ArgumentSettings:
                 )
             found[name] = (number, folder)
         return found
+
+
+@contextlib.contextmanager
+def importing(where: str, library: str, fix: str) -> Iterator[None]:
+    """Convert the errors of importing a library.
+
+    Raises:
+        EngineError: the library is missing or does not import.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"{where} needs {library}: there is no module {error.name!r}; {fix}"
+        ) from error
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        raise EngineError(
+            f"{where}: {library} does not import: {one_line(error)}; {fix}"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import socket
 from concurrent.futures import Future as Future_
@@ -216,18 +215,8 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_ranks")
-@pytest.mark.parametrize(
-    ("heads", "message"),
-    [
-        (
-            9,
-            r"num_attention_heads 9 and num_key_value_heads 3, .* size of 2; sizes that work: 1, 3",
-        ),
-        (6, r"MASTER_ADDR and MASTER_PORT are not set; start it with launch_server --world-size 2"),
-    ],
-)
-def test_a_rank_that_cannot_run_says_so_at_once(tmp_path: Path, heads: int, message: str) -> None:
-    config = {"num_attention_heads": heads, "num_key_value_heads": 3 if heads == 9 else 2}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_ranks_without_a_meeting_point(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    message = "MASTER_ADDR and MASTER_PORT are not set; start it with launch_server --world-size 2"
     with pytest.raises(SettingsError, match=message):
         TransformersEngine({"model_dir": str(tmp_path)})

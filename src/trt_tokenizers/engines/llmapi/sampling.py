@@ -15,7 +15,6 @@ def sampling_params(api: compat.Api, r: GenerationRequest) -> Any:
 
     Raises:
         ValueError: TensorRT-LLM refuses a value.
-        EngineError: this version does not support bad words of several ids.
     """
     values: dict[str, Any] = {
         **common_fields(r),

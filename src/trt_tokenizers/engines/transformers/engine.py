@@ -67,7 +67,6 @@ class TransformersEngine(Engine):
         self._stopping = False
         self._group: Any = None  # a `parallel.Group` if there are several ranks
         if rank.size > 1:
-            loading.check_split(s, rank)
             address = meeting_point(os.environ, rank)
         loading.import_libraries()
         device = loading.choose_device(s, rank)
