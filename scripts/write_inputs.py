@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write the inputs in model_repo_skeleton and the tables of docs/ensemble.md and docs/llmapi.md.
+"""Write the inputs in model_repo_skeleton and the table of docs/ensemble.md.
 
-They come from streams/ensemble_inputs.py and engines/llmapi/sampling.py; run this after changes.
+They come from streams/ensemble_inputs.py; run this after changes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import re
 from pathlib import Path
 
-from trt_tokenizers.engines.llmapi import sampling
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input
 
 ROOT = Path(__file__).parents[1]
@@ -31,12 +30,10 @@ def files() -> dict[Path, str]:
         path = ROOT / "model_repo_skeleton" / model / "config.pbtxt"
         left = iter(blocks)
         made[path] = _PBTXT.sub(lambda found, left=left: found[1] + next(left), path.read_text())
-    for page, table in (("ensemble", markdown()), ("llmapi", sampling.markdown())):
-        path = ROOT / "docs" / f"{page}.md"
-        head = table.partition("\n")[0]
-        made[path] = re.sub(
-            rf"(?m)^{re.escape(head)}\n(\|.*\n)*", lambda _, table=table: table, path.read_text()
-        )
+    path = ROOT / "docs" / "ensemble.md"
+    table = markdown()
+    head = table.partition("\n")[0]
+    made[path] = re.sub(rf"(?m)^{re.escape(head)}\n(\|.*\n)*", lambda _: table, path.read_text())
     return made
 
 

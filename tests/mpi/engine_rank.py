@@ -6,6 +6,7 @@ Prints "loaded", and "stopped" after a clean end. The leader stops when its stan
 from __future__ import annotations
 
 import logging
+import select
 import sys
 
 from trt_tokenizers.engines.transformers.engine import TransformersEngine
@@ -19,7 +20,10 @@ if __name__ == "__main__":
     sys.stdout.write("loaded\n")
     sys.stdout.flush()
     if engine.leads:
-        sys.stdin.read()
+        while engine.died is None and not select.select([sys.stdin], [], [], 0.1)[0]:
+            pass
+        if engine.died is not None:
+            sys.exit(engine.died)
         engine.stop()
     else:
         engine.follow()

@@ -4,9 +4,9 @@ Preprocessing and the engine model parse their tensors by this table, `engines.b
 the ranges, the engines take `supported` from it, and ``scripts/write_inputs.py`` writes the tensors
 of model_repo_skeleton and the table of docs/ensemble.md.
 
-A new sampling parameter needs an entry here, a field of `engines.base.GenerationRequest`, and its
-translation in the sampling.py of each engine. Then run
-``scripts/write_inputs.py``.
+A new sampling parameter needs an entry here, a field of `engines.base.GenerationRequest` and a
+processor in engines/transformers/sampling.py. The other engines pass it on if `in_sampling_params`
+is true; otherwise their sampling.py converts it. Then run ``scripts/write_inputs.py``.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Input:
         not_set: a value that counts as not sent, as in TensorRT-LLM.
         only: the one value that Python engines accept.
         samples: whether it makes the engine sample; without any such input the engine is greedy.
+        in_sampling_params: whether the SamplingParams of TensorRT-LLM and of vLLM have the field
+            with the same name, meaning and default.
         engines: the engines of this package that serve it; none for one that only TensorRT-LLM's
             C++ backend serves.
         field: its field in `TextRequest` and `GenerationRequest`; empty for *name*.
@@ -78,6 +80,7 @@ class Input:
     not_set: Any = None
     only: Any = None
     samples: bool = False
+    in_sampling_params: bool = False
     engines: frozenset[str] = _ENGINES
     field: str = ""
     skeleton: bool = True
@@ -128,21 +131,25 @@ INPUTS = (
     Input("pad_id", "INT32", "PAD_ID", "", "pads the rows of a batch"),
     Input("temperature", "FP32", "", "temperature", "divides the logits; 0 is greedy. "
           "[Sampling](#sampling) needs this or one of the next three",
-          default=1.0, range=Range(0, 100), samples=True),
+          default=1.0, range=Range(0, 100), samples=True, in_sampling_params=True),
     Input("top_k", "INT32", "", "runtime_top_k", "sample from the k most probable tokens; 0: not "
-          "set", default=0, range=Range(0), not_set=0, samples=True),
+          "set", default=0, range=Range(0), not_set=0, samples=True, in_sampling_params=True),
     Input("top_p", "FP32", "", "runtime_top_p", "sample from the most probable tokens that "
           "together reach this probability; 0: not set",
-          default=1.0, range=Range(0, 1, above=True), not_set=0.0, samples=True),
+          default=1.0, range=Range(0, 1, above=True), not_set=0.0, samples=True,
+          in_sampling_params=True),
     Input("min_p", "FP32", "", "min_p", "sample from tokens at least this fraction as probable as "
           "the most probable one; 0: not set",
-          default=0.0, range=Range(0, 1), not_set=0.0, samples=True),
+          default=0.0, range=Range(0, 1), not_set=0.0, samples=True, in_sampling_params=True),
     Input("repetition_penalty", "FP32", "", "repetition_penalty", "penalizes tokens of prompt and "
-          "answer; 1: no penalty", default=1.0, range=Range(0, 100, above=True)),
+          "answer; 1: no penalty", default=1.0, range=Range(0, 100, above=True),
+          in_sampling_params=True),
     Input("presence_penalty", "FP32", "", "presence_penalty", "subtracted from the logits of "
-          "tokens in the answer", default=0.0, range=Range(-100, 100)),
+          "tokens in the answer", default=0.0, range=Range(-100, 100),
+          in_sampling_params=True),
     Input("frequency_penalty", "FP32", "", "frequency_penalty", "subtracted from the logits of a "
-          "token for each time it is in the answer", default=0.0, range=Range(-100, 100)),
+          "token for each time it is in the answer", default=0.0, range=Range(-100, 100),
+          in_sampling_params=True),
     Input("min_tokens", "INT32", "MIN_TOKENS", "min_tokens", "minimum number of generated tokens, "
           "at most `max_tokens`", default=1, range=Range(0)),
     Input("min_length", "INT32", "MIN_LENGTH", "min_length", "older name of `min_tokens`",

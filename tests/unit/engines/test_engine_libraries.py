@@ -11,10 +11,7 @@ import pytest
 
 from applicable import transformers_of_the_engine
 from trt_tokenizers.engines.transformers.engine import TransformersEngine
-from trt_tokenizers.engines.transformers.loading import choose_device
-from trt_tokenizers.engines.transformers.settings import TransformersSettings
 from trt_tokenizers.errors import EngineError
-from trt_tokenizers.mpi_environment import Rank
 
 
 @pytest.fixture
@@ -53,17 +50,6 @@ def test_a_missing_dependency(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(EngineError, match=f"{missing} halted.* pip install 'trt-tokenizers"):
         TransformersEngine({"model_dir": model_dir})
-
-
-def test_several_gpus_need_accelerate(model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said before the model loads; transformers says it afterwards."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    settings, two = TransformersSettings(model_dir), Rank(0, 2, 0, "the test")
-    assert choose_device(settings, two) == "cuda"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert choose_device(settings, Rank(0, 1, 0, "the test")) == "cuda"
-    with pytest.raises(EngineError, match=r"over 2 GPUs needs the module accelerate; pip install"):
-        choose_device(settings, two)
 
 
 def test_importing_the_engine_imports_neither_torch_nor_transformers() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import socket
 from concurrent.futures import Future as Future_
@@ -141,24 +140,12 @@ def test_cancellations_are_sorted() -> None:
     assert freed == sorted(freed)
 
 
-@pytest.mark.parametrize(
-    ("visible", "restricted", "message"),
-    [
-        (1, None, r"rank 5 of 6 is number 2 on this node, but torch sees 1 GPU; start at most 1"),
-        (0, "", r"torch sees 0 GPUs \(CUDA_VISIBLE_DEVICES is ''\)"),
-    ],
-)
-def test_more_ranks_than_gpus(
-    monkeypatch: pytest.MonkeyPatch, visible: int, restricted: str | None, message: str
-) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if restricted is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", restricted)
+def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    parallel._check_gpu(Rank(0, 6, 0))
+    message = r"rank 5 of 6 is number 2 on this node, but torch sees 1 GPU; start at most 1"
     with pytest.raises(SettingsError, match=message):
         parallel._check_gpu(Rank(5, 6, 1))
-    if visible:
-        parallel._check_gpu(Rank(0, 6, visible - 1))
 
 
 def test_ranks_on_cpus_where_torch_sees_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,17 +172,21 @@ def test_ranks_share_the_leaders_store() -> None:
     assert [store.get("key") for store in others] == [b"value"] * 2
 
 
-def test_a_rank_that_does_not_connect_is_named_on_all_others() -> None:
-    for future in connect(4, "cpu", "cpu", timeout=2):
-        with pytest.raises(EngineError, match="rank 2, 3 of 4 did not connect to MASTER_ADDR 127"):
-            future.result()
+def test_a_rank_that_does_not_connect_is_named() -> None:
+    leader, other = connect(4, "cpu", "cpu", timeout=2)
+    with pytest.raises(EngineError, match="rank 2, 3 of 4 did not connect to MASTER_ADDR 127"):
+        leader.result()
+    with pytest.raises(EngineError, match="see rank 0's log"):
+        other.result()
 
 
-def test_ranks_that_differ_are_refused_on_all_ranks() -> None:
+def test_ranks_that_differ_are_refused() -> None:
+    leader, other = connect(2, "cpu", "cuda")
     message = "rank 1 has 2 ranks on cuda, torch .*, but rank 0 has 2 ranks on cpu, torch "
-    for future in connect(2, "cpu", "cuda"):
-        with pytest.raises(EngineError, match=message):
-            future.result()
+    with pytest.raises(EngineError, match=message):
+        leader.result()
+    with pytest.raises(EngineError):
+        other.result()
 
 
 def test_a_leader_that_does_not_listen() -> None:
@@ -215,11 +206,6 @@ def test_a_port_in_use() -> None:
         parallel.meet(Rank(0, 2), used.getsockname(), "cpu")
 
 
-def test_the_interface_to_an_address() -> None:
-    assert parallel.interface_to(("127.0.0.1", 1)) == "lo"
-    assert parallel.interface_to(("255.255.255.255", 1)) is None
-
-
 @pytest.fixture
 def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1")):
@@ -229,18 +215,8 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_ranks")
-@pytest.mark.parametrize(
-    ("heads", "message"),
-    [
-        (
-            9,
-            r"num_attention_heads 9 and num_key_value_heads 3, .* size of 2; sizes that work: 1, 3",
-        ),
-        (6, r"MASTER_ADDR and MASTER_PORT are not set; start it with launch_server --world-size 2"),
-    ],
-)
-def test_a_rank_that_cannot_run_says_so_at_once(tmp_path: Path, heads: int, message: str) -> None:
-    config = {"num_attention_heads": heads, "num_key_value_heads": 3 if heads == 9 else 2}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+def test_ranks_without_a_meeting_point(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    message = "MASTER_ADDR and MASTER_PORT are not set; start it with launch_server --world-size 2"
     with pytest.raises(SettingsError, match=message):
         TransformersEngine({"model_dir": str(tmp_path)})

@@ -23,9 +23,11 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from trt_tokenizers.engines.arguments import importing
 from trt_tokenizers.errors import EngineError, one_line
 
 WHERE = "engine 'llmapi'"
+_CONTAINER = "run it in NVIDIA's container tritonserver:…-trtllm-python-py3, with a GPU"
 
 #: Arguments of LLM() in any 1.x, for checks where TensorRT-LLM is not installed.
 LLM_ARGUMENTS = frozenset({
@@ -66,7 +68,7 @@ class Api:
         Raises:
             EngineError: it is missing, too old, or does not import.
         """
-        try:
+        with importing(WHERE, "TensorRT-LLM 1.x", _CONTAINER):
             package = importlib.import_module("tensorrt_llm")
             self.version = str(package.__version__)
             if int(self.version.split(".")[0]) < 1:
@@ -79,18 +81,8 @@ class Api:
             llmapi = importlib.import_module("tensorrt_llm.llmapi")
             self.guided_decoding_params = llmapi.GuidedDecodingParams
             executor = importlib.import_module("tensorrt_llm.executor")
-            self.request_error: type[Exception] = executor.RequestError
+            self.client_errors: tuple[type[Exception], ...] = (ValueError, executor.RequestError)
             self.lora_request = executor.LoRARequest
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"{WHERE} needs TensorRT-LLM 1.x: there is no module {error.name!r}; run it in "
-                "NVIDIA's container tritonserver:…-trtllm-python-py3"
-            ) from error
-        except (ImportError, AttributeError, OSError, RuntimeError) as error:
-            raise EngineError(
-                f"{WHERE}: TensorRT-LLM does not import: {one_line(error)}; run it in NVIDIA's "
-                "container, with a GPU"
-            ) from error
 
     def llm_arguments(self, backend: str | None) -> frozenset[str]:
         """Names of the arguments of LLM(); `LLM_ARGUMENTS` if the installed version has no list."""
@@ -133,16 +125,7 @@ def leave_mpi() -> None:
 
 
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
-    """Set bad words of several ids each, without LLM()'s tokenizer, which may be missing.
-
-    Raises:
-        EngineError: this version has no field for them.
-    """
-    if not hasattr(params, "_bad_word_ids"):
-        raise EngineError(
-            f"{WHERE}: this TensorRT-LLM does not support bad words of several token ids; send "
-            "bad_words that are one token each"
-        )
+    """Set bad words of several ids each, without LLM()'s tokenizer, which may be missing."""
     params.bad = ["" for _ in words]
     params._bad_word_ids = [list(word) for word in words]
 

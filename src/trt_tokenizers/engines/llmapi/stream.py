@@ -1,10 +1,11 @@
-"""The state of a request in the engine `llmapi`: TensorRT-LLM's outputs become chunks."""
+"""TensorRT-LLM's outputs as chunks. An output holds all tokens so far."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from trt_tokenizers.engines.base import Chunk, Emit, FinishReason, GenerationRequest, StopWords
+from trt_tokenizers.engines.base import FinishReason
+from trt_tokenizers.engines.event_loop import Stream
 from trt_tokenizers.engines.llmapi import compat
 
 _REASONS = {
@@ -28,47 +29,26 @@ _PERF = {
 }
 
 
-class Stream:
-    """The state of one request. Used only in the event loop."""
+class LlmApiStream(Stream):
+    """The state of one request."""
 
-    def __init__(self, request: GenerationRequest, emit: Emit) -> None:
-        self.request = request
-        self.emit = emit
-        self.result: Any = None  # of generate_async
-        self.ended = False  # whether the last chunk was emitted
-        self._sent = 0
-        self._stop_words = StopWords(request.stop_words, request.min_tokens)
+    def new_ids(self, output: Any) -> tuple[int, ...]:
+        return tuple(output.token_ids[self.sent :])
 
-    def next_chunk(self, step: Any) -> Chunk:
-        """The new tokens of *step*, a RequestOutput, which holds all tokens so far."""
-        output = step.outputs[0]
-        ids, start = output.token_ids, self._sent
-        reason = FinishReason.NOT_FINISHED
-        if step.finished:
-            reason = _REASONS.get(output.finish_reason, FinishReason.STOP)
-        end = len(ids)
-        for count in range(start + 1, end + 1):
-            if self._stop_words.add(ids[count - 1]):
-                end, reason = count, FinishReason.STOP
-                break
-        self._sent = end
-        new = tuple(ids[start:end])
-        probs: tuple[float, ...] = ()
-        if self.request.return_log_probs and new:
-            probs = compat.log_probs(output.logprobs[start:end], new)
-        perf = None
-        if reason and self.request.return_perf_metrics:
-            perf = _perf(getattr(output, "request_perf_metrics", None))
-        return Chunk(token_ids=new, log_probs=probs, finish_reason=reason, perf=perf)
+    def reason(self, output: Any) -> FinishReason:
+        return _REASONS.get(output.finish_reason, FinishReason.STOP)
 
+    def log_probs(self, output: Any, ids: tuple[int, ...]) -> tuple[float, ...]:
+        return compat.log_probs(output.logprobs[self.sent :][: len(ids)], ids)
 
-def _perf(metrics: Any) -> dict[str, float]:
-    """The metrics that this version of TensorRT-LLM provides."""
-    found: dict[str, float] = {}
-    for name, (group, field) in _PERF.items():
-        value = getattr(getattr(metrics, group, None), field, None)
-        if value is not None:
-            if name.endswith("_ns"):
-                value = int(value.total_seconds() * 1e9)
-            found[name] = value
-    return found
+    def perf(self, step: Any) -> dict[str, float]:
+        """The metrics that this version of TensorRT-LLM provides."""
+        metrics = getattr(step.outputs[0], "request_perf_metrics", None)
+        found: dict[str, float] = {}
+        for name, (group, field) in _PERF.items():
+            value = getattr(getattr(metrics, group, None), field, None)
+            if value is not None:
+                if name.endswith("_ns"):
+                    value = int(value.total_seconds() * 1e9)
+                found[name] = value
+        return found

@@ -33,11 +33,6 @@ logger = logging.getLogger(__name__)
 #: Upper limit of the KV cache on a CPU, unless kv_cache_tokens is set.
 _CPU_CACHE_BYTES = 1 << 30
 _STOP_SECONDS = 60.0
-#: Time after an error on this rank to learn whether the end of another rank caused it.
-_NEWS_SECONDS = 2.0
-#: Time to send the last responses and log lines after another rank has ended. Then this process
-#: ends, because a thread that waits inside NCCL cannot be interrupted.
-_LAST_SECONDS = 5.0
 
 
 class TransformersEngine(Engine):
@@ -70,36 +65,29 @@ class TransformersEngine(Engine):
         self._open: dict[str, Emit] = {}  # by request id
         self._ended: str | None = None  # why the engine accepts no more requests
         self._stopping = False
-        self._loop_ended = threading.Event()
         self._group: Any = None  # a `parallel.Group` if there are several ranks
         if rank.size > 1:
-            loading.check_split(s, rank)
             address = meeting_point(os.environ, rank)
         loading.import_libraries()
         device = loading.choose_device(s, rank)
         self.max_batch_size = s.batch_size(device)
-        try:
-            if rank.size > 1:
-                from trt_tokenizers.engines.transformers.parallel import Group
+        if rank.size > 1:
+            from trt_tokenizers.engines.transformers.parallel import Group
 
-                self._group = Group(rank, address, device)
-            model = loading.load(s, rank, device)
-            config = model.config.get_text_config()
-            self._device = model.device
-            self._vocab_size = int(config.vocab_size)
-            self.max_seq_len = loading.max_sequence_length(s, config)
-            if self._group is not None:
-                self._group.all_loaded(self._lost)
-            self._manager = self._make_manager(model, s)
-            if self._capacity < self.max_seq_len:
-                logger.warning("the KV cache limits max_seq_len to %d; raise kv_cache_tokens",
-                               self._capacity)  # fmt: skip
-                self.max_seq_len = self._capacity
-            self._start()
-        except Exception as error:
-            if self._group is None or not self._group.wait_for_news(_NEWS_SECONDS):
-                raise
-            raise EngineError(self._death(str(error))) from error
+            self._group = Group(rank, address, device)
+        model = loading.load(s, rank, device)
+        config = model.config.get_text_config()
+        self._device = model.device
+        self._vocab_size = int(config.vocab_size)
+        self.max_seq_len = loading.max_sequence_length(s, config)
+        if self._group is not None:
+            self._group.wait_until_loaded()
+        self._manager = self._make_manager(model, s)
+        if self._capacity < self.max_seq_len:
+            logger.warning("the KV cache limits max_seq_len to %d; raise kv_cache_tokens",
+                           self._capacity)  # fmt: skip
+            self.max_seq_len = self._capacity
+        self._start()
 
     def _make_manager(self, model: Any, s: TransformersSettings) -> Any:
         """Make the library's manager with our extensions and its KV cache, but do not start it."""
@@ -170,47 +158,16 @@ class TransformersEngine(Engine):
         finally:
             error = self._manager.background_thread_status.fatal_error
             cause = one_line(error) if error else "its thread ended"
-            if self._group is not None and error is not None:
-                self._group.wait_for_news(_NEWS_SECONDS)
+            what = "all ranks" if self._group else "the server"
             with self._lock:
-                self._ended = self._ended or self._death(cause)
+                self._ended = self._ended or f"{WHERE} has died: {cause}; restart {what}"
                 if not self._stopping:
                     self.died = self._ended
-            if self._group is not None and error is not None and self.died:
-                self._exit_soon(self.died)
             self._end_all()
-            self._loop_ended.set()
-
-    def _death(self, cause: str) -> str:
-        """The error message after this engine died. A lost rank is the cause of any other error."""
-        lost = self._group.lost if self._group is not None else None
-        what = "all ranks" if self._group else "the server"
-        return f"{WHERE} has died: {lost or cause}; restart {what}"
-
-    def _lost(self, reason: str) -> None:
-        """Another rank has ended, so the model cannot run any more."""
-        with self._lock:
-            if self._stopping:
-                return
-            self._ended = self.died = self._death(reason)
-        self._exit_soon(self.died)
-        self._end_all()
-        self._loop_ended.set()
-
-    def _exit_soon(self, reason: str) -> None:
-        """End the process of this rank after `_LAST_SECONDS`, also if no request comes."""
-        if self._group.stopping.is_set():
-            return
-        logger.error("%s", reason)
-        ending = threading.Timer(_LAST_SECONDS, os._exit, [1])
-        ending.daemon = True
-        ending.start()
 
     def follow(self) -> None:
-        self._loop_ended.wait()
-        # The leader announces its stop before its loop ends, but on another connection.
-        self._group.wait_for_news(_NEWS_SECONDS)
-        if not self._group.stopping.is_set():
+        self._manager._generation_thread.join()
+        if self._manager.background_thread_status.fatal_error is not None:
             raise EngineError(self._ended)
         self.stop()
 
@@ -266,8 +223,6 @@ class TransformersEngine(Engine):
         with self._lock:
             self._stopping = True
             self._ended = self._ended or f"{WHERE} has been stopped"
-        if self._group is not None and self.leads:
-            self._group.announce_stop()
         self._manager._wake_up_loop.set()
         self._manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
         self._end_all()

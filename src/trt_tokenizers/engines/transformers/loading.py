@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings
 from trt_tokenizers.errors import EngineError, SettingsError, one_line
-from trt_tokenizers.hf_config import read_json, splittable
 from trt_tokenizers.mpi_environment import Rank
 
 #: Expandable segments let torch reuse freed GPU memory for tensors of any size. Without them the
@@ -43,23 +40,11 @@ def import_libraries() -> None:
         ) from error
 
 
-def check_split(s: TransformersSettings, rank: Rank) -> None:
-    """Refuse a model whose attention heads do not divide by the number of ranks.
-
-    Raises:
-        SettingsError: they do not.
-        TokenizerError: config.json is not JSON.
-    """
-    if problem := splittable(read_json(Path(s.model_dir) / "config.json"), rank.size):
-        raise SettingsError(f"{WHERE}: {s.model_dir}: {problem}")
-
-
 def choose_device(s: TransformersSettings, rank: Rank) -> str:
     """Choose ``cpu`` or ``cuda``.
 
     Raises:
         SettingsError: device is cuda and there is no GPU, or it is cpu for several ranks with GPUs.
-        EngineError: accelerate is missing, without which transformers splits no model over GPUs.
     """
     import torch
 
@@ -71,11 +56,6 @@ def choose_device(s: TransformersSettings, rank: Rank) -> str:
         raise SettingsError(
             f"{WHERE}: device is 'cpu' for {rank.size} ranks, but torch sees GPUs; "
             "hide them from all ranks with CUDA_VISIBLE_DEVICES="
-        )
-    if found and rank.size > 1 and importlib.util.find_spec("accelerate") is None:
-        raise EngineError(
-            f"{WHERE} over {rank.size} GPUs needs the module accelerate; pip install "
-            "'trt-tokenizers[engine]'"
         )
     return "cuda" if found and s.device != "cpu" else "cpu"
 

@@ -9,20 +9,18 @@ the leader chooses: its processors, seeds and log-probabilities are those of a s
 chosen ids, one per row, are broadcast before any rank continues (`SharedChoice`). The ranks need
 not compute equal scores, which no library guarantees.
 
-The launcher ends all ranks when one has ended. In addition a follower polls the leader's store, and
-gloo's collectives fail when a peer is gone. NCCL's collectives block; the launcher kills them.
+The launcher ends all ranks when one has ended. Collectives of gloo fail when a peer is gone; those
+of NCCL block, and the launcher kills them. The leader's stop ends the loops of all ranks without an
+error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copyreg
-import fcntl
 import os
 import socket
-import struct
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -43,17 +41,10 @@ _LOAD_S = 7200.0  # for all ranks to load their slices; hosts read disks at diff
 #: then raises; NCCL's watchdog (TORCH_NCCL_ASYNC_ERROR_HANDLING, on by default) ends the process.
 _COLLECTIVE_S = 600.0
 _PART_S = 10.0  # seconds that the leader waits until the others have disconnected
-_POLL_S = 0.25  # between a follower's looks at the leader's store
-_SIOCGIFADDR = 0x8915  # address of an interface, linux/sockios.h
 
 
 class Group:
-    """This process as one rank of a model, with its connection to the others: the leader's store.
-
-    Attributes:
-        stopping: of a follower: set once the leader has announced its stop.
-        lost: of a follower: that the leader has ended without an announcement; else None.
-    """
+    """This process as one rank of a model, connected to the others by the leader's store."""
 
     def __init__(self, rank: Rank, address: tuple[str, int], device: str) -> None:
         """Connect to the other ranks and set torch.distributed up; return when all are connected.
@@ -69,11 +60,12 @@ class Group:
         if device == "cuda":
             _check_gpu(rank)
         self.rank = rank
-        self.stopping = threading.Event()
-        self.lost: str | None = None
-        self._news = threading.Event()  # set with `stopping` or `lost`
         self._store = meet(rank, address, device)
-        self._set_environment(address)
+        # For transformers.
+        os.environ["RANK"] = str(rank.index)
+        os.environ["WORLD_SIZE"] = str(rank.size)
+        os.environ["LOCAL_RANK"] = str(rank.local_index)
+        os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")
         cuda = device == "cuda"
         if cuda:
             torch.cuda.set_device(rank.local_index)
@@ -86,62 +78,17 @@ class Group:
             device_id=torch.device("cuda", rank.local_index) if cuda else None,
         )
 
-    def _set_environment(self, address: tuple[str, int]) -> None:
-        """Set the variables that transformers, gloo and NCCL read."""
-        rank = self.rank
-        os.environ["RANK"] = str(rank.index)
-        os.environ["WORLD_SIZE"] = str(rank.size)
-        os.environ["LOCAL_RANK"] = str(rank.local_index)
-        os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")  # transformers wants it
-        # By default they listen on the network of the host's name, or of the first interface. Use
-        # the network on which the ranks have met.
-        if interface := interface_to(address):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
-
-    def all_loaded(self, on_lost: Callable[[str], None]) -> None:
+    def wait_until_loaded(self) -> None:
         """Wait until all ranks have loaded their slices, before the first collective.
 
-        Args:
-            on_lost: from now on called once, in another thread, if a follower loses the leader.
-
         Raises:
-            EngineError: this follower has lost the leader.
+            EngineError: the leader has ended.
         """
         try:
             self._store.set(f"loaded-{self.rank.index}", "")
             self._store.wait(_keys("loaded", self.rank), timedelta(seconds=_LOAD_S))
         except RuntimeError as error:
-            raise EngineError(self._lose()) from error
-        if self.rank.index > 0:
-            threading.Thread(target=self._watch, args=(on_lost,), daemon=True).start()
-
-    def _watch(self, on_lost: Callable[[str], None]) -> None:
-        try:
-            while not self._store.check(["stop"]):
-                time.sleep(_POLL_S)
-        except RuntimeError:
-            on_lost(self._lose())
-        else:
-            self.stopping.set()
-            self._news.set()
-
-    def _lose(self) -> str:
-        self.lost = "rank 0, the leader, has ended"
-        self._news.set()
-        return self.lost
-
-    def wait_for_news(self, seconds: float) -> bool:
-        """Wait until a follower knows that the leader stops or is lost.
-
-        Returns:
-            Whether it knows. A leader never does.
-        """
-        return self.rank.index > 0 and self._news.wait(seconds)
-
-    def announce_stop(self) -> None:
-        """The leader tells all others that the engine ends cleanly."""
-        self._store.set("stop", "")
+            raise EngineError(f"a rank has not loaded its slice: {one_line(error)}") from error
 
     def processor(self, manager: Any) -> RowProcessor:
         """The one logits processor of this rank's *manager*."""
@@ -173,9 +120,8 @@ def meet(rank: Rank, address: tuple[str, int], device: str, timeout: float = _ME
         timeout: seconds for all ranks to connect.
 
     Raises:
-        EngineError: a rank did not connect, or runs other versions. All connected ranks raise.
+        EngineError: a rank did not connect, or runs other versions. The leader names it.
     """
-    deadline = time.monotonic() + timeout
     where = f"MASTER_ADDR {address[0]}, MASTER_PORT {address[1]}"
     listener = _listener(address, where) if rank.index == 0 else None
     facts = (
@@ -192,22 +138,25 @@ def meet(rank: Rank, address: tuple[str, int], device: str, timeout: float = _ME
             master_listen_fd=listener.detach() if listener is not None else None,
         )
         store.set(f"facts-{rank.index}", facts)
-        if rank.index == 0:
-            problem = _problem(store, rank.size, facts, where, deadline)
-            store.set("problem", problem)
-        else:
-            store.wait(["problem"], timedelta(seconds=timeout + _PART_S))
-            problem = store.get("problem").decode()
-        store.set(f"informed-{rank.index}", "")
+        keys = _keys("facts", rank)
+        # The leader gives up first, and its store ends with it.
+        store.wait(keys, timedelta(seconds=timeout + (_PART_S if rank.index else 0)))
+        found = [store.get(key).decode() for key in keys]
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+        if rank.index == 0:
+            absent = [str(i) for i in range(1, rank.size) if not store.check([f"facts-{i}"])]
+            raise EngineError(
+                f"rank {', '.join(absent)} of {rank.size} did not connect to {where}; see the "
+                "ranks' logs"
+            ) from error
         raise EngineError(
             f"rank {rank.index} cannot reach rank 0 on {where}: {one_line(error)}; see rank 0's log"
         ) from error
-    if problem:
-        if rank.index == 0:  # its store ends with it
-            with contextlib.suppress(RuntimeError):
-                store.wait(_keys("informed", rank), timedelta(seconds=2))
-        raise EngineError(f"{problem}; see the ranks' logs, and start all ranks alike")
+    for index, other in enumerate(found):
+        if other != found[0]:
+            raise EngineError(
+                f"rank {index} has {other}, but rank 0 has {found[0]}; start all ranks alike"
+            )
     return store
 
 
@@ -226,44 +175,13 @@ def _listener(address: tuple[str, int], where: str) -> socket.socket:
         ) from error
 
 
-def _problem(store: Any, size: int, facts: str, where: str, deadline: float) -> str:
-    """Wait for the facts of all ranks; return why they cannot run together, or an empty string."""
-    for index in range(1, size):
-        try:
-            left = max(0.01, deadline - time.monotonic())
-            store.wait([f"facts-{index}"], timedelta(seconds=left))
-        except RuntimeError:
-            absent = [i for i in range(1, size) if not store.check([f"facts-{i}"])]
-            return f"rank {', '.join(map(str, absent))} of {size} did not connect to {where}"
-        found = store.get(f"facts-{index}").decode()
-        if found != facts:
-            return f"rank {index} has {found}, but rank 0 has {facts}"
-    return ""
-
-
-def interface_to(address: tuple[str, int]) -> str | None:
-    """The network interface that this host uses to reach an IPv4 address, or None."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(address)  # sends nothing
-        own_address = probe.getsockname()[0]
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:15])
-            with contextlib.suppress(OSError):
-                found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-                if socket.inet_ntoa(found[20:24]) == own_address:
-                    return name
-    return None
-
-
 def _check_gpu(rank: Rank) -> None:
     visible = torch.cuda.device_count()
     if rank.local_index >= visible:
-        restricted = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise SettingsError(
             f"rank {rank.index} of {rank.size} is number {rank.local_index + 1} on this node, but "
-            f"torch sees {visible} GPU{'s' * (visible != 1)}"
-            + (f" (CUDA_VISIBLE_DEVICES is {restricted!r})" if restricted is not None else "")
-            + f"; start at most {visible} ranks on a node, or make more GPUs visible"
+            f"torch sees {visible} GPU{'s' * (visible != 1)}; start at most {visible} ranks on a "
+            "node, or make more GPUs visible with CUDA_VISIBLE_DEVICES"
         )
 
 

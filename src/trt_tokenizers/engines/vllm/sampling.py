@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.engines.sampling_params import common_fields, guide_fields, split_stop_words
 from trt_tokenizers.engines.vllm import compat
-
-#: Guide type of the ensemble -> field of StructuredOutputsParams.
-GUIDES = {
-    "json": "json_object",
-    "json_schema": "json",
-    "regex": "regex",
-    "ebnf_grammar": "grammar",
-    "structural_tag": "structural_tag",
-}
 
 
 def sampling_params(api: compat.Api, r: GenerationRequest) -> Any:
@@ -24,49 +16,25 @@ def sampling_params(api: compat.Api, r: GenerationRequest) -> Any:
         ValueError: vLLM refuses them.
     """
     values: dict[str, Any] = {
+        **common_fields(r),
         "max_tokens": r.max_tokens,
         "min_tokens": r.min_tokens,
-        "repetition_penalty": r.repetition_penalty,
-        "presence_penalty": r.presence_penalty,
-        "frequency_penalty": r.frequency_penalty,
         # The request has all its EOS ids; vLLM must not add those of the model.
         "ignore_eos": True,
         "stop_token_ids": [*r.end_ids, *split_stop_words(r)[0]],
         "detokenize": False,
         "output_kind": api.delta,
         "skip_clone": True,
+        **({"temperature": 0.0} if r.greedy else {"seed": r.seed}),
     }
-    if r.greedy:
-        values["temperature"] = 0.0
-    else:
-        values |= {
-            "temperature": r.temperature, "top_k": r.top_k, "top_p": r.top_p, "seed": r.seed,
-            "min_p": r.min_p,
-        }  # fmt: skip
     if r.return_log_probs:
         values["logprobs"] = 0  # that of the chosen token
     if r.embedding_bias is not None:
         biased = r.embedding_bias.nonzero()[0].tolist()
         values["logit_bias"] = {i: float(r.embedding_bias[i]) for i in biased}
     if r.guide is not None:
-        kind, text = r.guide
-        guide = {GUIDES[kind]: text if kind != "json" else True}
-        values["structured_outputs"] = api.structured_outputs(**guide)
+        values["structured_outputs"] = api.structured_outputs(**guide_fields(r.guide))
     params = api.sampling_params(**values)
     if r.bad_words:
         compat.set_bad_words(params, r.bad_words)
     return params
-
-
-def split_stop_words(r: GenerationRequest) -> tuple[list[int], list[tuple[int, ...]]]:
-    """The stop words that vLLM finds itself, and those that `stream.Stream` must find.
-
-    vLLM finds single ids. With min_tokens it would not generate such an id at all before the
-    minimum; here a stop word may appear there without ending the answer.
-    """
-    if r.min_tokens > 1:
-        return [], list(r.stop_words)
-    return (
-        [word[0] for word in r.stop_words if len(word) == 1],
-        [word for word in r.stop_words if len(word) > 1],
-    )

@@ -1,12 +1,11 @@
-"""The state of a request in the engine `vllm`: vLLM's outputs become chunks."""
+"""vLLM's outputs as chunks. An output holds the tokens since the last one."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from trt_tokenizers.engines.base import Chunk, Emit, FinishReason, GenerationRequest, StopWords
-from trt_tokenizers.engines.vllm.sampling import split_stop_words
+from trt_tokenizers.engines.base import FinishReason
+from trt_tokenizers.engines.event_loop import Stream
 from trt_tokenizers.errors import EngineError
 
 _REASONS = {
@@ -24,43 +23,21 @@ _PERF = {
 }
 
 
-class Stream:
-    """The state of one request. Used only in the event loop.
+class VllmStream(Stream):
+    """The state of one request."""
 
-    Attributes:
-        task: generates the answer; None before the start.
-        ended: whether the last chunk was emitted.
-    """
+    def new_ids(self, output: Any) -> tuple[int, ...]:
+        return tuple(output.token_ids)
 
-    def __init__(self, request: GenerationRequest, emit: Emit) -> None:
-        self.request = request
-        self.emit = emit
-        self.task: asyncio.Task[None] | None = None
-        self.ended = False
-        _, words = split_stop_words(request)
-        self._stop_words = StopWords(words, request.min_tokens) if words else None
+    def reason(self, output: Any) -> FinishReason:
+        if output.finish_reason not in _REASONS:
+            raise EngineError(f"vLLM ended the answer: {output.finish_reason}")
+        return _REASONS[output.finish_reason]
 
-    def next_chunk(self, step: Any) -> Chunk:
-        """The new tokens of *step*, a RequestOutput with the tokens since the last one.
+    def log_probs(self, output: Any, ids: tuple[int, ...]) -> tuple[float, ...]:
+        return tuple(output.logprobs[at][i].logprob for at, i in enumerate(ids))
 
-        Raises:
-            EngineError: vLLM failed this request.
-        """
-        output = step.outputs[0]
-        ids, reason = tuple(output.token_ids), FinishReason.NOT_FINISHED
-        if step.finished:
-            if output.finish_reason not in _REASONS:
-                raise EngineError(f"vLLM ended the answer: {output.finish_reason}")
-            reason = _REASONS[output.finish_reason]
-        if self._stop_words is not None:
-            for count, token in enumerate(ids, 1):
-                if self._stop_words.add(token):
-                    ids, reason = ids[:count], FinishReason.STOP
-                    break
-        probs: tuple[float, ...] = ()
-        if self.request.return_log_probs:
-            probs = tuple(output.logprobs[at][i].logprob for at, i in enumerate(ids))
-        perf = None
-        if reason and self.request.return_perf_metrics and step.metrics is not None:
-            perf = {n: int(getattr(step.metrics, field) * 1e9) for n, field in _PERF.items()}
-        return Chunk(token_ids=ids, log_probs=probs, finish_reason=reason, perf=perf)
+    def perf(self, step: Any) -> dict[str, float] | None:
+        if step.metrics is None:
+            return None
+        return {name: int(getattr(step.metrics, field) * 1e9) for name, field in _PERF.items()}

@@ -1,0 +1,48 @@
+"""What the SamplingParams of TensorRT-LLM and of vLLM have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.streams.ensemble_inputs import INPUTS
+
+#: Inputs that `common_fields` passes on.
+COMMON = [each for each in INPUTS if each.in_sampling_params]
+#: Guide type of the ensemble -> field of the library's class for guides.
+GUIDES = {
+    "json": "json_object",
+    "json_schema": "json",
+    "regex": "regex",
+    "ebnf_grammar": "grammar",
+    "structural_tag": "structural_tag",
+}
+
+
+def common_fields(r: GenerationRequest) -> dict[str, Any]:
+    """The fields that both libraries have with the name, meaning and default of the input."""
+    return {
+        each.target: value
+        for each in COMMON
+        if (value := getattr(r, each.target)) != each.default and not (each.samples and r.greedy)
+    }
+
+
+def guide_fields(guide: tuple[str, str]) -> dict[str, str | bool]:
+    """The field of the library's class for guides."""
+    kind, text = guide
+    return {GUIDES[kind]: text if kind != "json" else True}
+
+
+def split_stop_words(r: GenerationRequest) -> tuple[list[int], list[tuple[int, ...]]]:
+    """The stop words that the library finds, and those that `event_loop.Stream` must find.
+
+    The libraries find single ids, but not by the rules for min_tokens: TensorRT-LLM ignores
+    min_tokens for them, and vLLM would not generate them at all before the minimum.
+    """
+    if r.min_tokens > 1:
+        return [], list(r.stop_words)
+    return (
+        [word[0] for word in r.stop_words if len(word) == 1],
+        [word for word in r.stop_words if len(word) > 1],
+    )
