@@ -71,6 +71,7 @@ def test_statistics_are_gauges(engine: VllmEngine) -> None:
     engine.cancel(r.key)
     assert 0 < usage <= 1
     assert engine.gauges["engine_requests_waiting"]() == 0
+    assert len(engine._llm.logger_manager.stat_loggers) == 1, "vLLM's own cost time for each token"
 
 
 #: Client's parameter -> fields of a request, expected fields of SamplingParams.

@@ -42,7 +42,7 @@ _DEFAULTS = {
     "skip_tokenizer_init": True,
     # The log-probabilities of this package are those after penalties, temperature, top_k and top_p.
     "logprobs_mode": "processed_logprobs",
-    # No log lines and no Prometheus registry of vLLM's own: `Statistics` has the figures.
+    # No log lines of vLLM's own: `Statistics` has the figures.
     "disable_log_stats": True,
 }
 #: Environment variables unless set: this server reports nothing to anyone.
@@ -113,12 +113,14 @@ class VllmEngine(EventLoopEngine):
             ) from error
         since = time.monotonic()
         try:
-            return self._api.async_llm.from_vllm_config(
+            llm = self._api.async_llm.from_vllm_config(
                 config, stat_loggers=[lambda *_: self._statistics], disable_log_stats=True
             )
         except Exception as error:
             cause = processes.first_error(self._errors, since) or one_line(error)
             raise EngineError(f"{WHERE}: vLLM does not start for {model}: {cause}") from error
+        compat.drop_overhead(llm)
+        return llm
 
     def _params(self, request: GenerationRequest) -> Any:
         return sampling_params(self._api, request)
