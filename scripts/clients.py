@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from upstream import upstream_repository, with_replay  # noqa: E402
 PROGRAMS = ROOT / "scripts" / "clients.d"
 ENVIRONMENTS = ROOT / ".cache" / "clients"
 PROMPT = "The capital of France is"
-# perf_analyzer's binary is in tritonclient's wheels, and links to libcudart.
+# perf_analyzer's binary is in tritonclient's wheels, and links to libcudart and libb64.
 PERF_ANALYZER = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12")
+LIBB64 = ("libb64.so.0d", "libb64-0d")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Client:
         whole: it also asks ensembles that are not decoupled.
         generated: it can ask a generated repository.
         layout: the version of NVIDIA's layout whose tensor types it sends.
+        library: a system library that it needs, and Debian's package of it.
     """
 
     packages: tuple[str, ...]
@@ -42,6 +45,18 @@ class Client:
     whole: bool = False
     generated: bool = True
     layout: str = "0.17"
+    library: tuple[str, str] | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """What the system lacks, and the fix."""
+        if self.library is None:
+            return None
+        try:
+            ctypes.CDLL(self.library[0])
+        except OSError:
+            return "no {}; apt-get install {}".format(*self.library)
+        return None
 
 
 CLIENTS = {
@@ -53,9 +68,11 @@ CLIENTS = {
         ("langchain-nvidia-trt==0.0.1rc0", "langchain-core<0.3"),
         "langchain_client.py", generated=False, layout="0.5",
     ),
-    "perf-analyzer": Client(PERF_ANALYZER, "perf_analyzer_client.py", whole=True),
+    "perf-analyzer": Client(PERF_ANALYZER, "perf_analyzer_client.py", whole=True, library=LIBB64),
     # Newer ones want a perf_analyzer that is not on PyPI.
-    "genai-perf": Client(("genai-perf==0.0.8", *PERF_ANALYZER), "genai_perf_client.py"),
+    "genai-perf": Client(
+        ("genai-perf==0.0.8", *PERF_ANALYZER), "genai_perf_client.py", library=LIBB64
+    ),
 }  # fmt: skip
 
 
@@ -110,7 +127,8 @@ def main(names: tuple[str, ...], adopted: bool) -> None:
     Each client has a virtual environment in .cache/clients, made the first time; remove it to have
     newer releases. Adopted repositories hold a stand-in for TensorRT-LLM, which repeats the prompt.
     """
-    chosen = {name: CLIENTS[name] for name in names or CLIENTS}
+    asked = {name: CLIENTS[name] for name in names or CLIENTS}
+    chosen = {name: client for name, client in asked.items() if not client.missing}
     pythons = {name: environment(name, client) for name, client in chosen.items()}
     model = run("python", str(ROOT / "scripts" / "smollm2.py"))
     layouts = ["", *sorted({client.layout for client in chosen.values()})] if adopted else [""]
@@ -130,6 +148,7 @@ def main(names: tuple[str, ...], adopted: bool) -> None:
             rows.append((str(repository), "launch_server", "", "serve", "NO", first_line(text)))
     unserved = [n for n, c in chosen.items() if not c.generated and not adopted]
     rows += [("", name, "", "", "not run", "add --adopted") for name in unserved]
+    rows += [("", n, "", "", "not run", c.missing) for n, c in asked.items() if c.missing]
     show(rows)
     sys.exit(any(row[4] == "NO" for row in rows))
 

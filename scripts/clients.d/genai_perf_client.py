@@ -9,7 +9,8 @@ from pathlib import Path
 from report import Report, run
 
 BIN = Path(sys.executable).parent
-LIBRARIES = next(BIN.parent.glob("lib/python*/site-packages/nvidia/cuda_runtime/lib"))
+CUDA = next(BIN.parent.glob("lib/python*/site-packages/nvidia/cuda_runtime/lib"))
+LIBRARIES = f"{CUDA}:{os.environ.get('LD_LIBRARY_PATH', '')}"
 
 
 def profile(report: Report) -> str:
@@ -22,7 +23,7 @@ def profile(report: Report) -> str:
              "--synthetic-input-tokens-mean", "16", "--output-tokens-mean", "8",
              "--concurrency", "1", "--measurement-interval", "2000", "--artifact-dir", folder],
             check=False, capture_output=True, text=True, cwd=folder,
-            env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARIES), "PATH": path},
+            env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES, "PATH": path},
         )  # fmt: skip
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode or "Output token throughput" not in done.stdout:

@@ -14,7 +14,8 @@ from report import Report, run
 
 BIN = Path(sys.executable).parent
 # The binary links to libcudart, also where there is no GPU.
-LIBRARIES = next(BIN.parent.glob("lib/python*/site-packages/nvidia/cuda_runtime/lib"))
+CUDA = next(BIN.parent.glob("lib/python*/site-packages/nvidia/cuda_runtime/lib"))
+LIBRARIES = f"{CUDA}:{os.environ.get('LD_LIBRARY_PATH', '')}"
 
 
 def measure(report: Report, protocol: str) -> str:
@@ -29,7 +30,7 @@ def measure(report: Report, protocol: str) -> str:
             [BIN / "perf_analyzer", "-m", "ensemble", "-i", protocol, "-u", address, *streams,
              "--input-data", data.name, "--request-count", "4", "--concurrency-range", "1"],
             check=False, capture_output=True, text=True,
-            env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARIES)},
+            env={**os.environ, "LD_LIBRARY_PATH": LIBRARIES},
         )  # fmt: skip
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode or not any("throughput" in line for line in said):

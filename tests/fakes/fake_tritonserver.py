@@ -20,6 +20,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -51,6 +52,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def main() -> None:
+    # Without it, an agent would take the folder of another server for this one's.
+    environment = tempfile.mkdtemp(prefix="python_env_", dir="/tmp")
     regions = [Path(f"/dev/shm/{PREFIX}{number}") for number in range(2)]
     for region in regions:
         region.write_bytes(b"x" * 64)
@@ -101,6 +104,7 @@ def main() -> None:
     stub.kill()
     for region in regions:
         region.unlink()
+    Path(environment).rmdir()
     os._exit(0)
 
 

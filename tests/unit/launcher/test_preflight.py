@@ -100,19 +100,25 @@ def test_a_pipe_is_not_read(repository: Path) -> None:
     ]
 
 
+def new_prefix() -> str:
+    """One that no process of this machine has in its command line."""
+    return f"trt-launch-{secrets.token_hex(6)}-"
+
+
 def test_one_server_per_repository(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     same = tmp_path / "link"
     same.symlink_to(repository)
-    with locked(repository, "p-", force=False):
-        with pytest.raises(LaunchError) as caught, locked(same, "q-", force=False):
+    prefix, other = new_prefix(), new_prefix()
+    with locked(repository, prefix, force=False):
+        with pytest.raises(LaunchError) as caught, locked(same, other, force=False):
             pass
         assert f"another launch_server (pid {os.getpid()}) serves {same}" in str(caught.value)
-        with locked(same, "q-", force=True):
+        with locked(same, other, force=True):
             pass
-    with locked(same, "q-", force=False):
+    with locked(same, other, force=False):
         pass
 
 
@@ -120,7 +126,7 @@ def test_a_start_waits_for_the_servers_of_a_killed_launcher(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    prefix = f"trt-launch-{secrets.token_hex(6)}-"
+    prefix = new_prefix()
     left = Path(f"/dev/shm/{prefix}mpi")
     left.mkdir()
     with locked(repository, prefix, force=False):
@@ -128,7 +134,7 @@ def test_a_start_waits_for_the_servers_of_a_killed_launcher(
     code = "import time; time.sleep(1)"
     with subprocess.Popen([sys.executable, "-S", "-c", code, prefix]) as server:
         threading.Thread(target=server.wait, daemon=True).start()
-        with locked(repository, "q-", force=False):
+        with locked(repository, new_prefix(), force=False):
             assert server.poll() == 0
             assert not left.exists()
 
