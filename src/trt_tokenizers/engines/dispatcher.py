@@ -19,18 +19,8 @@ from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
 from trt_tokenizers.engines.serving_settings import ServingSettings
-from trt_tokenizers.engines.tensors import (
-    PERF,
-    Array,
-    merge,
-    output_arrays,
-)
-from trt_tokenizers.errors import (
-    EngineError,
-    RequestError,
-    TrtTokenizersError,
-    UnavailableError,
-)
+from trt_tokenizers.engines.tensors import PERF, Array, merge, output_arrays
+from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError, UnavailableError
 from trt_tokenizers.streams.response_window import ResponseWindow
 from trt_tokenizers.streams.stream_key import ASK_S
 

@@ -41,6 +41,7 @@ class Api:
             self.sampling_params = sampling.SamplingParams
             self.structured_outputs = sampling.StructuredOutputsParams
             self.delta = sampling.RequestOutputKind.DELTA
+            self.whole = sampling.RequestOutputKind.FINAL_ONLY
             self.lora_request = importlib.import_module("vllm.lora.request").LoRARequest
             exceptions = importlib.import_module("vllm.exceptions")
             # Newer versions have a root for errors of the client; older ones use ValueError only.

@@ -15,15 +15,17 @@ def sampling_params(api: compat.Api, r: GenerationRequest) -> Any:
     Raises:
         ValueError: vLLM refuses them.
     """
+    ids, words = split_stop_words(r)
     values: dict[str, Any] = {
         **common_fields(r),
         "max_tokens": r.max_tokens,
         "min_tokens": r.min_tokens,
         # The request has all its EOS ids; vLLM must not add those of the model.
         "ignore_eos": True,
-        "stop_token_ids": [*r.end_ids, *split_stop_words(r)[0]],
+        "stop_token_ids": [*r.end_ids, *ids],
         "detokenize": False,
-        "output_kind": api.delta,
+        # Stop words that vLLM does not find itself must be looked for as the tokens come.
+        "output_kind": api.delta if r.stream or words else api.whole,
         "skip_clone": True,
         **({"temperature": 0.0} if r.greedy else {"seed": r.seed}),
     }
