@@ -154,11 +154,15 @@ def main() -> None:
                 passed[fixture.family] += status is Status.PASS
                 soft[fixture.family] += status is Status.SOFT_PASS
                 if status is not Status.PASS and "-v" in sys.argv:
-                    print(f"  {status.value} {fixture.id}: {why[0]}")
-            print(f"special pieces: {special}, unfinished calls count: {unfinished}")
+                    sys.stdout.write(f"  {status.value} {fixture.id}: {why[0]}\n")
+            sys.stdout.write(f"special pieces: {special}, unfinished calls count: {unfinished}\n")
             for name in total:
-                print(f"  {name:13} {passed[name]:3} + {soft[name]:2} of {total[name]}")
-            print(f"  {'all':13} {passed.total():3} + {soft.total():2} of {total.total()}")
+                sys.stdout.write(
+                    f"  {name:13} {passed[name]:3} + {soft[name]:2} of {total[name]}\n"
+                )
+            sys.stdout.write(
+                f"  {'all':13} {passed.total():3} + {soft.total():2} of {total.total()}\n"
+            )
 
 
 if __name__ == "__main__":

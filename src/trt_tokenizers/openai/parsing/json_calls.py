@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from trt_tokenizers.openai.parsing.answer import Answer, Call
 from trt_tokenizers.openai.parsing.reader import Reader, Sink, Steps, literal
@@ -12,13 +13,55 @@ from trt_tokenizers.openai.parsing.reader import Reader, Sink, Steps, literal
 _IN_STRING = re.compile('["\\\\\x00-\x1f]')
 _OUTSIDE = re.compile(r'["{}\[\]]|[^\s0-9eE+\-.,:a-z]')
 _SCALAR_END = re.compile(r'[\s,}\]<"]')
-_NAMES = ("name",)
+_NAME = "name"
 _ARGUMENTS = ("arguments", "parameters")
 #: Keys beside them, without which a JSON object without a marker is no call.
 _OTHER = ("type", "id")
 
 
 # JSON text
+
+_DEPTH = {'"': 0, "{": 1, "[": 1, "}": -1, "]": -1}
+
+
+class _Scan:
+    """Where JSON text ends that comes in parts."""
+
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+        self._depth = 0
+        self._quoted = False
+
+    def scan(self, text: str, start: int) -> tuple[int, bool | None]:
+        """Pass on *text* from *start*. Returns where it stopped and why.
+
+        True is the end of the JSON text, False what is not JSON, None the end of *text*.
+        """
+        at = start
+        done = None
+        while done is None and at < len(text):
+            match = (_IN_STRING if self._quoted else _OUTSIDE).search(text, at)
+            if match is None:
+                at = len(text)
+                break
+            at, character = match.end(), match.group()
+            if character == "\\" and self._quoted:
+                if at == len(text):
+                    at -= 1
+                    break
+                at += 1
+            elif character in _DEPTH:
+                self._depth += 0 if self._quoted else _DEPTH[character]
+                self._quoted = character == '"' and not self._quoted
+                done = True if not (self._depth or self._quoted) else None
+            elif self._quoted:
+                self.passed += (text[start : at - 1], f"\\u{ord(character):04x}")
+                start = at
+            else:
+                at -= 1
+                done = False
+        self.passed.append(text[start:at])
+        return at, done
 
 
 def json_text(reader: Reader, sink: Sink) -> Steps[bool]:
@@ -27,45 +70,12 @@ def json_text(reader: Reader, sink: Sink) -> Steps[bool]:
     Control characters in strings are escaped. Returns False where the text is not JSON, and at the
     end of the answer.
     """
-    depth = 0
-    quoted = False
+    scan = _Scan()
     while True:
-        text, start = reader.text, reader.position
-        at = start
-        done: bool | None = None
-        parts: list[str] = []
-        while done is None and at < len(text):
-            match = (_IN_STRING if quoted else _OUTSIDE).search(text, at)
-            if match is None:
-                at = len(text)
-                break
-            at, character = match.end(), match.group()
-            if quoted:
-                if character == '"':
-                    quoted = False
-                    done = True if depth == 0 else None
-                elif character == "\\":
-                    if at == len(text):
-                        at -= 1
-                        break
-                    at += 1
-                else:
-                    parts += (text[start : at - 1], f"\\u{ord(character):04x}")
-                    start = at
-            elif character == '"':
-                quoted = True
-            elif character in "{[":
-                depth += 1
-            elif character in "}]":
-                depth -= 1
-                done = True if depth == 0 else None
-            else:
-                at -= 1
-                done = False
-        reader.position = at
-        parts.append(text[start:at])
-        if passed := literal("".join(parts)):
+        reader.position, done = scan.scan(reader.text, reader.position)
+        if passed := literal("".join(scan.passed)):
             sink(passed)
+        scan.passed.clear()
         if done is not None:
             return done
         if reader.ended:
@@ -125,6 +135,15 @@ def json_arguments(answer: Answer, call: Call) -> Steps[bool]:
 # {"name": ..., "arguments": {...}}
 
 
+@dataclass
+class _Object:
+    """An object that may be a call, as far as it is read."""
+
+    name: str | None = None
+    call: Call | None = None
+    early: list[str] = field(default_factory=list)  # arguments that came before the name
+
+
 def _named_object(answer: Answer, alone: bool) -> Steps[Call | None]:
     """Read an object that holds a name and arguments.
 
@@ -134,40 +153,42 @@ def _named_object(answer: Answer, alone: bool) -> Steps[Call | None]:
     Returns None if it is no call, or not a whole one.
     """
     reader = answer.reader
-    name: str | None = None
-    call: Call | None = None
-    early: list[str] = []
+    found = _Object()
+    yield from reader.peek()
     if not (yield from reader.accept("{")):
         return None
     while (character := (yield from reader.peek())) != "}":
         if character == ",":
             reader.position += 1
-            continue
-        key = yield from json_string(reader)
-        if key is None or (yield from reader.peek()) != ":":
-            return None
-        reader.position += 1
-        if key in _NAMES and name is None:
-            name = yield from json_string(reader)
-            if name is None or (alone and answer.tools and name not in answer.tools):
-                return None
-        elif key in _ARGUMENTS and call is None:
-            if name is None:
-                if not (yield from json_value(reader, early.append)):
-                    return None
-                continue
-            call = answer.call(name)
-            if not (yield from json_arguments(answer, call)):
-                return None
-        elif alone and key not in _OTHER:
-            return None
-        elif not (yield from json_value(reader, lambda text: None)):
+        elif not (yield from _member(answer, found, alone)):
             return None
     reader.position += 1
-    if call is None and name is not None and (early or not alone):
-        call = answer.call(name)
-        answer.arguments(call, "".join(early) or "{}")
-    return call
+    if found.call is None and found.name is not None and (found.early or not alone):
+        found.call = answer.call(found.name)
+        answer.arguments(found.call, "".join(found.early) or "{}")
+    return found.call
+
+
+def _member(answer: Answer, found: _Object, alone: bool) -> Steps[bool]:
+    """Read a key and its value. Returns whether the object may still be a call."""
+    reader = answer.reader
+    key = yield from json_string(reader)
+    if key is None or (yield from reader.peek()) != ":":
+        return False
+    reader.position += 1
+    if key == _NAME and found.name is None:
+        found.name = yield from json_string(reader)
+        return found.name is not None and not (
+            alone and answer.tools and found.name not in answer.tools
+        )
+    if key in _ARGUMENTS and found.call is None:
+        if found.name is None:
+            return (yield from json_value(reader, found.early.append))
+        found.call = answer.call(found.name)
+        return (yield from json_arguments(answer, found.call))
+    if alone and key not in _OTHER:
+        return False
+    return (yield from json_value(reader, _drop))
 
 
 def object_calls(answer: Answer, close: str = "", *, alone: bool = False) -> Steps[None]:
@@ -182,45 +203,49 @@ def object_calls(answer: Answer, close: str = "", *, alone: bool = False) -> Ste
     array = (yield from reader.peek()) == "["
     if array:
         reader.position += 1
-    begun = answer.calls
-    while True:
-        yield from reader.peek()
-        call = yield from _named_object(answer, alone)
-        if call is None:
-            if answer.calls == begun:
-                yield from _malformed(answer, close, alone)
-            elif close:
-                yield from reader.until((close,), _drop)
-            return
-        if close and not array:
-            break
+    call = yield from _object_call(answer, close, alone)
+    if close and not array:
+        if call:
+            yield from close_call(answer, call, close)
+        return
+    separators = (",", "]") if array else (";", "{")
+    while call:
         answer.end(call)
-        following = yield from reader.follows((",", "]") if array else (";", "{"))
-        if not following:
-            break
-        if following != "{":
+        following = yield from reader.follows(separators)
+        if following and following != "{":
             reader.skip(following)
-        if following == "]":
+        if not following or following == "]":
             break
         if not array:
-            begun = answer.calls
             reader.keep()
-    if close:
-        following = yield from reader.follows((close,))
-        if following:
-            reader.skip(close)
-        if not array and not (following == "" and reader.cut):
-            answer.end(call)
+        call = yield from _object_call(answer, close, alone)
+    if close and call and (yield from reader.follows((close,))):
+        reader.skip(close)
 
 
-def _malformed(answer: Answer, close: str, alone: bool) -> Steps[None]:
+def _object_call(answer: Answer, close: str, alone: bool) -> Steps[Call | None]:
+    """Read one object. What is not a whole call is read to *close*, or is content."""
     reader = answer.reader
-    if alone:
-        answer.content(reader.kept())
-        return
-    if close:
-        yield from reader.until((close,), _drop)
-    answer.not_a_call()
+    call = yield from _named_object(answer, alone)
+    if call is None:
+        if alone and reader.keeping:
+            answer.content(reader.kept())
+            return None
+        if close:
+            yield from reader.until((close,), _drop)
+        if reader.keeping:
+            answer.not_a_call()
+    return call
+
+
+def close_call(answer: Answer, call: Call, close: str) -> Steps[None]:
+    """Read *close*, and end a call whose arguments are complete, unless it was cut before that."""
+    reader = answer.reader
+    following = yield from reader.follows((close,))
+    if following:
+        reader.skip(close)
+    if not (following == "" and reader.cut):
+        answer.end(call)
 
 
 def _drop(text: str) -> None:
@@ -259,11 +284,7 @@ def named_arguments(
         return True
     if (yield from reader.follows(("```",))):
         reader.skip("```")
-    ends = yield from reader.follows((close,))
-    if ends:
-        reader.skip(close)
-    if not (ends == "" and reader.cut):
-        answer.end(call)
+    yield from close_call(answer, call, close)
     return True
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from trt_tokenizers.openai.parsing.answer import Answer, Call
-from trt_tokenizers.openai.parsing.json_calls import json_string, json_text
+from trt_tokenizers.openai.parsing.json_calls import close_call, json_string, json_text
 from trt_tokenizers.openai.parsing.reader import Reader, Steps, literal
 from trt_tokenizers.openai.parsing.xml_calls import typed
 
@@ -37,11 +37,7 @@ def brace_calls(close: str, quote: str) -> Callable[[Answer, str], Steps[None]]:
         call = answer.call(name)
         answer.arguments(call, "{")
         if (yield from _braces(answer, call, quote)):
-            following = yield from reader.follows((close,))
-            if not (following == "" and reader.cut):
-                answer.end(call)
-            if following:
-                reader.skip(close)
+            yield from close_call(answer, call, close)
         else:
             yield from reader.until((close,), lambda text: None)
 

@@ -106,6 +106,10 @@ class Reader:
         """Keep the text from here, and *before*, the literal just read, for `kept`."""
         self._kept = self.position - len(self._mark(before))
 
+    @property
+    def keeping(self) -> bool:
+        return self._kept is not None
+
     def release(self) -> None:
         self._kept = None
 

@@ -141,13 +141,11 @@ class ElementForm:
         reader = answer.reader
         bare = stop.removeprefix("\n") if self.newlines else stop
         if bare == self.value_end:
-            after = (self.parameter, self.call_end)
-            return bool((yield from reader.follows(after)))
+            return bool((yield from reader.follows((self.parameter, self.call_end))))
         if bare == self.parameter:  # the end of the value is missing
             ends = stop != bare
         else:
-            after = (self.begin,) if self.end == self.call_end else (self.end, self.begin)
-            found = yield from reader.follows(after)
+            found = yield from reader.follows(tuple({self.begin, self.end} - {self.call_end}))
             ends = bool(found) or (found == "" and not reader.cut)
         if ends:
             reader.back(bare)
