@@ -117,7 +117,7 @@ class Reader:
         """The text read since `keep`, which is no longer kept."""
         assert self._kept is not None
         text, self._kept = self.text[self._kept : self.position], None
-        return literal(text)
+        return visible(text)
 
     def back(self, text: str) -> None:
         """Unread *text*, the literal just read."""
@@ -138,13 +138,17 @@ class Reader:
                 stop = match.start()
                 self.position = match.end()
             else:
-                stop = len(text) if self.ended else known.held(text, start)
+                stop = known.held(text, start)
+                if self.ended:
+                    # A marker that is cut is text, but tokens of markers are never said.
+                    stop = stop if _MARK in text[stop:] else len(text)
                 self.position = stop
             if stop > start:
                 sink(text[start:stop])
             if match:
                 return known.names[match.group()]
             if self.ended:
+                self.position = len(text)
                 return None
             yield
 
@@ -160,9 +164,9 @@ class Reader:
         return literal("".join(parts)), stop
 
     def follows(self, options: tuple[str, ...]) -> Steps[str | None]:
-        """Which of *options* comes next after white space, not read; "" is the end of the answer.
+        """Which of *options* comes next after white space, not read. None: something else.
 
-        None: something else.
+        Empty: the answer ends here, or inside one of *options*.
         """
         while True:
             known = self._compiled(options)
@@ -171,10 +175,10 @@ class Reader:
             match = known.pattern.match(text, start)
             if match:
                 return known.names[match.group()]
-            if self.ended:
-                return "" if start == len(text) else None
             if start < len(text) and known.held(text, start) != start:
                 return None
+            if self.ended:
+                return ""
             yield
 
     def skip(self, text: str) -> None:
