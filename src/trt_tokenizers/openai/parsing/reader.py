@@ -7,7 +7,8 @@ more. What it returns and passes on depends on the text alone, not on how the te
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
+from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 from trt_tokenizers.openai.parsing.base import Piece
@@ -39,7 +40,7 @@ def literal(text: str) -> str:
 class _Stops:
     """Literals to stop at. None may lie inside another, except at its end."""
 
-    def __init__(self, plain: Sequence[str], marked: Sequence[str]) -> None:
+    def __init__(self, plain: tuple[str, ...], marked: tuple[str, ...]) -> None:
         self.names = dict(zip(marked, plain, strict=True))
         self.pattern = re.compile("|".join(re.escape(m) for m in marked))
         self.longest = max(map(len, marked))
@@ -54,6 +55,9 @@ class _Stops:
                 return match.start()
             start = match.end()
         return len(text)
+
+
+_stops = lru_cache(maxsize=1024)(_Stops)
 
 
 class Reader:
@@ -221,5 +225,5 @@ class Reader:
     def _compiled(self, stops: tuple[str, ...]) -> _Stops:
         known = self._stops.get(stops)
         if known is None:
-            known = self._stops[stops] = _Stops(stops, [self._mark(s) for s in stops])
+            known = self._stops[stops] = _stops(stops, tuple(map(self._mark, stops)))
         return known
