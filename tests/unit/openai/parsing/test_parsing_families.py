@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from answers import Folded, parse, with_special
-from trt_tokenizers.openai.parsing import Piece, make_parser
+from families_written import FORMS
+from trt_tokenizers.openai.parsing import (
+    Content,
+    Piece,
+    Reasoning,
+    ToolArguments,
+    ToolCall,
+    make_parser,
+)
 
 TOOLS = [
     {
@@ -84,15 +93,15 @@ def test_the_prompt_says_whether_an_answer_begins_in_reasoning(
     assert folded == (Folded("b", "a") if inside else Folded("ab"))
 
 
-def test_a_call_in_reasoning_ends_it() -> None:
-    for tool, call in (
-        ("hermes", HERMES),
-        ("qwen3_coder", "<tool_call>\n<function=f>\n</function>\n</tool_call>"),
-    ):
-        text = f"<think>I use <tool_call> now.\n{call}"
-        folded = read(tool, text, reasoning="think")
-        assert folded.reasoning == "I use <tool_call> now."
-        assert [name for name, _ in folded.whole] == ["f"]
+@pytest.mark.parametrize("name", sorted(FORMS.keys() - {"glm", "mistral"}))
+def test_a_call_in_reasoning_ends_it_and_a_marker_alone_does_not(name: str) -> None:
+    form = FORMS[name]
+    call = form.around[0] + form.call("f", {"s": "x"}) + form.around[1]
+    marker = re.match(r"<[^>]*>", call)[0]
+    said = f"I use {marker} now."
+    folded = read(form.tool, f"{form.think[0]}{said}{call}", reasoning=form.reasoning)
+    assert folded == Folded("", said, folded.calls)
+    assert [(n, json.loads(a)) for n, a in folded.whole] == [("f", {"s": "x"})]
 
 
 def test_a_marker_in_ordinary_text_is_text_once_the_tokenizer_has_it_as_a_token() -> None:
@@ -223,3 +232,26 @@ def test_gpt_oss_channels_are_no_content_without_tools() -> None:
     text = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b"
     assert read("none", text, reasoning="gpt_oss", tools=None) == Folded("b", "a")
     assert read("gpt_oss", text) == Folded("ab")
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_arguments_come_with_the_tokens(name: str) -> None:
+    """A text of many tokens is not held until the call ends, and each step makes few events."""
+    form = FORMS[name]
+    text = form.around[0] + form.call("f", {"s": "word " * 40})
+    parser = make_parser(form.tool, form.reasoning, tools=TOOLS)
+    start = text.index("word")
+    assert [type(e) for e in parser.feed([Piece(text[: start + 8])])][:1] == [ToolCall]
+    for at in range(start + 8, start + 160, 8):
+        (event,) = parser.feed([Piece(text[at : at + 8])])
+        assert event == ToolArguments(0, text[at : at + 8])
+
+
+def test_content_comes_with_the_tokens() -> None:
+    parser = make_parser("hermes", "think", tools=TOOLS)
+    assert parser.feed([Piece("<think>")]) == []
+    assert parser.feed([Piece("Hm,")]) == [Reasoning("Hm,")]
+    assert parser.feed([Piece(" a < b </th")]) == [Reasoning(" a < b")]
+    assert parser.feed([Piece("ink>\n\nHello")]) == [Content("Hello")]
+    assert parser.feed([Piece(" "), Piece("<"), Piece("tool")]) == []
+    assert parser.feed([Piece("s> are")]) == [Content(" <tools> are")]
