@@ -1,23 +1,8 @@
 """The families of models: what their markers are and how calls are written between them.
 
 Each function is an entry point of the group ``trt_tokenizers.tool_parsers`` or
-``trt_tokenizers.reasoning_parsers``, and returns a description. Another package adds a family by
-such a function and its entry point::
-
-    # my_package/family.py
-    from trt_tokenizers.openai.parsing.answer import ToolFormat
-    from trt_tokenizers.openai.parsing.json_calls import object_calls
-
-    def _read(answer, found):
-        answer.reader.keep(found)
-        yield from object_calls(answer, "</call>")
-
-    def mine() -> ToolFormat:
-        return ToolFormat(opens=("<call>",), read=_read, dropped=("</call>",))
-
-    # pyproject.toml
-    [project.entry-points."trt_tokenizers.tool_parsers"]
-    mine = "my_package.family:mine"
+``trt_tokenizers.reasoning_parsers``, and returns a description. docs/plugins.md says how another
+package adds one.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -15,28 +16,21 @@ from trt_tokenizers.openai.parsing import (
     REASONING_PARSERS,
     TOOL_PARSERS,
     Piece,
-    ToolFormat,
     choose,
     make_parser,
 )
-from trt_tokenizers.openai.parsing.json_calls import object_calls
 
 
-def _read(answer, found):
-    answer.reader.keep(found)
-    yield from object_calls(answer, "</call>")
-
-
-def mine() -> ToolFormat:
-    """A family of another package, as docs/plugins.md has it."""
-    return ToolFormat(opens=("<call>",), read=_read, dropped=("</call>",), tokens=("<call>",))
+DOCUMENTED = (Path(__file__).parents[4] / "docs" / "plugins.md").read_text()
+_block = next(b for b in DOCUMENTED.split("```python\n") if "def mine" in b).partition("```")[0]
+exec(_block)  # defines mine()
 
 
 def not_a_format() -> str:
     return "hermes"
 
 
-def test_a_family_of_another_package() -> None:
+def test_the_documented_family_of_another_package() -> None:
     parser = make_parser(f"{__name__}:mine", "none", tools=[])
     text = 'a<call>{"name": "f", "arguments": {"b": 1}}</call>'
     assert parse(parser, [[Piece(text)]]) == Folded("a", "", [("f", '{"b": 1}', True)])
