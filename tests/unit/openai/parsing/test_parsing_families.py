@@ -247,6 +247,13 @@ def test_arguments_come_with_the_tokens(name: str) -> None:
         assert event == ToolArguments(0, text[at : at + 8])
 
 
+def test_a_text_that_may_be_null_is_held_only_while_it_may_be() -> None:
+    parser = make_parser("qwen3_coder", "none", tools=TOOLS)
+    parser.feed([Piece("<function=f>\n<parameter=m>\n")])
+    assert parser.feed([Piece("null")]) == []
+    assert parser.feed([Piece("ified")]) == [ToolArguments(0, '{"m": "nullified')]
+
+
 def test_content_comes_with_the_tokens() -> None:
     parser = make_parser("hermes", "think", tools=TOOLS)
     assert parser.feed([Piece("<think>")]) == []
