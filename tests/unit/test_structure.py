@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "memory": {"hf_config"},
     "tokenizers": {"hf_config", "plugins"},
     "detokenize": {"tokenizers"},
+    "openai": {"client", "plugins"},
     "processing": {"streams", "templates", "tokenizers"},
     "engines": {"hf_config", "memory", "mpi_environment", "streams"},
     "backend": {"engines", "logs", "plugins", "processing", "streams"},
