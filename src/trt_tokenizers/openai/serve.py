@@ -1,0 +1,40 @@
+"""Runs the front end until a signal."""
+
+from __future__ import annotations
+
+import logging
+
+import uvicorn
+from starlette.applications import Starlette
+
+from trt_tokenizers.openai.app import FrontEnd
+from trt_tokenizers.openai.options import FrontEndOptions
+from trt_tokenizers.openai.triton import Triton
+
+
+def serve(options: FrontEndOptions) -> bool:
+    """Listen until SIGINT or SIGTERM; running answers then get ``drain_s`` seconds to end.
+
+    Returns:
+        Whether it could listen.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+
+    def make_app() -> Starlette:  # in the event loop, which the connection needs
+        return FrontEnd(options, Triton(options.triton, options.ensemble)).app()
+
+    config = uvicorn.Config(
+        make_app,
+        factory=True,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
+        timeout_graceful_shutdown=options.drain_s,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return server.started
