@@ -144,6 +144,9 @@ class FrontEnd:
             )
         model = await self._triton.describe()
         prompts = [_fitting({**prompt, **more}, request, model) for prompt in request.prompts]
+        if request.logprobs and "output_tokens" not in model.outputs:
+            raise refused("logprobs", "logprobs is not served: the ensemble has no output "
+                          "'output_tokens'; leave it out")  # fmt: skip
         outputs = [name for name in ("added_tokens", "prompt_end") if marked]
         outputs += [name for name in ("output_log_probs", "output_tokens") if request.logprobs]
         http.scope["answer"] = answers

@@ -85,7 +85,7 @@ def step_of(response: Any) -> Step:
             case "num_output_tokens":
                 found["completion_tokens"] = unpack("INT32", raw)[0]
             case "added_tokens":
-                found["added"] = unpack("INT32", raw)
+                found["added"] = [each for each in unpack("INT32", raw) if each >= 0]
             case "prompt_end":
                 found["prompt_end"] = raw[4:].decode()
             case "output_log_probs":

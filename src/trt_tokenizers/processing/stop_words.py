@@ -93,6 +93,36 @@ def embedding_bias(
     return bias
 
 
+def logit_bias(
+    ids: Sequence[int],
+    values: Sequence[float],
+    vocab_size: int,
+    bias: npt.NDArray[np.float32] | None,
+) -> npt.NDArray[np.float32]:
+    """*bias*, float32 [vocab_size], with *values* added at *ids*.
+
+    Raises:
+        RequestError: the numbers of ids and values differ, a value is not finite, or an id is not
+            below *vocab_size*, which is 0 if unknown.
+    """
+    if len(ids) != len(values):
+        raise RequestError(
+            f"logit_bias_ids has {len(ids)} ids and logit_bias_values has {len(values)} values; "
+            "send one value for each id"
+        )
+    if not np.isfinite(values).all():
+        raise RequestError("logit_bias_values has a value that is not finite; send finite numbers")
+    for extreme in (min(ids), max(ids)):
+        if not 0 <= extreme < vocab_size:
+            raise RequestError(
+                f"logit_bias_ids has the token {extreme}, but vocab_size is {vocab_size}; leave it "
+                "out, or set vocab_size of the model preprocessing"
+            )
+    total = np.zeros(vocab_size, dtype=np.float32) if bias is None else bias
+    np.add.at(total, ids, values)
+    return total
+
+
 def _ids(tokenizer: Tokenizer, word: str, name: str) -> list[int]:
     """Ids of *word*. A word of unknown characters only is refused: its id stands for every other
     unknown character too."""

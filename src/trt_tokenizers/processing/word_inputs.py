@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.processing.request import TextRequest, text_of
-from trt_tokenizers.processing.stop_words import embedding_bias
+from trt_tokenizers.processing.stop_words import embedding_bias, logit_bias
 from trt_tokenizers.streams.limits import check_characters
 from trt_tokenizers.tokenizers.base import Tokenizer
 
@@ -41,12 +43,18 @@ class WordInputs:
         return tuple(word for word in words if word)
 
     def embedding_bias(self, request: TextRequest, row: int) -> npt.NDArray[np.float32] | None:
-        """The bias of each logit; None if the request has no embedding_bias_words."""
+        """The bias of each logit; None if the request has neither embedding_bias_words nor
+        logit_bias_ids."""
         words = self._texts(request, "embedding_bias_words", row)
         weights = request.at("embedding_bias_weights", row, ())
-        if not words and not weights:
-            return None
-        return embedding_bias(self._tokenizer, words, weights, self._vocab_size)
+        ids, values = (request.at(f"logit_bias_{part}", row, ()) for part in ("ids", "values"))
+        bias = None
+        if words or weights:
+            bias = embedding_bias(self._tokenizer, words, weights, self._vocab_size)
+        if ids or values:
+            self._check_number(ids, "logit_bias_ids")
+            bias = logit_bias(ids, values, self._vocab_size, bias)
+        return bias
 
     def _texts(self, request: TextRequest, name: str, row: int) -> list[str]:
         values = request.at(name, row, ())
@@ -55,7 +63,7 @@ class WordInputs:
         check_characters(sum(map(len, texts)), self._most_characters, name)
         return texts
 
-    def _check_number(self, words: list[str], name: str) -> None:
+    def _check_number(self, words: Sequence[Any], name: str) -> None:
         if len(words) > self._max_words:
             raise RequestError(
                 f"{name} has {len(words)} words and at most {self._max_words} are served; send "

@@ -45,6 +45,8 @@ _REQUIRED_ENGINE_INPUT = {
     "min_length": "min_length",
     "embedding_bias_words": "embedding_bias",
     "embedding_bias_weights": "embedding_bias",
+    "logit_bias_ids": "embedding_bias",
+    "logit_bias_values": "embedding_bias",
 }
 #: Output of the engine -> input of our postprocessing.
 _FROM_ENGINE = {
@@ -59,6 +61,8 @@ _TO_CLIENT = {
     "OUT_FINISH_REASON": "finish_reason",
     "NUM_INPUT_TOKENS": "num_input_tokens",
     "NUM_OUTPUT_TOKENS": "num_output_tokens",
+    "ADDED_TOKENS": "added_tokens",
+    "PROMPT_END": "prompt_end",
 }
 
 
@@ -125,6 +129,7 @@ class EnsembleBuilder:
         """Give its inputs the clients' types and its outputs the engine's types."""
         usual_map = self._skeleton.ensemble_scheduling.step[0].input_map
         own_inputs = {tensor.name: tensor for tensor in self._preprocessing.input}
+        own_outputs = {tensor.name: tensor for tensor in _copy(self._preprocessing).output}
         for name, client_name in {**usual_map, **_OPTIONAL}.items():
             client_input = self._inputs.get(client_name)
             if client_input is None:
@@ -153,9 +158,11 @@ class EnsembleBuilder:
                 continue
             self._preprocessing.output.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
             step.output_map[name] = f"_{name}"
+        self._preprocessing.output.add().CopyFrom(own_outputs["PROMPT"])
 
     def _connect_engine(self, step: Any) -> None:
-        prepared = {TO_ENGINE[o.name]: f"_{o.name}" for o in self._preprocessing.output}
+        outputs = {tensor.name for tensor in self._preprocessing.output}
+        prepared = {TO_ENGINE[name]: f"_{name}" for name in outputs & TO_ENGINE.keys()}
         usual_map = dict(self._skeleton.ensemble_scheduling.step[1].input_map)
         old_map: dict[str, str] = {}
         for old_step in self._old.ensemble_scheduling.step:
