@@ -26,13 +26,13 @@ Chunk = dict[str, Any]
 MakeParser = Callable[[str], AnswerParser]
 
 
-def pieces(step: Step) -> list[Piece]:
-    """The text of *step*, divided at its added tokens."""
+def pieces(step: Step, *, show: bool = False) -> list[Piece]:
+    """The text of *step*, divided at its added tokens; with *show* no piece is hidden."""
     found, at, added = [], 0, step.added
     for start, end, hidden in zip(added[::3], added[1::3], added[2::3], strict=True):
         if at < start:
             found.append(Piece(step.text[at:start]))
-        found.append(Piece(step.text[start:end], special=True, hidden=bool(hidden)))
+        found.append(Piece(step.text[start:end], special=True, hidden=bool(hidden) and not show))
         at = end
     if at < len(step.text):
         found.append(Piece(step.text[at:]))
@@ -201,7 +201,7 @@ class Chat(Answers):
         if answer.parser is None:
             answer.parser = self._make_parser(answer.prompt_end)
             deltas.append({"role": "assistant", "content": ""})
-        events = answer.parser.feed(pieces(step))
+        events = answer.parser.feed(pieces(step, show=self._request.keep_special))
         finish = step.finish_reason
         if finish:
             events += answer.parser.finish(cut=finish == "length")

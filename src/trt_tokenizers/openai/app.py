@@ -75,14 +75,16 @@ class FrontEnd:
         ]
         middleware = [Middleware(operators.wrap)]
         if options.origins:
-            middleware.append(
+            # Outside: a browser asks without a key first.
+            middleware.insert(
+                0,
                 Middleware(
                     CORSMiddleware,
                     allow_origins=options.origins,
                     allow_methods=["*"],
                     allow_headers=["*"],
                     expose_headers=["x-request-id"],
-                )
+                ),
             )
 
         @asynccontextmanager
