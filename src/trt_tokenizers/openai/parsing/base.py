@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 
@@ -20,33 +21,38 @@ class Piece(NamedTuple):
     hidden: bool = False
 
 
-class Content(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Content:
     """Text of the answer."""
 
     text: str
 
 
-class Reasoning(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reasoning:
     """Text of the reasoning before the answer or between its parts."""
 
     text: str
 
 
-class ToolCall(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ToolCall:
     """A tool call begins. Calls are numbered from 0."""
 
     index: int
     name: str
 
 
-class ToolArguments(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ToolArguments:
     """Part of the arguments: the texts of one index concatenate to JSON text."""
 
     index: int
     text: str
 
 
-class ToolCallEnd(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ToolCallEnd:
     """The call is whole. A call without this event was cut."""
 
     index: int
