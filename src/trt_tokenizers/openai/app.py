@@ -27,7 +27,7 @@ from trt_tokenizers.openai.event_stream import (
 )
 from trt_tokenizers.openai.operators import Operators, read_body
 from trt_tokenizers.openai.options import FrontEndOptions
-from trt_tokenizers.openai.parsing import AnswerParser, make_parser
+from trt_tokenizers.openai.parsing import AnswerParser, choose, make_parser
 from trt_tokenizers.openai.requests import (
     AnswerRequest,
     load_json,
@@ -111,18 +111,15 @@ class FrontEnd:
     async def _chat(self, http: Request, body: Any) -> Response:
         request = parse_chat(body)
         options = self._options
-        tool = options.tool_parser if request.tools else "none"
-        marked = tool != "none" or options.reasoning_parser != "none"
-        template = await self._tokens.template() if marked else ""
+        tool, reasoning = choose(
+            options.tool_parser if request.tools else "none",
+            options.reasoning_parser,
+            await self._tokens.template(),
+        )
+        marked = (tool, reasoning) != ("none", "none")
 
         def parser(prompt_end: str) -> AnswerParser:
-            return make_parser(
-                tool,
-                options.reasoning_parser,
-                tools=request.tools,
-                prompt_end=prompt_end,
-                chat_template=template,
-            )
+            return make_parser(tool, reasoning, tools=request.tools, prompt_end=prompt_end)
 
         answers = Chat(request, parser, options.reasoning_field)
         return await self._respond(http, request, answers, marked=marked)

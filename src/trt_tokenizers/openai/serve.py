@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 
 from trt_tokenizers.openai.app import FrontEnd
 from trt_tokenizers.openai.options import FrontEndOptions
+from trt_tokenizers.openai.parsing import make_parser
 from trt_tokenizers.openai.triton import Triton
 
 
@@ -17,7 +18,11 @@ def serve(options: FrontEndOptions) -> bool:
 
     Returns:
         Whether it could listen.
+
+    Raises:
+        SettingsError: there is no parser of a name.
     """
+    make_parser(options.tool_parser, options.reasoning_parser, tools=())  # refuses unknown names
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
     def make_app() -> Starlette:  # in the event loop, which the connection needs

@@ -158,11 +158,11 @@ def test_an_ensemble_without_an_input_refuses_its_field_and_only_that() -> None:
 
 def test_markers_are_asked_for_only_if_a_parser_may_need_them() -> None:
     triton = ScriptedTriton()
-    chat(triton, reasoning_parser="none")
+    chat(triton)
     assert "return_added_tokens" not in triton.asked[0]
     assert triton.outputs[0] == []
     tools = [{"type": "function", "function": {"name": "f"}}]
-    chat(triton, {**CHAT, "tools": tools}, reasoning_parser="none")
+    chat(triton, {**CHAT, "tools": tools}, tool_parser="hermes")
     assert triton.asked[1]["return_added_tokens"] is True
     assert triton.asked[1]["skip_special_tokens"] is False
     assert triton.outputs[1] == ["added_tokens", "prompt_end"]
@@ -170,9 +170,11 @@ def test_markers_are_asked_for_only_if_a_parser_may_need_them() -> None:
 
 def test_hidden_tokens_are_left_out_unless_the_client_wants_them() -> None:
     steps = [Step(text="a<s>b", added=(1, 4, 1)), Step(finish_reason="stop")]
-    assert chat(ScriptedTriton(steps)).json["choices"][0]["message"]["content"] == "ab"
+    answer = chat(ScriptedTriton(steps), reasoning_parser="think")
+    assert answer.json["choices"][0]["message"]["content"] == "ab"
     body = {**CHAT, "skip_special_tokens": False}
-    assert chat(ScriptedTriton(steps), body).json["choices"][0]["message"]["content"] == "a<s>b"
+    answer = chat(ScriptedTriton(steps), body, reasoning_parser="think")
+    assert answer.json["choices"][0]["message"]["content"] == "a<s>b"
 
 
 def test_health_follows_triton() -> None:
