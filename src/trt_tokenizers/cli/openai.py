@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trt_tokenizers.cli.common import SETTINGS, Command
-from trt_tokenizers.errors import LaunchError, SettingsError
+from trt_tokenizers.errors import SettingsError
 
 _KEYS = "TRT_TOKENIZERS_API_KEYS"
 
@@ -119,5 +119,8 @@ def openai(
         api_keys=keys, metrics_url=metrics_url, log_requests=not no_access_log, **options
     )
     click.echo(f"openai: listening at {made.host}:{made.port}, asking {made.triton}", err=True)
-    if not serve(made):
-        raise LaunchError(f"cannot listen at {made.host}:{made.port}; choose another --port")
+    serve(made)
+
+
+if __name__ == "__main__":
+    openai()

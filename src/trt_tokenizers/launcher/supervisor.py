@@ -25,6 +25,7 @@ from typing import IO, cast
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import process_tree, socket_buffers
 from trt_tokenizers.launcher.command import LaunchCommand
+from trt_tokenizers.launcher.front_end import FrontEnd
 from trt_tokenizers.launcher.lifecycle import Lifecycle, StarvedStubError
 from trt_tokenizers.launcher.mpi import session_environment
 from trt_tokenizers.launcher.notify import notify_systemd, write_ready_file
@@ -50,6 +51,7 @@ def supervise(
     say: Callable[[str], None],
     log_file: Path | None = None,
     ready_file: Path | None = None,
+    front_end: FrontEnd | None = None,
 ) -> None:
     """Run *command* until it ends. Call it in the main thread, which handles the signals.
 
@@ -58,6 +60,7 @@ def supervise(
         say: prints one line for the user.
         log_file: the servers' output is appended to it instead of going to stdout and stderr.
         ready_file: JSON of the addresses; it exists while the server is ready.
+        front_end: runs beside the ranks; None for none.
 
     Raises:
         LaunchError: anything but a clean stop after a signal.
@@ -72,12 +75,14 @@ def supervise(
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
             outputs = (log.fileno(), log.fileno())
-        arguments = (command, outputs, say, ready_file, ready_timeout)
+        make = partial(
+            _Supervisor, command, outputs, say, ready_file, ready_timeout, front_end=front_end
+        )
         try:
-            _Supervisor(*arguments).run()
+            make().run()
         except StarvedStubError as error:
             say(f"{error}; a Python process got no processor for a second; starting once more")
-            _Supervisor(*arguments).run()
+            make().run()
 
 
 def _opener(path: str, flags: int) -> int:
@@ -97,6 +102,8 @@ class _Supervisor:
         say: Callable[[str], None],
         ready_file: Path | None,
         ready_timeout: float,
+        *,
+        front_end: FrontEnd | None,
     ) -> None:
         self._command = command
         self._outputs = outputs
@@ -112,6 +119,7 @@ class _Supervisor:
             command.world_size,
             starter,
         )
+        self._front_end = front_end
         self._over = threading.Event()
         self._tails: dict[int, collections.deque[str]] = {}
         self._leader: RankEvent | None = None
@@ -128,6 +136,8 @@ class _Supervisor:
                 threads = self._start()
                 while not self._over.is_set():
                     self._take_event()
+                if self._front_end is not None:
+                    self._front_end.join()
             finally:
                 self._over.set()
                 folders |= process_tree.kill_all_beneath(os.getpid())
@@ -178,15 +188,21 @@ class _Supervisor:
         others = [threading.Thread(target=f, daemon=True) for f in (self._wait, self._probe)]
         for thread in (*readers, *others):
             thread.start()
+        if self._front_end is not None:
+            self._front_end.start(self._outputs, self._on_front_end)
         return readers
 
     # LaunchActions, which the lifecycle calls.
 
     def request_stop(self) -> None:
         self._process.send_signal(signal.SIGUSR1)
+        if self._front_end is not None:
+            self._front_end.drain()
 
     def terminate(self) -> None:
         self._process.terminate()
+        if self._front_end is not None:
+            self._front_end.kill()
 
     def kill(self) -> None:
         self._process.kill()  # `run` then kills everything else
@@ -202,6 +218,8 @@ class _Supervisor:
         self.say("ready")
         self.say(f"  HTTP     {command.http_url}/v2/models/{model}/generate")
         self.say(f"  gRPC     {command.grpc_address}")
+        if self._front_end is not None:
+            self.say(f"  OpenAI   {self._front_end.url}")
         self.say(f"  metrics  {command.metrics_url}")
         notify_systemd("READY=1", f"STATUS=serving at {command.http_url}")
         if self._ready_file is not None:
@@ -212,6 +230,8 @@ class _Supervisor:
                 "models": models,
                 "pid": os.getpid(),
             }
+            if self._front_end is not None:
+                addresses["openai"] = self._front_end.url
             try:
                 write_ready_file(self._ready_file, addresses)
             except OSError as error:
@@ -274,6 +294,10 @@ class _Supervisor:
             tail.append(text[label.end() if label else 0 :].decode(errors="replace").rstrip())
         return text
 
+    def _on_front_end(self, how: str) -> None:
+        reason = f"the OpenAI front end ended ({how})"
+        self._events.put(partial(self._life.on_failure, reason))
+
     def _wait(self) -> None:
         self._process.wait()
         self._events.put(lambda _: self._over.set())
@@ -284,7 +308,7 @@ class _Supervisor:
             for model, reason in seen.failed:
                 failure = f"model {model!r} is not available: {reason}"
                 self._events.put(partial(self._life.on_failure, failure))
-            if seen.ready:
+            if seen.ready and (self._front_end is None or self._front_end.listens()):
                 leader = self._leader
                 local = leader is not None and leader.host == socket.gethostname()
                 if leader and local and (warning := socket_buffers.widen(leader.pid)):

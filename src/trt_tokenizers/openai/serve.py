@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 import uvicorn
 from starlette.applications import Starlette
 
+from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.openai.app import FrontEnd
 from trt_tokenizers.openai.options import FrontEndOptions
 from trt_tokenizers.openai.parsing import make_parser
 from trt_tokenizers.openai.triton import Triton
 
 
-def serve(options: FrontEndOptions) -> bool:
+def serve(options: FrontEndOptions) -> None:
     """Listen until SIGINT or SIGTERM; running answers then get ``drain_s`` seconds to end.
-
-    Returns:
-        Whether it could listen.
 
     Raises:
         SettingsError: there is no parser of a name.
+        LaunchError: it cannot listen.
     """
     make_parser(options.tool_parser, options.reasoning_parser, tools=())  # refuses unknown names
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
@@ -31,8 +31,6 @@ def serve(options: FrontEndOptions) -> bool:
     config = uvicorn.Config(
         make_app,
         factory=True,
-        host=options.host,
-        port=options.port,
         log_level="warning",
         access_log=False,
         ssl_certfile=options.certificate,
@@ -40,6 +38,13 @@ def serve(options: FrontEndOptions) -> bool:
         timeout_graceful_shutdown=options.drain_s,
         server_header=False,
     )
-    server = uvicorn.Server(config)
-    server.run()
-    return server.started
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listening = socket.create_server((options.host, options.port), family=family)
+    except OSError as error:
+        where = f"{options.host}:{options.port}"
+        raise LaunchError(
+            f"cannot listen at {where}: {error.strerror}; choose another --port or --host"
+        ) from None
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
