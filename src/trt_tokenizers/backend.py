@@ -27,6 +27,7 @@ from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.router_gauges import router_gauges
 from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import (
@@ -300,6 +301,8 @@ class EngineModel(_Model):
         for name, read in engine.gauges.items():
             self._metrics.gauge(name, read)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
+        for name, label, value, read in router_gauges(engine, lambda: self._server.running):
+            self._metrics.gauge(name, read, **{label: value})
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)
 
     def execute(self, requests: list[Any]) -> None:

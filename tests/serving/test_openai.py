@@ -214,6 +214,9 @@ def test_metrics_are_tritons_and_its_own(server: Server, port: int) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         text = response.read().decode()
     assert "nv_inference_request_success" in text
+    for kind in ("waiting", "scheduled"):
+        line = f'nv_trt_llm_request_metrics{{model="tensorrt_llm",request_type="{kind}"}} 0'
+        assert line in text, text
     assert 'trt_tokenizers_openai_requests_total{path="/v1/chat/completions",status="200"}' in text
 
 
