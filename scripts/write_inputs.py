@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Write the inputs in model_repo_skeleton and the tables of docs/ensemble.md and docs/llmapi.md.
+"""Write the inputs in model_repo_skeleton and the tables of docs/{ensemble,llmapi,openai}.md.
 
-They come from streams/ensemble_inputs.py and engines/llmapi/sampling.py; run this after changes.
+They come from streams/ensemble_inputs.py, engines/llmapi/sampling.py and openai/fields.py; run this
+after changes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 from trt_tokenizers.engines.llmapi import sampling
+from trt_tokenizers.openai import fields
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +33,10 @@ def files() -> dict[Path, str]:
         path = ROOT / "model_repo_skeleton" / model / "config.pbtxt"
         left = iter(blocks)
         made[path] = _PBTXT.sub(lambda found, left=left: found[1] + next(left), path.read_text())
-    for page, table in (("ensemble", markdown()), ("llmapi", sampling.markdown())):
+    tables = {
+        "ensemble": markdown(), "llmapi": sampling.markdown(), "openai": fields.markdown()
+    }  # fmt: skip
+    for page, table in tables.items():
         path = ROOT / "docs" / f"{page}.md"
         head = table.partition("\n")[0]
         made[path] = re.sub(

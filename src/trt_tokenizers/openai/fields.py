@@ -168,6 +168,17 @@ CHAT = {each.name: each for each in FIELDS if each.chat}
 COMPLETIONS = {each.name: each for each in FIELDS if each.completions}
 
 
+def markdown() -> str:
+    """The table of docs/openai.md."""
+    rows = []
+    for each in FIELDS:
+        where = {(True, False): "chat", (False, True): "completions"}.get(
+            (each.chat, each.completions), "both"
+        )
+        rows.append(f"| `{each.name}` | {where} | {each.meaning} |\n")
+    return "| field | endpoint | meaning |\n|---|---|---|\n" + "".join(rows)
+
+
 def check_fields(body: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
     """The fields of *body* that are not null, checked.
 
