@@ -11,22 +11,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 from canitoolcall.adapters.base import ReplayInput
 from canitoolcall.checks import case_status, run_checks
 from canitoolcall.fixtures import Family, Fixture, load_families, load_fixtures
 from canitoolcall.results import Observation, ParsedToolCall, ParseResult, Status
 
-from trt_tokenizers.openai.parsing import (
-    Content,
-    Event,
-    Piece,
-    Reasoning,
-    ToolArguments,
-    ToolCall,
-    ToolCallEnd,
-    make_parser,
-)
+from answers import Folded, cut, parse, with_special
+from trt_tokenizers.openai.parsing import Piece, make_parser
 
 #: Family, or the beginning of a model's name -> tool parser, reasoning parser.
 PARSERS = {
@@ -51,48 +44,13 @@ def parsers_of(fixture: Fixture) -> tuple[str, str]:
     return next(named, PARSERS[fixture.family])
 
 
-def pieces_of(text: str, tokens: Iterable[str]) -> list[Piece]:
-    """*text* with each of *tokens* in it as a special piece."""
-    split = re.split(
-        "(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")", text
+def _result(folded: Folded, *, unfinished: bool) -> ParseResult:
+    calls = folded.calls if unfinished else [(*call, True) for call in folded.whole]
+    return ParseResult(
+        folded.content or None,
+        folded.reasoning or None,
+        tuple(ParsedToolCall(name, arguments) for name, arguments, _ in calls),
     )
-    return [Piece(part, special=n % 2 == 1) for n, part in enumerate(split) if part]
-
-
-def groups_of(pieces: list[Piece], sizes: Iterator[int]) -> Iterator[list[Piece]]:
-    """*pieces*, cut into groups of so many characters or special pieces each."""
-    units = [unit for p in pieces for unit in ([p] if p.special else map(Piece, p.text))]
-    at = 0
-    while at < len(units):
-        size = next(sizes)
-        group, at = units[at : at + size], at + size
-        merged: list[Piece] = []
-        for unit in group:
-            if merged and not unit.special and not merged[-1].special:
-                merged[-1] = Piece(merged[-1].text + unit.text)
-            else:
-                merged.append(unit)
-        yield merged
-
-
-def fold(events: Iterable[Event], *, unfinished: bool) -> ParseResult:
-    """What a client has at the end; *unfinished*: also of calls that were not ended."""
-    content, reasoning, calls, ended = "", "", {}, set()
-    for event in events:
-        if isinstance(event, Content):
-            content += event.text
-        elif isinstance(event, Reasoning):
-            reasoning += event.text
-        elif isinstance(event, ToolCall):
-            assert event.index == len(calls)
-            calls[event.index] = [event.name, ""]
-        elif isinstance(event, ToolArguments):
-            calls[event.index][1] += event.text
-        elif isinstance(event, ToolCallEnd):
-            assert event.index not in ended
-            ended.add(event.index)
-    whole = [ParsedToolCall(*c) for index, c in calls.items() if unfinished or index in ended]
-    return ParseResult(content or None, reasoning or None, tuple(whole))
 
 
 def status_of(
@@ -110,28 +68,26 @@ def status_of(
     whole = [Piece(raw.text)]
     if special:
         tokens = [m for m in family.markers if not re.fullmatch(r"</?(function|parameter)=?>?", m)]
-        whole = pieces_of(raw.text, tokens)
+        whole = with_special(raw.text, tokens)
 
-    def events(groups: Iterable[list[Piece]]) -> list[Event]:
+    def parsed(sizes: Iterable[int]) -> Folded:
         parser = make_parser(
             tool, reasoning, tools=fixture.tools, prompt_end=raw.generation_prompt or ""
         )
-        found = [event for group in groups for event in parser.feed(group)]
-        return found + parser.finish(cut=raw.truncated)
+        return parse(parser, cut(whole, sizes), cut=raw.truncated)
 
-    def sizes(seed: int, largest: int) -> Iterator[int]:
+    def random_sizes(seed: int) -> Iterator[int]:
         source = random.Random(seed)
         while True:
-            yield source.randint(1, largest)
+            yield source.randint(1, 8 * seed)
 
-    streams = {"one": fold(events([whole]), unfinished=unfinished)}
-    streams["token"] = fold(events(groups_of(whole, sizes(0, 1))), unfinished=unfinished)
-    for seed in range(1, 6):
-        groups = groups_of(whole, sizes(seed, 8 * seed))
-        streams[f"rand:{seed}:8"] = fold(events(groups), unfinished=unfinished)
-    rows = run_checks(
-        fixture, family, Observation(fold(events([whole]), unfinished=False), streams)
-    )
+    cuts = {f"rand:{seed}:8": random_sizes(seed) for seed in range(1, 6)}
+    streams = {
+        name: _result(parsed(sizes), unfinished=unfinished)
+        for name, sizes in {"one": [len(raw.text)], "token": repeat(1), **cuts}.items()
+    }
+    whole_answer = _result(parsed([len(raw.text)]), unfinished=False)
+    rows = run_checks(fixture, family, Observation(whole_answer, streams))
     bad = [f"{r.check} {r.strategy}: {r.detail}" for r in rows if r.status is not Status.PASS]
     return case_status(rows), bad
 

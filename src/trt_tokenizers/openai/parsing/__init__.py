@@ -28,9 +28,11 @@ __all__ = [
     "Event",
     "Piece",
     "Reasoning",
+    "ReasoningFormat",
     "ToolArguments",
     "ToolCall",
     "ToolCallEnd",
+    "ToolFormat",
     "choose",
     "make_parser",
 ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from trt_tokenizers.openai.parsing.base import (
@@ -120,14 +121,14 @@ class Answer:
             self.reader.push(piece)
             self._run()
         events, self._events = self._events, []
-        return events
+        return _joined(events) if len(events) > 1 else events
 
     def finish(self, *, cut: bool) -> list[Event]:
         self.reader.end(cut)
         self._run()
         if self._space and not (self.calls and self._format.trims):
             self._events.append(self._kind(self._space))
-        return self._events
+        return _joined(self._events)
 
     def _run(self) -> None:
         if self._running:
@@ -249,6 +250,18 @@ class Answer:
         text = reader.kept()
         if not (reader.ended and reader.cut and reader.position == len(reader.text)):
             self.content(text)
+
+
+def _joined(events: list[Event]) -> list[Event]:
+    """*events* with successive texts of the same kind as one."""
+    joined: list[Event] = []
+    for _, same in groupby(events, lambda e: (type(e), getattr(e, "index", None))):
+        first, *more = same
+        if more and not isinstance(first, ToolCall | ToolCallEnd):
+            text = "".join(getattr(event, "text", "") for event in more)
+            first = replace(first, text=first.text + text)
+        joined.append(first)
+    return joined
 
 
 def inside(prompt_end: str, start: str, close: str) -> bool:

@@ -1,23 +1,8 @@
 """The families of models: what their markers are and how calls are written between them.
 
 Each function is an entry point of the group ``trt_tokenizers.tool_parsers`` or
-``trt_tokenizers.reasoning_parsers``, and returns a description. Another package adds a family by
-such a function and its entry point::
-
-    # my_package/family.py
-    from trt_tokenizers.openai.parsing.answer import ToolFormat
-    from trt_tokenizers.openai.parsing.json_calls import object_calls
-
-    def _read(answer, found):
-        answer.reader.keep(found)
-        yield from object_calls(answer, "</call>")
-
-    def mine() -> ToolFormat:
-        return ToolFormat(opens=("<call>",), read=_read, dropped=("</call>",))
-
-    # pyproject.toml
-    [project.entry-points."trt_tokenizers.tool_parsers"]
-    mine = "my_package.family:mine"
+``trt_tokenizers.reasoning_parsers``, and returns a description. docs/plugins.md says how another
+package adds one.
 """
 
 from __future__ import annotations
@@ -69,6 +54,7 @@ def granite() -> ToolFormat:
         dropped=(_END,),
         tokens=("<|tool_call|>", _BEGIN, _END),
         trims=True,
+        begins=("[", "{"),
     )
 
 
@@ -133,14 +119,15 @@ def _invokes(begin: str, prefix: str = "") -> ElementForm:
     )
 
 
-def _of_elements(*forms: ElementForm, tokens: tuple[str, ...], trims: bool) -> ToolFormat:
+def _of_elements(*forms: ElementForm, tokens: tuple[str, ...]) -> ToolFormat:
     by_begin = {form.begin: form for form in forms}
     return ToolFormat(
         opens=tuple(by_begin),
         read=lambda answer, found: by_begin[found].read(answer, found),
         dropped=tuple(form.end for form in forms),
         tokens=tokens,
-        trims=trims,
+        trims=True,
+        begins=tuple(dict.fromkeys(form.call for form in forms)),
     )
 
 
@@ -151,13 +138,12 @@ def deepseek_v32() -> ToolFormat:
         _invokes("tool_calls", mark),
         _invokes("calls", f"{mark} "),
         tokens=(mark,),
-        trims=True,
     )
 
 
 def minimax() -> ToolFormat:
     begin, end = "<minimax:tool_call>", "</minimax:tool_call>"
-    return _of_elements(_invokes("minimax:tool_call"), tokens=(begin, end), trims=True)
+    return _of_elements(_invokes("minimax:tool_call"), tokens=(begin, end))
 
 
 def deepseek_v3() -> ToolFormat:
@@ -174,6 +160,7 @@ def deepseek_v3() -> ToolFormat:
         read=sections(begin, call, close, end, name_of),
         dropped=(end, close),
         tokens=(begin, end, call, close, separator),
+        begins=(call,),
     )
 
 
@@ -205,6 +192,7 @@ def kimi() -> ToolFormat:
         read=lambda answer, found: (form.read if found == form.begin else k2)(answer, found),
         dropped=(end, close, form.end),
         tokens=(begin, end, call, close, arguments, "<|open|>", "<|close|>", "<|sep|>"),
+        begins=(call, form.call),
     )
 
 
@@ -264,6 +252,7 @@ def gemma() -> ToolFormat:
         read=lambda answer, found: readers[found](answer, found),
         dropped=closes,
         tokens=(*forms, *closes, *(quote for _, quote in forms.values())),
+        begins=("call:",),
     )
 
 

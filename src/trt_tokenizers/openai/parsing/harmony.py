@@ -6,7 +6,7 @@ import re
 
 from trt_tokenizers.openai.parsing.answer import Answer, ReasoningFormat, ToolFormat
 from trt_tokenizers.openai.parsing.json_calls import json_arguments
-from trt_tokenizers.openai.parsing.reader import Sink, Steps
+from trt_tokenizers.openai.parsing.reader import Sink, Steps, visible
 
 _START, _MESSAGE, _CHANNEL = "<|start|>", "<|message|>", "<|channel|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
@@ -21,8 +21,9 @@ def _read(answer: Answer) -> Steps[None]:
     head, began, _ = tail.partition(_MESSAGE) if started else ("", "", "")
     while True:
         if not began:
-            more, stop = yield from reader.collect((_MESSAGE, _START, *_ENDS))
-            head += more
+            parts: list[str] = []
+            stop = yield from reader.until((_MESSAGE, _START, *_ENDS), parts.append)
+            head += visible("".join(parts))
             if stop is None:
                 if not reader.cut:
                     answer.content(head.removeprefix("assistant"))

@@ -79,6 +79,8 @@ def json_text(reader: Reader, sink: Sink) -> Steps[bool]:
         if done is not None:
             return done
         if reader.ended:
+            if backslash := reader.rest():
+                sink(backslash)
             return False
         yield
 
@@ -244,6 +246,8 @@ def close_call(answer: Answer, call: Call, close: str) -> Steps[None]:
     following = yield from reader.follows((close,))
     if following:
         reader.skip(close)
+    elif following == "":
+        reader.rest()
     if not (following == "" and reader.cut):
         answer.end(call)
 

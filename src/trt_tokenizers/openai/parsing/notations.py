@@ -201,5 +201,6 @@ def _python_value(reader: Reader) -> Steps[str | None]:
         if done:
             return literal("".join(parts))
         if reader.ended:
+            reader.rest()
             return None
         yield

@@ -7,7 +7,8 @@ more. What it returns and passes on depends on the text alone, not on how the te
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
+from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 from trt_tokenizers.openai.parsing.base import Piece
@@ -39,7 +40,7 @@ def literal(text: str) -> str:
 class _Stops:
     """Literals to stop at. None may lie inside another, except at its end."""
 
-    def __init__(self, plain: Sequence[str], marked: Sequence[str]) -> None:
+    def __init__(self, plain: tuple[str, ...], marked: tuple[str, ...]) -> None:
         self.names = dict(zip(marked, plain, strict=True))
         self.pattern = re.compile("|".join(re.escape(m) for m in marked))
         self.longest = max(map(len, marked))
@@ -54,6 +55,9 @@ class _Stops:
                 return match.start()
             start = match.end()
         return len(text)
+
+
+_stops = lru_cache(maxsize=1024)(_Stops)
 
 
 class Reader:
@@ -117,7 +121,7 @@ class Reader:
         """The text read since `keep`, which is no longer kept."""
         assert self._kept is not None
         text, self._kept = self.text[self._kept : self.position], None
-        return literal(text)
+        return visible(text)
 
     def back(self, text: str) -> None:
         """Unread *text*, the literal just read."""
@@ -138,13 +142,17 @@ class Reader:
                 stop = match.start()
                 self.position = match.end()
             else:
-                stop = len(text) if self.ended else known.held(text, start)
+                stop = known.held(text, start)
+                if self.ended:
+                    # A marker that is cut is text, but tokens of markers are never said.
+                    stop = stop if _MARK in text[stop:] else len(text)
                 self.position = stop
             if stop > start:
                 sink(text[start:stop])
             if match:
                 return known.names[match.group()]
             if self.ended:
+                self.position = len(text)
                 return None
             yield
 
@@ -160,9 +168,9 @@ class Reader:
         return literal("".join(parts)), stop
 
     def follows(self, options: tuple[str, ...]) -> Steps[str | None]:
-        """Which of *options* comes next after white space, not read; "" is the end of the answer.
+        """Which of *options* comes next after white space, not read. None: something else.
 
-        None: something else.
+        Empty: the answer ends here, or inside one of *options*.
         """
         while True:
             known = self._compiled(options)
@@ -171,10 +179,10 @@ class Reader:
             match = known.pattern.match(text, start)
             if match:
                 return known.names[match.group()]
-            if self.ended:
-                return "" if start == len(text) else None
             if start < len(text) and known.held(text, start) != start:
                 return None
+            if self.ended:
+                return ""
             yield
 
     def skip(self, text: str) -> None:
@@ -217,5 +225,5 @@ class Reader:
     def _compiled(self, stops: tuple[str, ...]) -> _Stops:
         known = self._stops.get(stops)
         if known is None:
-            known = self._stops[stops] = _Stops(stops, [self._mark(s) for s in stops])
+            known = self._stops[stops] = _stops(stops, tuple(map(self._mark, stops)))
         return known

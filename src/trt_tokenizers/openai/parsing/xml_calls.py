@@ -55,7 +55,10 @@ class ElementForm:
         reader = answer.reader
         if found == self.begin != self.call:
             reader.keep(found)
-            if not (yield from reader.follows((self.call,))):
+            following = yield from reader.follows((self.call,))
+            if following == "":
+                reader.rest()
+            if not following:
                 answer.not_a_call()
                 return
             reader.skip(self.call)
@@ -63,6 +66,8 @@ class ElementForm:
             reader.keep(found)
         while (yield from self._call(answer)):
             following = yield from reader.follows((self.call, self.end))
+            if following == "":
+                reader.rest()
             if not following:
                 return
             reader.keep()
@@ -93,10 +98,12 @@ class ElementForm:
             answer.end(call)
             return True
         before = "{"
-        following = self.parameter
+        following: str | None = self.parameter
         while following:
-            following = (yield from reader.follows((self.parameter, self.call_end))) or ""
-            if following:
+            following = yield from reader.follows((self.parameter, self.call_end))
+            if following == "":
+                reader.rest()
+            elif following:
                 reader.skip(following)
             if following == self.call_end:
                 answer.arguments(call, "{}" if before == "{" else "}")
@@ -145,7 +152,8 @@ class ElementForm:
         if bare == self.parameter:  # the end of the value is missing
             ends = stop != bare
         else:
-            found = yield from reader.follows(tuple({self.begin, self.end} - {self.call_end}))
+            after = tuple(m for m in (self.end, self.begin) if m != self.call_end)
+            found = yield from reader.follows(after)
             ends = bool(found) or (found == "" and not reader.cut)
         if ends:
             reader.back(bare)
