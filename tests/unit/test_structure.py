@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "memory": {"hf_config"},
     "tokenizers": {"hf_config", "plugins"},
     "detokenize": {"tokenizers"},
-    "openai": {"plugins", "streams"},
+    "openai": {"", "plugins", "streams"},
     "processing": {"streams", "templates", "tokenizers"},
     "engines": {"hf_config", "memory", "mpi_environment", "streams"},
     "backend": {"engines", "logs", "plugins", "processing", "streams"},

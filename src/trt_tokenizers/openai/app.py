@@ -35,6 +35,7 @@ from trt_tokenizers.openai.requests import (
     parse_completion,
     with_param,
 )
+from trt_tokenizers.openai.schema import openapi
 from trt_tokenizers.openai.tensors import Step
 from trt_tokenizers.openai.tokens import Tokens
 from trt_tokenizers.openai.triton import Model, Triton
@@ -69,6 +70,7 @@ class FrontEnd:
                 Route(path, self._answering(handle), methods=["POST"])
                 for path, handle in self._tokens.endpoints.items()
             ),
+            Route("/openapi.json", self._openapi),
             Route("/health/live", _live),
             Route("/health/ready", self._ready),
             Route("/metrics", operators.metrics),
@@ -233,6 +235,9 @@ class FrontEnd:
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self._started, "owned_by": "triton"}
         return card | ({"parent": self._names[0]} if name in self._options.adapters else {})
+
+    async def _openapi(self, _: Request) -> Response:
+        return JSONResponse(openapi(self._tokens.fields))
 
     async def _ready(self, _: Request) -> Response:
         ready = await self._triton.ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from types import MappingProxyType
 from typing import Any
 
 from starlette.requests import Request
@@ -36,6 +37,11 @@ class Tokens:
         self._triton = triton
         self._model = preprocessing
         self._template: str | None = None
+
+    #: Path -> fields of its requests.
+    fields = MappingProxyType(
+        {"/tokenize": _PROMPT_FIELDS, "/render": _PROMPT_FIELDS, "/detokenize": _IDS_FIELDS}
+    )
 
     @property
     def endpoints(self) -> dict[str, Callable[[Request, Any], Awaitable[Response]]]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import jsonschema
 import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -13,6 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from asgi import ENSEMBLE, WHOLE, ScriptedTriton, app, ask
 from trt_tokenizers.openai import event_stream
 from trt_tokenizers.openai.api_error import ApiError
+from trt_tokenizers.openai.fields import CHAT as CHAT_FIELDS
 from trt_tokenizers.openai.tensors import Step
 from trt_tokenizers.openai.triton import Model as TritonModel
 
@@ -204,3 +206,15 @@ def test_two_hundred_clients_that_hang_up_leave_nothing() -> None:
     assert "requests_running 1" in ask(application, "/metrics").body.decode()
     assert len(WHOLE) == 3
     assert asyncio.run(triton.ready())
+
+
+def test_the_description_has_every_field_and_follows_json_schema() -> None:
+    description = ask(app(ScriptedTriton()), "/openapi.json").json
+    post = description["paths"]["/v1/chat/completions"]["post"]
+    schema = post["requestBody"]["content"]["application/json"]["schema"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["properties"].keys() == CHAT_FIELDS.keys()
+    jsonschema.validate(CHAT, schema)
+    for wrong in ({**CHAT, "top_p": 2}, {**CHAT, "store": True}, {"model": "m"}, {**CHAT, "x": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
