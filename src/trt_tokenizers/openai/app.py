@@ -237,7 +237,7 @@ class FrontEnd:
         return card | ({"parent": self._names[0]} if name in self._options.adapters else {})
 
     async def _openapi(self, _: Request) -> Response:
-        return JSONResponse(openapi(self._tokens.fields))
+        return JSONResponse(openapi(self._tokens.fields, (*self._names, *self._options.adapters)))
 
     async def _ready(self, _: Request) -> Response:
         ready = await self._triton.ready()

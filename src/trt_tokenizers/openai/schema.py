@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trt_tokenizers
@@ -11,6 +11,18 @@ from trt_tokenizers.openai.fields import CHAT, COMPLETIONS, Field
 from trt_tokenizers.streams.ensemble_inputs import BY_NAME
 
 _REQUIRED = ("model", "messages", "prompt", "tokens")
+_MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+            "content": {"type": ["string", "array", "null"]},
+        },
+    },
+}
 _ERROR = {
     "description": "the request cannot be served",
     "content": {
@@ -43,11 +55,17 @@ _ANSWER = {
 }
 
 
-def openapi(tokens: Mapping[str, Mapping[str, Field]]) -> dict[str, Any]:
-    """The description. *tokens*: path -> fields of the endpoints about tokens."""
+def openapi(tokens: Mapping[str, Mapping[str, Field]], models: Sequence[str]) -> dict[str, Any]:
+    """The description.
+
+    Args:
+        tokens: path -> fields of the endpoints about tokens.
+        models: names by which clients know models.
+    """
+    known: dict[str, dict[str, Any]] = {"model": {"enum": [*models]}, "messages": _MESSAGES}
     bodies = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS, **tokens}
     paths: dict[str, Any] = {
-        path: {"post": {"requestBody": _body(fields.values()), "responses": _responses()}}
+        path: {"post": {"requestBody": _body(fields.values(), known), "responses": _responses()}}
         for path, fields in bodies.items()
     }
     paths["/v1/models"] = {"get": {"responses": _responses()}}
@@ -63,13 +81,15 @@ def _responses() -> dict[str, Any]:
     return {"200": _ANSWER, **dict.fromkeys(errors, _ERROR)}
 
 
-def _body(fields: Iterable[Field]) -> dict[str, Any]:
+def _body(fields: Iterable[Field], known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     fields = list(fields)
     schema = {
         "type": "object",
         "additionalProperties": False,
         "required": [each.name for each in fields if each.name in _REQUIRED],
-        "properties": {each.name: _property(each) for each in fields},
+        "properties": {
+            each.name: {**_property(each), **known.get(each.name, {})} for each in fields
+        },
     }
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 
 import uvicorn
@@ -43,8 +44,9 @@ def serve(options: FrontEndOptions) -> None:
         listening = socket.create_server((options.host, options.port), family=family)
     except OSError as error:
         where = f"{options.host}:{options.port}"
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise LaunchError(
-            f"cannot listen at {where}: {error.strerror}; choose another --port or --host"
+            f"cannot listen at {where}: {reason}; choose another --port or --host"
         ) from None
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
