@@ -37,7 +37,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def build(
-    output: Path, tokenizer: Path, tokens_per_response: str, outputs: tuple[str, ...] = ()
+    output: Path,
+    tokenizer: Path,
+    tokens_per_response: str,
+    outputs: tuple[str, ...] = (),
+    template: str = "auto",
 ) -> None:
     """Write one repository with our ensemble and the usual one, each with its own replay engine."""
     model = output.with_name(f"{output.name}-model")
@@ -45,7 +49,7 @@ def build(
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 1 << 20}))
     values = {"max_tokens_per_chunk": tokens_per_response}
     options = GenerateOptions(
-        "replay:ReplayEngine", model, tokenizer, values=values, outputs=outputs
+        "replay:ReplayEngine", model, tokenizer, values=values, outputs=outputs, template=template
     )
     files = render(options)
     usual = configs(str(tokenizer), {"engine": "replay:ReplayEngine", "max_tokens_per_chunk": "1"})

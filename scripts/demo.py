@@ -2,6 +2,7 @@
 
 scripts/demo           print the answers, then stop the server
 scripts/demo --serve   leave the server running until Ctrl-C
+scripts/demo --openai  ask by OpenAI's API; prints the Python program and its answer
 """
 
 from __future__ import annotations
@@ -20,13 +21,27 @@ import click
 from trt_tokenizers import client
 
 ROOT = Path(__file__).parents[1]
+PROGRAM = """\
+from openai import OpenAI
+
+client = OpenAI(base_url="http://127.0.0.1:{port}/v1", api_key="none")
+stream = client.chat.completions.create(
+    model="ensemble",
+    messages=[{{"role": "user", "content": "{question}"}}],
+    temperature=0,
+    stream=True,
+)
+for chunk in stream:
+    print(chunk.choices[0].delta.content or "", end="")
+"""
 QUESTIONS = ["What is the capital of France?", "Count from one to ten."]
 
 
 @click.command(epilog="Example: scripts/demo --serve")
 @click.option("--serve", is_flag=True, help="Leave the server running until Ctrl-C.")
+@click.option("--openai", "by_openai", is_flag=True, help="Ask by OpenAI's API.")
 @click.option("--http-port", type=int, help="[default: 8000 with --serve, else a free one]")
-def main(serve: bool, http_port: int | None) -> None:
+def main(serve: bool, by_openai: bool, http_port: int | None) -> None:
     """Serve SmolLM2-135M-Instruct through a real Triton and ask it two questions."""
     started = time.monotonic()
     model = run([sys.executable, str(ROOT / "scripts" / "smollm2.py")])
@@ -43,13 +58,19 @@ def main(serve: bool, http_port: int | None) -> None:
         ]  # on a failure the launcher prints its last lines
         for name, number in zip(("http", "grpc", "metrics"), ports, strict=True):
             command += [f"--{name}-port", str(number)]
+        openai_port = 9000 if serve else free_port()
+        if by_openai:
+            command += ["--openai-port", str(openai_port)]
         # In its own session, so that Ctrl-C reaches only this script, which then stops the server.
         server = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
         try:
             while not ready.exists() and server.poll() is None:
                 time.sleep(0.1)
             if server.poll() is None:
-                answer(f"http://127.0.0.1:{port}")
+                if by_openai:
+                    answer_by_openai(openai_port)
+                else:
+                    answer(f"http://127.0.0.1:{port}")
                 seconds = time.monotonic() - started
                 click.echo(f"\n({seconds:.0f} s from the start to the end of the answers)")
                 if serve:
@@ -73,6 +94,13 @@ def answer(url: str) -> None:
     for event in client.stream(url, {**payload(QUESTIONS[1]), "stream": True}):
         click.echo(event["text_output"], nl=False)
     click.echo()
+
+
+def answer_by_openai(port: int) -> None:
+    """Show a small program for OpenAI's library, and run it."""
+    program = PROGRAM.format(port=port, question=QUESTIONS[0])
+    click.echo(f"\n{program}")
+    click.echo(run([sys.executable, "-c", program]))
 
 
 def payload(question: str) -> dict[str, object]:

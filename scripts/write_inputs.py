@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write the inputs in model_repo_skeleton and the table of docs/ensemble.md.
+"""Write the inputs in model_repo_skeleton and the tables of docs/{ensemble,openai}.md.
 
-They come from streams/ensemble_inputs.py; run this after changes.
+They come from streams/ensemble_inputs.py and openai/fields.py; run this after changes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+from trt_tokenizers.openai import fields
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +31,12 @@ def files() -> dict[Path, str]:
         path = ROOT / "model_repo_skeleton" / model / "config.pbtxt"
         left = iter(blocks)
         made[path] = _PBTXT.sub(lambda found, left=left: found[1] + next(left), path.read_text())
-    path = ROOT / "docs" / "ensemble.md"
-    table = markdown()
-    head = table.partition("\n")[0]
-    made[path] = re.sub(rf"(?m)^{re.escape(head)}\n(\|.*\n)*", lambda _: table, path.read_text())
+    for page, table in {"ensemble": markdown(), "openai": fields.markdown()}.items():
+        path = ROOT / "docs" / f"{page}.md"
+        head = table.partition("\n")[0]
+        made[path] = re.sub(
+            rf"(?m)^{re.escape(head)}\n(\|.*\n)*", lambda _, table=table: table, path.read_text()
+        )
     return made
 
 

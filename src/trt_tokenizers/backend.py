@@ -27,6 +27,7 @@ from trt_tokenizers import logs
 from trt_tokenizers.engines import tensors
 from trt_tokenizers.engines.base import ENGINES, Engine
 from trt_tokenizers.engines.dispatcher import ResponseDispatcher
+from trt_tokenizers.engines.router_gauges import router_gauges
 from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.termination import end_process, end_server_once_loaded
 from trt_tokenizers.errors import (
@@ -39,6 +40,7 @@ from trt_tokenizers.errors import (
 )
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.engine_steps import engine_steps
+from trt_tokenizers.processing.inspection import inspect
 from trt_tokenizers.processing.metrics import ENGINE_GAUGES, POSTPROCESSING, Metrics
 from trt_tokenizers.processing.output_arrays import as_declared, output_arrays
 from trt_tokenizers.processing.postprocess import PostprocessingSettings, Postprocessor
@@ -156,16 +158,25 @@ class PreprocessingModel(_Model):
     def execute(self, requests: list[Any]) -> list[Any]:
         self._metrics.count("requests_total", len(requests))
         texts: list[TextRequest | Exception] = []
-        for request in requests:
+        inspected: dict[int, EngineRequest] = {}
+        for at, request in enumerate(requests):
             try:
+                arrays = _arrays(request)
+                if "INSPECT" in arrays:
+                    inspected[at] = EngineRequest(inspect(arrays, self._preprocessor))
+                    continue
                 given = _text(request.parameters)
                 parameters = json.loads(given) if given not in ("", "{}") else {}
-                text = from_tensors(_arrays(request), _text(request.request_id), parameters)
+                text = from_tensors(arrays, _text(request.request_id), parameters)
                 text.wants_key = "STREAM_KEY" in request.requested_output_names()
                 texts.append(text)
             except Exception as error:
                 texts.append(error)
-        return [self._answer(result) for result in self._preprocessor.process_batch(texts)]
+        results = iter(self._preprocessor.process_batch(texts))
+        return [
+            self._answer(inspected[at] if at in inspected else next(results))
+            for at in range(len(requests))
+        ]
 
     def _answer(self, result: EngineRequest | Exception) -> Any:
         if isinstance(result, Exception):
@@ -190,6 +201,7 @@ class PostprocessingModel(_Model):
             reusable_keys=self._transport is StreamKeyTransport.REQUEST_ID,
         )
         self._processed = ProcessedResponses(self._contexts.directory)
+        self._token_bytes = self._postprocessor.tokenizer.token_bytes
         self._cancels = CancelSender(self._contexts.directory)
         self._closing.callback(self._cancels.close)
         self._stop_model = settings.stop_model
@@ -220,8 +232,14 @@ class PostprocessingModel(_Model):
                     self._cancels.send(sequence_key(step.key, step.sequence))
                 elif self._stop_model and (request_id := _text(request.request_id)):
                     self._stop_requests.submit(_stop, self._stop_model, request_id)
-        ids_wanted = "OUT_IDS" in request.requested_output_names()
-        return _response(output_arrays(steps, log_probs="LOG_PROBS" in inputs, ids=ids_wanted))
+        wanted = request.requested_output_names()
+        arrays = output_arrays(
+            steps,
+            log_probs="LOG_PROBS" in inputs,
+            ids="OUT_IDS" in wanted,
+            token_bytes=self._token_bytes if "OUT_TOKENS" in wanted else None,
+        )
+        return _response(arrays)
 
     def _triton_key(self, request: Any) -> tuple[int | None, bool]:
         """The key that Triton passes on, and whether its flags mark the engine's last response."""
@@ -295,6 +313,8 @@ class EngineModel(_Model):
         for name, read in engine.gauges.items():
             self._metrics.gauge(name, read)
         self._metrics.gauge("engine_sequences_running", lambda: self._server.running)
+        for name, label, value, read in router_gauges(engine, lambda: self._server.running):
+            self._metrics.gauge(name, read, **{label: value})
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)
 
     def execute(self, requests: list[Any]) -> None:

@@ -40,7 +40,11 @@ LEADER_WORKER_SET = next(
     o for o in objects("deploy/leaderworkerset.yaml") if o["kind"] == "LeaderWorkerSet"
 )["spec"]["leaderWorkerTemplate"]
 SCRIPTS = objects("deploy/leaderworkerset.yaml")[0]["data"]
+_KSERVE = objects("deploy/kserve.yaml")[0]["spec"]["predictor"]
+#: Fields of KServe's own, beside those of a pod.
+_KSERVE_OWN = ("minReplicas", "maxReplicas", "autoScaling")
 PODS = {
+    "kserve": {"spec": {k: v for k, v in _KSERVE.items() if k not in _KSERVE_OWN}},
     "kubernetes": objects("deploy/kubernetes.yaml")[0]["spec"]["template"],
     "leader": LEADER_WORKER_SET["leaderTemplate"],
     "worker": LEADER_WORKER_SET["workerTemplate"],
@@ -79,6 +83,7 @@ COMMANDS = {
     ],
     "deploy/compose.yaml": [COMPOSE["command"]],
     "deploy/kubernetes.yaml": [container("kubernetes")["args"]],
+    "deploy/kserve.yaml": [container("kserve")["args"]],
     "deploy/leaderworkerset.yaml": list(shell_commands(SCRIPTS["leader.sh"])),
     "deploy/slurm.sbatch": list(shell_commands(read("deploy/slurm.sbatch"))),
     "deploy/trt-tokenizers.service": list(shell_commands(UNIT["Service"]["ExecStart"])),
@@ -105,7 +110,8 @@ def parsed(argv: list[str]) -> dict[str, Any]:
 def test_every_file_has_its_command() -> None:
     assert {name for name, found in COMMANDS.items() if not found} == set()
     assert {path.name for path in DEPLOY.iterdir()} - {Path(name).name for name in COMMANDS} == {
-        "podmonitor.yaml"
+        "podmonitor.yaml",
+        "inferencepool.yaml",
     }
 
 
@@ -193,7 +199,11 @@ def test_dev_shm_is_in_memory(pod: str) -> None:
 
 @pytest.mark.parametrize(
     ("pod", "name"),
-    [("kubernetes", "deploy/kubernetes.yaml"), ("leader", "deploy/leaderworkerset.yaml")],
+    [
+        ("kubernetes", "deploy/kubernetes.yaml"),
+        ("kserve", "deploy/kserve.yaml"),
+        ("leader", "deploy/leaderworkerset.yaml"),
+    ],
 )
 def test_the_pods_timeouts(pod: str, name: str) -> None:
     stop = int(container(pod)["lifecycle"]["preStop"]["exec"]["command"][-1])
@@ -224,6 +234,16 @@ def test_services_find_their_pods(name: str) -> None:
     for other in others & {"worker"}:
         labels = PODS[other]["metadata"]["labels"]
         assert not service["spec"]["selector"].items() <= labels.items()
+
+
+def test_routers_ask_the_port_of_openais_api() -> None:
+    (pool,) = objects("deploy/inferencepool.yaml")
+    labels = pool["spec"]["selector"]["matchLabels"]
+    assert labels.items() <= PODS["kubernetes"]["metadata"]["labels"].items()
+    (target,) = pool["spec"]["targetPorts"]
+    for pod in ("kubernetes", "kserve"):
+        assert f"--openai-port={target['number']}" in container(pod)["args"]
+        assert target["number"] in [port["containerPort"] for port in container(pod)["ports"]]
 
 
 def test_the_pod_monitor_finds_the_pods() -> None:

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "memory": {"hf_config"},
     "tokenizers": {"hf_config", "plugins"},
     "detokenize": {"tokenizers"},
-    "openai": {"client", "plugins"},
+    "openai": {"", "plugins", "streams"},
     "processing": {"streams", "templates", "tokenizers"},
     "engines": {"hf_config", "memory", "mpi_environment", "streams"},
     "backend": {"engines", "logs", "plugins", "processing", "streams"},
@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cli": {
         "", "client", "engines", "hf_config", "launcher", "logs", "memory", "mpi_environment",
-        "plugins", "processing", "repository", "tokenizers",
+        "openai", "plugins", "processing", "repository", "tokenizers",
     },
     # __init__ imports the public names late.
     "": {"client", "engines", "streams", "templates", "tokenizers"},

@@ -28,6 +28,12 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--grpc-port", default=8001, type=_PORT)
 @click.option("--metrics-port", default=8002, type=_PORT)
 @click.option(
+    "--openai-port",
+    type=_PORT,
+    help="Serve OpenAI's API at this port too; TRT_TOKENIZERS_OPENAI_… in the environment are the "
+    "other options of trt-tokenizers openai.",
+)
+@click.option(
     "--tensorrt-llm-model-name",
     "engine_models",
     default="tensorrt_llm",
@@ -130,6 +136,7 @@ def launch_server(
     *,
     model_repo: Path,
     world_size: int,
+    openai_port: int | None,
     engine_models: str,
     flavour: str | None,
     no_mpi: bool,
@@ -175,6 +182,7 @@ def launch_server(
     """
     from trt_tokenizers.launcher import preflight
     from trt_tokenizers.launcher.command import LaunchOptions, build_command
+    from trt_tokenizers.launcher.front_end import FrontEnd
     from trt_tokenizers.launcher.lock import locked
     from trt_tokenizers.launcher.process_tree import open_standard_streams
     from trt_tokenizers.launcher.supervisor import supervise
@@ -229,8 +237,9 @@ def launch_server(
         **others,  # the fields with an option of the same name
     )
     launch_plan = build_command(deployment, find_server(triton_server))
+    front_end = FrontEnd(openai_port, deployment, launch_plan) if openai_port else None
     if dry_run:
-        click.echo(launch_plan.text())
+        click.echo(launch_plan.text() + (front_end.text() if front_end else ""))
         return
     repository, here = deployment.model_repository, preflight.ranks_here(deployment)
     with locked(repository, launch_plan.ranks.launch_prefix, force=force):
@@ -249,4 +258,5 @@ def launch_server(
             say=lambda line: click.echo(f"launch: {line}", err=True),
             log_file=log_file,
             ready_file=ready_file,
+            front_end=front_end,
         )

@@ -9,6 +9,7 @@ from trt_tokenizers.cli.chat import chat
 from trt_tokenizers.cli.common import SETTINGS
 from trt_tokenizers.cli.generate import generate
 from trt_tokenizers.cli.launch import launch_server
+from trt_tokenizers.cli.openai import openai
 from trt_tokenizers.cli.plan_memory import plan
 from trt_tokenizers.cli.repository import adopt, check, fill_template, settings
 from trt_tokenizers.cli.tokenize import tokenize, tokenizers
@@ -31,3 +32,4 @@ main.add_command(fill_template, "fill-template")
 main.add_command(tokenize)
 main.add_command(tokenizers)
 main.add_command(chat)
+main.add_command(openai)

@@ -141,13 +141,6 @@ def start(
     Raises:
         OSError: *argv* cannot be run.
     """
-    parent = os.getpid()
-
-    def before_exec() -> None:
-        signal_on_parents_death(signal.SIGKILL)
-        if os.getppid() != parent:  # the parent died before the line above
-            os._exit(1)
-
     process = subprocess.Popen(
         argv,
         env=env,
@@ -155,7 +148,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # a terminal's Ctrl-C must reach the launcher only
-        preexec_fn=before_exec,  # noqa: PLW1509 - it imports and locks nothing
+        preexec_fn=die_with_parent(os.getpid()),  # noqa: PLW1509 - it imports and locks nothing
     )
     threads = []
     for number, source in enumerate((process.stdout, process.stderr)):
@@ -163,6 +156,17 @@ def start(
         threads.append(threading.Thread(target=copy, args=(source.fileno(), number), daemon=True))
         threads[-1].start()
     return process, threads
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """What a child of the process *parent* does before exec so that the kernel kills it with it."""
+
+    def before_exec() -> None:
+        signal_on_parents_death(signal.SIGKILL)
+        if os.getppid() != parent:  # the parent died before the line above
+            os._exit(1)
+
+    return before_exec
 
 
 def signal_on_parents_death(number: int) -> None:

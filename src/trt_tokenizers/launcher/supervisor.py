@@ -21,6 +21,7 @@ from pathlib import Path
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import process_tree, socket_buffers
 from trt_tokenizers.launcher.command import LaunchCommand
+from trt_tokenizers.launcher.front_end import FrontEnd
 from trt_tokenizers.launcher.lifecycle import Lifecycle, StarvedStubError
 from trt_tokenizers.launcher.mpi import session_environment
 from trt_tokenizers.launcher.notify import notify_systemd, write_ready_file
@@ -44,6 +45,7 @@ def supervise(
     say: Callable[[str], None],
     log_file: Path | None = None,
     ready_file: Path | None = None,
+    front_end: FrontEnd | None = None,
 ) -> None:
     """Run *command* until it ends. Call it in the main thread, which handles the signals.
 
@@ -52,6 +54,7 @@ def supervise(
         say: prints one line for the user.
         log_file: the servers' output is appended to it instead of going to stdout and stderr.
         ready_file: JSON of the addresses; it exists while the server is ready.
+        front_end: runs beside the ranks; None for none.
 
     Raises:
         LaunchError: anything but a clean stop after a signal.
@@ -66,7 +69,9 @@ def supervise(
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
             outputs = (log.fileno(), log.fileno())
-        new = partial(_Supervisor, command, outputs, say, ready_file, ready_timeout)
+        new = partial(
+            _Supervisor, command, outputs, say, ready_file, ready_timeout, front_end=front_end
+        )
         try:
             new().run()
         except StarvedStubError as error:
@@ -91,6 +96,8 @@ class _Supervisor:
         say: Callable[[str], None],
         ready_file: Path | None,
         ready_timeout: float,
+        *,
+        front_end: FrontEnd | None,
     ) -> None:
         self._command = command
         self._outputs = outputs
@@ -100,6 +107,7 @@ class _Supervisor:
         self._life = Lifecycle(
             self, time.monotonic(), ready_timeout, command.ranks.drain, command.world_size
         )
+        self._front_end = front_end
         if command.mpi:
             self._life.starter = Path(command.mpi[0]).name
         self._over = threading.Event()
@@ -115,13 +123,9 @@ class _Supervisor:
             try:
                 threads = self._start()
                 while not self._over.is_set():
-                    deadline = self._life.deadline
-                    wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    try:
-                        event = self._events.get(timeout=wait)
-                    except queue.Empty:
-                        event = self._life.on_deadline
-                    event(time.monotonic())
+                    self._take_event()
+                if self._front_end is not None:
+                    self._front_end.join()
             finally:
                 self._over.set()
                 folders = process_tree.kill_all_beneath(os.getpid())
@@ -132,6 +136,15 @@ class _Supervisor:
                 while True:
                     self._events.get_nowait()(time.monotonic())
         self._life.on_ended(self._process.returncode)
+
+    def _take_event(self) -> None:
+        deadline = self._life.deadline
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            event = self._events.get(timeout=wait)
+        except queue.Empty:
+            event = self._life.on_deadline
+        event(time.monotonic())
 
     def _start(self) -> list[threading.Thread]:
         """Start the command and the threads.
@@ -150,15 +163,21 @@ class _Supervisor:
             raise LaunchError(f"{argv[0]} cannot be run: {error.strerror}", 126) from None
         for listen in (self._wait, self._probe):
             threading.Thread(target=listen, daemon=True).start()
+        if self._front_end is not None:
+            self._front_end.start(self._outputs, self._on_front_end)
         return readers
 
     # LaunchActions, which the lifecycle calls.
 
     def request_stop(self) -> None:
         self._process.send_signal(signal.SIGUSR1)
+        if self._front_end is not None:
+            self._front_end.drain()
 
     def terminate(self) -> None:
         self._process.terminate()
+        if self._front_end is not None:
+            self._front_end.kill()
 
     def kill(self) -> None:
         self._process.kill()  # `run` then kills everything else
@@ -177,8 +196,12 @@ class _Supervisor:
             "metrics": command.metrics_url,
         }
         self.say("ready")
+        if self._front_end is not None:
+            ready["openai"] = self._front_end.url
         self.say(f"  HTTP     {ready['http']}/v2/models/{model}/generate")
         self.say(f"  gRPC     {ready['grpc']}")
+        if self._front_end is not None:
+            self.say(f"  OpenAI   {ready['openai']}")
         self.say(f"  metrics  {ready['metrics']}")
         notify_systemd("READY=1", f"STATUS=serving at {ready['http']}")
         if self._ready_file is not None:
@@ -237,6 +260,10 @@ class _Supervisor:
             self._events.put(partial(self._life.on_rank_event, event))
         return text
 
+    def _on_front_end(self, how: str) -> None:
+        reason = f"the OpenAI front end ended ({how})"
+        self._events.put(partial(self._life.on_failure, reason))
+
     def _wait(self) -> None:
         self._process.wait()
         self._events.put(lambda _: self._over.set())
@@ -247,7 +274,7 @@ class _Supervisor:
             for model, reason in seen.failed:
                 failure = f"model {model!r} is not available: {reason}"
                 self._events.put(partial(self._life.on_failure, failure))
-            if seen.ready:
+            if seen.ready and (self._front_end is None or self._front_end.listens()):
                 leader = self._leader
                 local = leader is not None and leader.host == socket.gethostname()
                 if leader and local and (warning := socket_buffers.widen(leader.pid)):

@@ -32,6 +32,8 @@ GAUGES = {
     "engine_sequences_running": "Sequences that the engine has not ended.",
     "engine_requests_waiting": "Sequences that wait for room in the engine's batch (vllm).",
     "engine_kv_cache_usage": "Used part of the engine's KV cache, 0 to 1 (vllm).",
+    "nv_trt_llm_request_metrics": "Sequences of the engine, by request_type.",
+    "nv_trt_llm_kv_cache_block_metrics": "The engine's KV cache, by kv_cache_block_type (vllm).",
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds": "From preprocessing to the first response.",
@@ -39,7 +41,9 @@ HISTOGRAMS = {
     "e2e_request_latency_seconds": "From preprocessing to the end of the answer.",
 }
 
-ENGINE_GAUGES = tuple(name for name in GAUGES if name.startswith("engine_"))
+#: TensorRT-LLM's own names, which have no prefix of ours.
+_FOREIGN = "nv_"
+ENGINE_GAUGES = tuple(name for name in GAUGES if name.startswith(("engine_", _FOREIGN)))
 
 #: Metrics of postprocessing.
 POSTPROCESSING = tuple({*COUNTERS, *GAUGES, *HISTOGRAMS} - {"requests_total", *ENGINE_GAUGES})
@@ -64,8 +68,8 @@ class Metrics:
         self._metrics: dict[tuple[str, Labels], Any] = {}
         self._counts: defaultdict[tuple[str, Labels], float] = defaultdict(float)
         self._observed: list[tuple[str, float]] = []
-        self._gauges: dict[str, Callable[[], float]] = {}
-        self._gauge_values: dict[str, float] = {}
+        self._gauges: dict[tuple[str, Labels], Callable[[], float]] = {}
+        self._gauge_values: dict[tuple[str, Labels], float] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -81,9 +85,9 @@ class Metrics:
         with self._lock:
             self._observed.append((name, seconds))
 
-    def gauge(self, name: str, read: Callable[[], float]) -> None:
+    def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
         """Read a gauge's value from *read* from now on."""
-        self._gauges[name] = read
+        self._gauges[name, tuple(labels.items())] = read
 
     def close(self) -> None:
         """Stop the thread and drop Triton's objects.
@@ -106,11 +110,11 @@ class Metrics:
                 self._hand_over(name, labels, "increment", value)
             for name, seconds in observed:
                 self._hand_over(name, (), "observe", seconds)
-            for name, read in list(self._gauges.items()):
+            for key, read in list(self._gauges.items()):
                 # A server killed while a thread is in Metric.set can leave its stub for ever.
-                if (value := read()) != self._gauge_values.get(name):
-                    self._gauge_values[name] = value
-                    self._hand_over(name, (), "set", value)
+                if (value := read()) != self._gauge_values.get(key):
+                    self._gauge_values[key] = value
+                    self._hand_over(*key, "set", value)
 
     def _hand_over(self, name: str, labels: Labels, method: str, value: float) -> None:
         """Call a method of one Triton metric; an error concerns this metric only."""
@@ -128,7 +132,8 @@ class Metrics:
         else:
             kind = self._family.GAUGE if name in GAUGES else self._family.COUNTER
         text = {**COUNTERS, **GAUGES, **HISTOGRAMS}[name]
-        return self._family(name=PREFIX + name, description=text, kind=kind)
+        prefix = "" if name.startswith(_FOREIGN) else PREFIX
+        return self._family(name=prefix + name, description=text, kind=kind)
 
     def _metric(self, name: str, labels: Labels = ()) -> Any:
         metric = self._metrics.get((name, labels))

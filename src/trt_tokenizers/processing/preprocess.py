@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_PROMPT_END = 200  # characters: from them a reader sees how the answer begins
+
 
 @dataclass(frozen=True)
 class PreprocessingSettings(PromptSettings):
@@ -122,7 +124,7 @@ class Preprocessor:
         )
         self._contexts = contexts
         self.tokenizer: Tokenizer = create_tokenizer(settings)
-        self._prompts = PromptMaker(settings, self.tokenizer)
+        self.prompts = PromptMaker(settings, self.tokenizer)
         self._vocab_size = settings.vocab_size or self.tokenizer.files.vocab_size
         self._most_chars = most_characters(
             settings.max_prompt_chars,
@@ -142,7 +144,7 @@ class Preprocessor:
             self.tokenizer.bos_id if self.tokenizer.adds_bos else "not added",
             list(self.tokenizer.eos_ids) or "none",
             self.tokenizer.pad_id,
-            self._prompts.template_name,
+            self.prompts.template_name,
             self._transport.value,
         )
 
@@ -162,7 +164,7 @@ class Preprocessor:
             )
             return [stopping] * len(requests)
         self._contexts.sweep(arrived)
-        prompts_of = [_attempt(self._prompts_of, request) for request in requests]
+        prompts_of = [_attempt(self.prompts_of, request) for request in requests]
         ids_of = self._encode(prompts_of)
         return [
             _attempt(self._engine_request, request, prompts, ids, arrived)
@@ -174,18 +176,18 @@ class Preprocessor:
     ) -> list[list[list[int]] | Exception]:
         """The ids of each request's prompts, or the request's error."""
         valid = [prompts for prompts in prompts_of if not isinstance(prompts, Exception)]
-        together = _attempt(self._prompts.encode, [p for prompts in valid for p in prompts])
+        together = _attempt(self.prompts.encode, [p for prompts in valid for p in prompts])
         if isinstance(together, Exception):  # one request must not fail the others
-            return [_attempt(self._prompts.encode, prompts) for prompts in prompts_of]
+            return [_attempt(self.prompts.encode, prompts) for prompts in prompts_of]
         ids = iter(together)
         return [
             prompts if isinstance(prompts, Exception) else [next(ids) for _ in prompts]
             for prompts in prompts_of
         ]
 
-    def _prompts_of(self, request: TextRequest) -> list[Prompt]:
-        """The prompts of *request*, one per row."""
-        prompts = self._prompts.make(request)
+    def prompts_of(self, request: TextRequest) -> list[Prompt]:
+        """The prompts of *request*, one per row; RequestError if one is wrong or too long."""
+        prompts = self.prompts.make(request)
         for prompt in prompts:
             check_characters(len(prompt.text), self._most_chars, "the prompt")
         return prompts
@@ -199,8 +201,7 @@ class Preprocessor:
     ) -> EngineRequest:
         """The engine request of *request*, whose prompts have these *ids*."""
         rows = [
-            self._row(request, row, ids[row], prompt.continues, arrived)
-            for row, prompt in enumerate(prompts)
+            self._row(request, row, ids[row], prompt, arrived) for row, prompt in enumerate(prompts)
         ]
         longest = max(len(row.ids) for row in rows)
         padded = [row.ids + [row.pad_id] * (longest - len(row.ids)) for row in rows]
@@ -255,7 +256,7 @@ class Preprocessor:
         return sequence_id
 
     def _row(
-        self, request: TextRequest, row: int, ids: list[int], continues: bool, arrived: float
+        self, request: TextRequest, row: int, ids: list[int], prompt: Prompt, arrived: float
     ) -> _Row:
         """One row of *request*, whose prompt has these *ids*; checks its other inputs."""
         settings, tokenizer = self._settings, self.tokenizer
@@ -277,6 +278,7 @@ class Preprocessor:
         skip_special = request.at("skip_special_tokens", row, settings.skip_special_tokens)
         stream = request.at("stream", row)
         exclude = request.at("exclude_input_in_output", row, settings.exclude_input_in_output)
+        marked = request.at("return_added_tokens", row)
         echo = ""
         if not (exclude or stream):  # in a stream TensorRT-LLM never sends the prompt
             echo = tokenizer.decode(ids, skip_special_tokens=skip_special)
@@ -295,11 +297,12 @@ class Preprocessor:
                 skip_special_tokens=skip_special,
                 echo=echo,
                 arrived=arrived,
-                continues=bool(echo) or continues,
+                continues=bool(echo) or prompt.continues,
                 stream=stream,
                 max_tokens=max_tokens,
                 min_tokens=request.at("min_tokens", row),
                 stop_ids=(*((i,) for i in end_ids[1:]), *stop_words),
+                prompt_end=prompt.text[-_PROMPT_END:] if marked else None,
             ),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +46,18 @@ class WordInputs:
         return tuple(word for word in words if word)
 
     def embedding_bias(self, request: TextRequest, row: int) -> npt.NDArray[np.float32] | None:
-        """The bias of each logit; None if the request has no embedding_bias_words."""
+        """The bias of each logit; None if the request has neither embedding_bias_words nor
+        logit_bias_ids."""
         words = self._texts(request, "embedding_bias_words", row)
         weights = request.at("embedding_bias_weights", row, ())
-        if not words and not weights:
-            return None
-        return embedding_bias(self._tokenizer, words, weights, self._vocab_size)
+        ids, values = (request.at(f"logit_bias_{part}", row, ()) for part in ("ids", "values"))
+        bias = None
+        if words or weights:
+            bias = embedding_bias(self._tokenizer, words, weights, self._vocab_size)
+        if ids or values:
+            self._check_number(ids, "logit_bias_ids")
+            bias = logit_bias(ids, values, self._vocab_size, bias)
+        return bias
 
     def _texts(self, request: TextRequest, name: str, row: int) -> list[str]:
         values = request.at(name, row, ())
@@ -59,7 +66,7 @@ class WordInputs:
         check_characters(sum(map(len, texts)), self._most_characters, name)
         return texts
 
-    def _check_number(self, words: list[str], name: str) -> None:
+    def _check_number(self, words: Sequence[Any], name: str) -> None:
         if len(words) > self._max_words:
             raise RequestError(
                 f"{name} has {len(words)} words and at most {self._max_words} are served; send "
@@ -143,6 +150,36 @@ def embedding_bias(
             )
         np.add.at(bias, ids, weight)
     return bias
+
+
+def logit_bias(
+    ids: Sequence[int],
+    values: Sequence[float],
+    vocab_size: int,
+    bias: npt.NDArray[np.float32] | None,
+) -> npt.NDArray[np.float32]:
+    """*bias*, float32 [vocab_size], with *values* added at *ids*.
+
+    Raises:
+        RequestError: the numbers of ids and values differ, a value is not finite, or an id is not
+            below *vocab_size*, which is 0 if unknown.
+    """
+    if len(ids) != len(values):
+        raise RequestError(
+            f"logit_bias_ids has {len(ids)} ids and logit_bias_values has {len(values)} values; "
+            "send one value for each id"
+        )
+    if not np.isfinite(values).all():
+        raise RequestError("logit_bias_values has a value that is not finite; send finite numbers")
+    for extreme in (min(ids), max(ids)):
+        if not 0 <= extreme < vocab_size:
+            raise RequestError(
+                f"logit_bias_ids has the token {extreme}, but vocab_size is {vocab_size}; leave it "
+                "out, or set vocab_size of the model preprocessing"
+            )
+    total = np.zeros(vocab_size, dtype=np.float32) if bias is None else bias
+    np.add.at(total, ids, values)
+    return total
 
 
 def _ids(tokenizer: Tokenizer, word: str, name: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from trt_tokenizers.processing.added_tokens import AddedTokens
 from trt_tokenizers.processing.hidden_tokens import HiddenTokens
 from trt_tokenizers.processing.stop_strings import StopIds, StopStrings
 from trt_tokenizers.streams.context_store import RequestContext
@@ -24,6 +25,8 @@ class TextStep:
         log_probs: one per id of ``token_ids``, or empty.
         cum_log_prob: sum over all tokens so far.
         stop_engine: the answer ended here (stop string, client gone), but the engine continues.
+        added: places of added tokens in ``text``, see `AddedTokens.take`.
+        prompt_end: end of the prompt's text, in the first step if the client asked for it.
     """
 
     text: str
@@ -34,6 +37,8 @@ class TextStep:
     log_probs: Sequence[float] = ()
     cum_log_prob: float = 0.0
     stop_engine: bool = False
+    added: Sequence[int] = ()
+    prompt_end: str | None = None
 
     def after_end(self, finish_reason: FinishReason) -> TextStep:
         """The step for responses after the end: the same counts and no text."""
@@ -65,6 +70,10 @@ class TextSequence:
         self._decoder = tokenizer.stream(
             skip_special_tokens=context.skip_special_tokens, first=not context.continues
         )
+        self._prompt_end = context.prompt_end
+        self._added: AddedTokens | None = None
+        if context.prompt_end is not None:
+            self._decoder = self._added = AddedTokens(self._decoder, tokenizer.added_tokens)
         self._echo = context.echo
         self._end_ids = frozenset(context.end_ids)
         self._stops = StopStrings(context.stop_strings, include=context.include_stop)
@@ -90,10 +99,14 @@ class TextSequence:
             last: whether this is the engine's last response, whatever the reason.
         """
         text, self._echo = self._echo, ""
+        prompt_end, self._prompt_end = self._prompt_end, None
+        added: Sequence[int] = ()
         kept: Sequence[int] = ()
         stop_engine = False
         if not self.finish_reason:
             kept, new, finish = self._take(ids, engine_reason, last or not self.context.stream)
+            if self._added is not None:
+                added = self._added.take(new, len(text))
             text += new
             self.finish_reason = finish
             stop_engine = self._stops.stopped and not (engine_reason or last)
@@ -108,6 +121,8 @@ class TextSequence:
             log_probs=log_probs if kept else (),
             cum_log_prob=self._cum_log_prob,
             stop_engine=stop_engine,
+            added=added,
+            prompt_end=prompt_end,
         )
 
     def _take(

@@ -46,6 +46,8 @@ _REQUIRED_ENGINE_INPUT = {
     "min_length": "min_length",
     "embedding_bias_words": "embedding_bias",
     "embedding_bias_weights": "embedding_bias",
+    "logit_bias_ids": "embedding_bias",
+    "logit_bias_values": "embedding_bias",
 }
 #: Output of the engine -> input of our postprocessing.
 _FROM_ENGINE = {
@@ -60,6 +62,8 @@ _TO_CLIENT = {
     "OUT_FINISH_REASON": "finish_reason",
     "NUM_INPUT_TOKENS": "num_input_tokens",
     "NUM_OUTPUT_TOKENS": "num_output_tokens",
+    "ADDED_TOKENS": "added_tokens",
+    "PROMPT_END": "prompt_end",
 }
 
 
@@ -143,7 +147,9 @@ class EnsembleBuilder:
             tensor.CopyFrom(client_input)
             tensor.name, tensor.optional = name, True
             step.input_map[name] = client_name
-        del self._preprocessing.output[:]
+        for tensor in list(self._preprocessing.output):
+            if tensor.name != "PROMPT":  # for the OpenAI front end
+                self._preprocessing.output.remove(tensor)
         for name, engine_name in TO_ENGINE.items():
             if (tensor := self._engine_inputs.get(engine_name)) is None:
                 continue

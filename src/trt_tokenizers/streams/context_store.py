@@ -62,6 +62,8 @@ class RequestContext(NamedTuple):
         min_tokens: before this many tokens only max_tokens ends the answer.
         arrived: when preprocessing got the request, seconds of `time.monotonic`; 0: unknown.
         stop_ids: token ids of the stop words, in every tokenization that the engine got.
+        prompt_end: end of the prompt's text, for a client that asks for the places of added tokens;
+            None for other clients.
     """
 
     num_input_tokens: int
@@ -76,6 +78,7 @@ class RequestContext(NamedTuple):
     min_tokens: int = 1
     arrived: float = 0.0
     stop_ids: tuple[tuple[int, ...], ...] = ()
+    prompt_end: str | None = None
 
     def to_record(self) -> bytes:
         """The context as the values of its fields in order."""

@@ -126,6 +126,9 @@ INPUTS = (
           "whose tokens get a bias on their logits at every step", (-1,)),
     Input("embedding_bias_weights", "FP32", "EMBEDDING_BIAS_WEIGHTS", "", "one bias per word, "
           "finite", (-1,)),
+    Input("logit_bias_ids", "INT32", "LOGIT_BIAS_IDS", "", "token ids whose logits get a bias at "
+          "every step", (-1,)),
+    Input("logit_bias_values", "FP32", "LOGIT_BIAS_VALUES", "", "one bias per id, finite", (-1,)),
     Input("end_id", "INT32", "END_ID", "", "ends the answer, beside the model's own EOS ids; -1: "
           "no id ends it"),
     Input("pad_id", "INT32", "PAD_ID", "", "pads the rows of a batch"),
@@ -165,6 +168,8 @@ INPUTS = (
           "preprocessing"),
     Input("skip_special_tokens", "BOOL", "SKIP_SPECIAL_TOKENS", "", "false: special tokens stay in "
           "the text; default: the setting of preprocessing"),
+    Input("return_added_tokens", "BOOL", "RETURN_ADDED_TOKENS", "", "add the outputs "
+          "`added_tokens` and `prompt_end`", default=False),
     Input("num_return_sequences", "INT32", "", "num_return_sequences", "with `stream`: number of "
           "answers to the prompt, each as for a separate request, with `seed`, `seed` + 1, … if a "
           "seed is sent; see [below](#several-answers-to-a-prompt)",

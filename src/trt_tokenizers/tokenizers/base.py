@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trt_tokenizers.errors import TokenizerError, one_line
@@ -108,6 +109,8 @@ class Tokenizer(ABC):
         chat_template: the tokenizer's Jinja source, or several by name; None if it has none.
         special_tokens: "bos_token", "eos_token", … -> text, for templates.
         control_tokens: texts of the special tokens that `encode` finds in a text.
+        added_tokens: id -> text of each token beside the model's own vocabulary, and whether it is
+            special.
         vocabulary_files: names of the files of the vocabulary, without those that every type reads
             (`files.SMALL_FILES`); empty if unknown.
     """
@@ -119,6 +122,7 @@ class Tokenizer(ABC):
     adds_bos: bool
     adds_eos: bool = False
     control_tokens: Collection[str]
+    added_tokens: Mapping[int, tuple[str, bool]] = MappingProxyType({})
     vocabulary_files: tuple[str, ...] = ()
     _drops_bos = _drops_eos = False
 

@@ -65,8 +65,9 @@ class FastTokenizer(Tokenizer):
             i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
         )
         self._tables = self._byte_tables()
-        added = self._backend.get_added_tokens_decoder().values()
-        self.control_tokens = [token.content for token in added if token.special]
+        added = self._backend.get_added_tokens_decoder()
+        self.added_tokens = {i: (token.content, token.special) for i, token in added.items()}
+        self.control_tokens = [text for text, special in self.added_tokens.values() if special]
         if self.files.config.get("split_special_tokens"):
             self._omit_guards()
 

@@ -54,6 +54,7 @@ class SegmentedTokenizer(Tokenizer):
         shown = {i for i, token in numbered.items() if not token.special}
         skipped = hidden | (set(self._written.values()) - shown)
         self.control_tokens = [text for text, i in self._written.items() if i not in shown]
+        self.added_tokens = {i: (text, i not in shown) for text, i in self._written.items()}
         self._tables = {False: TokenBytes(token_bytes), True: TokenBytes(token_bytes, skipped)}
 
     @abstractmethod

@@ -51,6 +51,7 @@ class TransformersTokenizer(Tokenizer):
 
             self._fast = FastTokenizer(TokenizerSettings(settings.tokenizer_dir), backend)
             self.control_tokens = self._fast.control_tokens
+            self.added_tokens = self._fast.added_tokens
         else:
             logger.warning(
                 "tokenizer type transformers: %s encodes and decodes in Python, which is slow; a "

@@ -102,3 +102,18 @@ def test_close_drops_all_of_tritons_objects(metrics: Metrics) -> None:
     assert [*pb_utils.LIVE_METRICS] == []
     metrics.count("prompt_tokens_total", 7)  # a late response
     assert [*pb_utils.LIVE_METRICS] == []
+
+
+def test_a_gauge_of_another_name_space_has_a_value_for_each_label() -> None:
+    name = "nv_trt_llm_request_metrics"
+    metrics = Metrics(pb_utils.MetricFamily, [name], {"model": "m"})
+    try:
+        metrics.gauge(name, lambda: 3, request_type="waiting")
+        metrics.gauge(name, lambda: 4, request_type="scheduled")
+        (its,) = (f for f in pb_utils.LIVE_METRICS if getattr(f, "name", "") == name)
+        until(lambda: len(its.metrics) == 2)
+        assert {m.labels["request_type"]: m.value() for m in its.metrics} == {
+            "waiting": 3, "scheduled": 4,
+        }  # fmt: skip
+    finally:
+        metrics.close()

@@ -394,3 +394,34 @@ def test_tensors_become_inputs() -> None:
     assert request.inputs["stop_words"] == [[b"x", b"y"], [b"z", b""]]
     with pytest.raises(RequestError, match="text_input has the shape"):
         from_tensors({"QUERY": np.array([[b"a", b"b"]], dtype=object)}, "", {})
+
+
+def test_logit_bias_is_added_by_token_id(bpe_dir: Path, contexts: ContextStore) -> None:
+    preprocessor = make(bpe_dir, contexts, vocab_size="700")
+    (a,) = preprocessor.tokenizer.encode("a", add_special_tokens=False)
+    request = TextRequest(
+        text_input=[b"a"], embedding_bias_words=[[b"a"]], embedding_bias_weights=[[2.0]],
+        logit_bias_ids=[[a, 3]], logit_bias_values=[[1.0, -100.0]],
+    )  # fmt: skip
+    bias = process(preprocessor, request).arrays["EMBEDDING_BIAS"]
+    expected = np.zeros((1, 700), dtype=np.float32)
+    expected[0, a], expected[0, 3] = 3, -100
+    assert bias.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("ids", "values", "message"),
+    [
+        ([1, 2], [1.0], "2 ids and logit_bias_values has 1 values"),
+        ([700], [1.0], "has the token 700, but vocab_size is 700"),
+        ([-1], [1.0], "has the token -1"),
+        ([1], [float("inf")], "not finite"),
+        ([1] * 1001, [1.0] * 1001, "logit_bias_ids has 1001"),
+    ],
+)
+def test_a_wrong_logit_bias_is_refused(
+    bpe_dir: Path, contexts: ContextStore, ids: list[int], values: list[float], message: str
+) -> None:
+    request = TextRequest(text_input=[b"a"], logit_bias_ids=[ids], logit_bias_values=[values])
+    with pytest.raises(RequestError, match=message):
+        process(make(bpe_dir, contexts, vocab_size="700"), request)

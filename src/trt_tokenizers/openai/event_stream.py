@@ -1,0 +1,121 @@
+"""Answers as they come: server-sent events, comments in silence, and clients that hang up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from trt_tokenizers.openai.api_error import ApiError
+
+T = TypeVar("T")
+
+#: Seconds without an event after which a comment is sent, so that proxies keep the connection.
+SILENCE_S = 15.0
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGoneError(Exception):
+    """The client has closed the connection."""
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of *work*, which is cancelled if the client hangs up.
+
+    Raises:
+        ClientGoneError: it has.
+    """
+    return await _race(work, _gone(receive))
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _race(work: Coroutine[Any, Any, T], watch: Coroutine[Any, Any, None]) -> T:
+    """The result of *work*; ClientGoneError if *watch* ends first."""
+    tasks = (asyncio.ensure_future(work), asyncio.ensure_future(watch))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            return tasks[0].result()
+        tasks[1].result()
+        raise ClientGoneError
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Sends chunks as events. An error before the first one is an answer with its status."""
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[list[dict[str, Any]], None],
+        explain: Callable[[Exception], ApiError],
+    ) -> None:
+        """*chunks*: what each step makes; *explain*: an error of it -> what the client is told."""
+        super().__init__()
+        self._chunks = chunks
+        self._explain = explain
+        self._started = False
+        self._last = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _race(self._send_all(scope, receive, send), self._watch(receive, send))
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._chunks) as steps:
+                async for chunks in steps:
+                    await self._send(send, b"".join(map(_event, chunks)))
+        except Exception as error:
+            told = self._explain(error)
+            if not self._started:
+                await error_response(told)(scope, receive, send)
+                return
+            await self._send(send, _event(told.body()))
+        await self._send(send, b"data: [DONE]\n\n")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._last = time.monotonic()
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Return when the client is gone; send comments in silence."""
+        while True:
+            try:
+                wait = self._last + SILENCE_S - time.monotonic()
+                await asyncio.wait_for(_gone(receive), max(0.001, wait))
+            except asyncio.TimeoutError:
+                if time.monotonic() - self._last >= SILENCE_S:
+                    await self._send(send, b": waiting\n\n")
+            else:
+                return
+
+
+def _event(chunk: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """The answer for *error*."""
+    headers = {"retry-after": "1"} if error.status in (429, 503) else {}
+    return JSONResponse(error.body(), error.status, headers)

@@ -1,0 +1,52 @@
+"""Runs the front end until a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from trt_tokenizers.errors import LaunchError
+from trt_tokenizers.openai.app import FrontEnd
+from trt_tokenizers.openai.options import FrontEndOptions
+from trt_tokenizers.openai.parsing import make_parser
+from trt_tokenizers.openai.triton import Triton
+
+
+def serve(options: FrontEndOptions) -> None:
+    """Listen until SIGINT or SIGTERM; running answers then get ``drain_s`` seconds to end.
+
+    Raises:
+        SettingsError: there is no parser of a name.
+        LaunchError: it cannot listen.
+    """
+    make_parser(options.tool_parser, options.reasoning_parser, tools=())  # refuses unknown names
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+
+    def make_app() -> Starlette:  # in the event loop, which the connection needs
+        return FrontEnd(options, Triton(options.triton, options.ensemble)).app()
+
+    config = uvicorn.Config(
+        make_app,
+        factory=True,
+        log_level="warning",
+        access_log=False,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
+        timeout_graceful_shutdown=options.drain_s,
+        server_header=False,
+    )
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listening = socket.create_server((options.host, options.port), family=family)
+    except OSError as error:
+        where = f"{options.host}:{options.port}"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise LaunchError(
+            f"cannot listen at {where}: {reason}; choose another --port or --host"
+        ) from None
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,102 @@
+"""/tokenize, /detokenize and /render: asked of preprocessing, which has tokenizer and template."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import MappingProxyType
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from trt_tokenizers.openai.api_error import ApiError, refused
+from trt_tokenizers.openai.fields import CHAT, Field, check_fields
+from trt_tokenizers.openai.requests import chat_inputs
+from trt_tokenizers.openai.tensors import unpack
+from trt_tokenizers.openai.triton import Triton
+
+_PROMPT_FIELDS = {
+    name: CHAT[name]
+    for name in (
+        "model", "messages", "tools", "chat_template", "chat_template_kwargs",
+        "add_generation_prompt", "continue_final_message", "reasoning_effort",
+    )
+}  # fmt: skip
+_PROMPT_FIELDS["prompt"] = Field("prompt", "string")
+_PROMPT_FIELDS["add_special_tokens"] = Field(
+    "add_special_tokens", "boolean", only=(True,), reason="preprocessing adds BOS as it is set to"
+)
+_IDS_FIELDS = {"model": CHAT["model"], "tokens": Field("tokens", "array")}
+_MAX_ID = 2**31
+
+
+class Tokens:
+    """Asks the model preprocessing."""
+
+    def __init__(self, triton: Triton, preprocessing: str) -> None:
+        self._triton = triton
+        self._model = preprocessing
+        self._template: str | None = None
+
+    #: Path -> fields of its requests.
+    fields = MappingProxyType(
+        {"/tokenize": _PROMPT_FIELDS, "/render": _PROMPT_FIELDS, "/detokenize": _IDS_FIELDS}
+    )
+
+    @property
+    def endpoints(self) -> dict[str, Callable[[Request, Any], Awaitable[Response]]]:
+        """Path -> what answers it."""
+        return {
+            "/tokenize": self._tokenize,
+            "/detokenize": self._detokenize,
+            "/render": self._render,
+            "/v1/chat/completions/render": self._render,
+        }
+
+    async def template(self) -> str:
+        """The model's chat template; empty if it has none, or preprocessing does not tell."""
+        if self._template is None:
+            model = await self._triton.describe(self._model)
+            known = "INSPECT" in model.inputs
+            self._template = (await self._inspect("template", {}))[0] if known else ""
+        return self._template
+
+    async def _tokenize(self, http: Request, body: Any) -> Response:
+        _, ids = await self._prompt(body)
+        model = await self._triton.describe(self._model)
+        most = int(model.settings.get("max_seq_len") or 0)
+        return JSONResponse({"count": len(ids), "max_model_len": most, "tokens": ids})
+
+    async def _render(self, http: Request, body: Any) -> Response:
+        text, ids = await self._prompt(body)
+        return JSONResponse({"prompt": text, "token_ids": ids})
+
+    async def _detokenize(self, http: Request, body: Any) -> Response:
+        ids = check_fields(body, _IDS_FIELDS).get("tokens")
+        if not ids or not all(type(each) is int and 0 <= each < _MAX_ID for each in ids):
+            raise refused("tokens", "tokens must be a list of at least one token id")
+        text, _ = await self._inspect("text", {"TOKEN_IDS": ids})
+        return JSONResponse({"prompt": text})
+
+    async def _prompt(self, body: Any) -> tuple[str, list[int]]:
+        """The prompt that a request's messages or text makes, and its ids."""
+        given = check_fields(body, _PROMPT_FIELDS)
+        if "prompt" in given and "messages" in given:
+            raise refused("prompt", "prompt and messages are both given; send one of them")
+        if "prompt" in given:
+            inputs = {"text_input": given["prompt"].encode(errors="replace")}
+        else:
+            inputs = chat_inputs(given)
+        names = {"text_input": "QUERY"}
+        tensors = {names.get(name, name.upper()): value for name, value in inputs.items()}
+        return await self._inspect("prompt", tensors)
+
+    async def _inspect(self, what: str, inputs: dict[str, Any]) -> tuple[str, list[int]]:
+        model = await self._triton.describe(self._model)
+        if "INSPECT" not in model.inputs:
+            raise ApiError(
+                501, f"the model {self._model!r} has no input INSPECT; generate the repository anew"
+            )
+        outputs = await self._triton.infer(self._model, {"INSPECT": what.encode(), **inputs})
+        ids = unpack("INT32", outputs["INPUT_ID"]) if "INPUT_ID" in outputs else []
+        return outputs["PROMPT"][4:].decode(), ids

@@ -1,0 +1,164 @@
+"""The connection to Triton: one gRPC stream a request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trt_tokenizers.openai.api_error import ApiError
+from trt_tokenizers.openai.tensors import Step, pack, step_of
+
+#: Triton then ends a failed stream with the error's code, instead of a message without one.
+_WITH_CODES = (("triton_grpc_error", "true"),)
+_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 503,
+}
+_OPTIONS = [
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that is gone without a word is found out.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+]
+#: Outputs that a stream needs; others are asked for when a request needs them.
+_ALWAYS = (
+    "text_output", "finish_reason", "num_input_tokens", "num_output_tokens", "sequence_index",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a served model takes and gives: name -> Triton's type.
+
+    Attributes:
+        settings: its parameters in config.pbtxt.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class Triton:
+    """A Triton server, or several behind one name. Use it in one event loop."""
+
+    def __init__(self, address: str, model: str = "ensemble") -> None:
+        """Connect when needed.
+
+        Args:
+            address: ``host:port``, or a name of gRPC such as ``dns:///triton:8001``; requests go to
+                the servers of a name in turn.
+            model: the ensemble's name.
+        """
+        import grpc.aio
+        from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+        self._grpc: Any = grpc
+        self._messages: Any = service_pb2
+        self._types: Any = model_config_pb2.DataType
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.model = model
+        self._models: dict[str, Model] = {}
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def ready(self) -> bool:
+        """Whether the ensemble takes requests."""
+        try:
+            answer = await self._stub.ModelReady(
+                self._messages.ModelReadyRequest(name=self.model), timeout=5
+            )
+        except self._grpc.RpcError:
+            return False
+        return bool(answer.ready)
+
+    async def describe(self, name: str = "") -> Model:
+        """The model *name*, by default the ensemble; asked for once.
+
+        Raises:
+            ApiError: the server does not answer, or has no such model.
+        """
+        name = name or self.model
+        if name not in self._models:
+            try:
+                answer = await self._stub.ModelConfig(
+                    self._messages.ModelConfigRequest(name=name), timeout=10
+                )
+            except self._grpc.RpcError as error:
+                raise self._explained(error) from None
+            config = answer.config
+            self._models[name] = Model(
+                {each.name: self._type(each) for each in config.input},
+                {each.name: self._type(each) for each in config.output},
+                {key: value.string_value for key, value in config.parameters.items()},
+            )
+        return self._models[name]
+
+    async def stream(
+        self, inputs: Mapping[str, Any], more_outputs: Sequence[str], request_id: str
+    ) -> AsyncGenerator[Step, None]:
+        """Send one request to the ensemble; its responses. Closing the iterator cancels it.
+
+        Args:
+            inputs: name -> value, see `tensors.pack`.
+            more_outputs: outputs beside the usual ones.
+            request_id: unique among running requests.
+
+        Raises:
+            ApiError: the request was refused or failed.
+        """
+        model = await self.describe()
+        request = self._request(self.model, model, inputs, request_id)
+        for name in (*_ALWAYS, *more_outputs):
+            if name in model.outputs:
+                request.outputs.add(name=name)
+        call = self._stub.ModelStreamInfer(iter([request]), metadata=_WITH_CODES)
+        try:
+            async for response in call:
+                if response.error_message:  # a server that knows no codes
+                    raise ApiError(500, response.error_message)
+                yield step_of(response.infer_response)
+        except self._grpc.RpcError as error:
+            raise self._explained(error) from None
+        finally:
+            call.cancel()
+
+    async def infer(self, name: str, inputs: Mapping[str, Any]) -> dict[str, bytes]:
+        """Send one request to the model *name*; its outputs, raw.
+
+        Raises:
+            ApiError: the request was refused or failed.
+        """
+        request = self._request(name, await self.describe(name), inputs, "")
+        try:
+            answer = await self._stub.ModelInfer(request)
+        except self._grpc.RpcError as error:
+            raise self._explained(error) from None
+        names = [output.name for output in answer.outputs]
+        return dict(zip(names, answer.raw_output_contents, strict=True))
+
+    def _request(self, name: str, model: Model, inputs: Mapping[str, Any], request_id: str) -> Any:
+        request = self._messages.ModelInferRequest(model_name=name, id=request_id)
+        pack(request, inputs, model.inputs)
+        return request
+
+    def _type(self, tensor: Any) -> str:
+        name: str = self._types.Name(tensor.data_type).removeprefix("TYPE_")
+        return "BYTES" if name == "STRING" else name
+
+    def _explained(self, error: Any) -> ApiError:
+        code = error.code().name
+        if code == "UNAVAILABLE":
+            self._models.clear()  # the next server may be another one
+        message = " ".join(str(error.details()).split())
+        # Triton names the model that failed; clients know the ensemble only.
+        message = message.partition("', ")[2] if message.startswith("in ensemble") else message
+        return ApiError(_STATUS.get(code, 500), message or f"the server ended the stream: {code}")
