@@ -173,10 +173,7 @@ class PreprocessingModel(_Model):
             except Exception as error:
                 texts.append(error)
         results = iter(self._preprocessor.process_batch(texts))
-        return [
-            self._answer(inspected[at] if at in inspected else next(results))
-            for at in range(len(requests))
-        ]
+        return [self._answer(inspected.get(at) or next(results)) for at in range(len(requests))]
 
     def _answer(self, result: EngineRequest | Exception) -> Any:
         if isinstance(result, Exception):
@@ -232,14 +229,8 @@ class PostprocessingModel(_Model):
                     self._cancels.send(sequence_key(step.key, step.sequence))
                 elif self._stop_model and (request_id := _text(request.request_id)):
                     self._stop_requests.submit(_stop, self._stop_model, request_id)
-        wanted = request.requested_output_names()
-        arrays = output_arrays(
-            steps,
-            log_probs="LOG_PROBS" in inputs,
-            ids="OUT_IDS" in wanted,
-            token_bytes=self._token_bytes if "OUT_TOKENS" in wanted else None,
-        )
-        return _response(arrays)
+        wanted, token_bytes = request.requested_output_names(), self._token_bytes
+        return _response(output_arrays(steps, wanted, token_bytes, log_probs="LOG_PROBS" in inputs))
 
     def _triton_key(self, request: Any) -> tuple[int | None, bool]:
         """The key that Triton passes on, and whether its flags mark the engine's last response."""

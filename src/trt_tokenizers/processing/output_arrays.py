@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from trt_tokenizers.processing.text_sequence import TextStep
 
 def output_arrays(
     steps: Sequence[Sequence[TextStep]],
+    wanted: Collection[str],
+    token_bytes: Callable[[int], bytes],
     *,
     log_probs: bool,
-    ids: bool = False,
-    token_bytes: Callable[[int], bytes] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Arrays of one response.
 
@@ -24,9 +24,9 @@ def output_arrays(
 
     Args:
         steps: [rows][beams].
-        log_probs: whether to send log-probabilities.
-        ids: whether to send token ids.
-        token_bytes: with log-probabilities: bytes of a token, if they are to be sent.
+        wanted: names of the requested outputs.
+        token_bytes: bytes of a token.
+        log_probs: whether the engine sent log-probabilities.
 
     Returns:
         OUTPUT and OUT_FINISH_REASON are BYTES [rows * beams], row by row: NVIDIA's clients decode
@@ -46,7 +46,7 @@ def output_arrays(
     if log_probs:
         arrays["OUT_LOG_PROBS"] = _padded([[row[0].log_probs] for row in steps], 0, np.float32)
         arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
-        if token_bytes is not None and any(row[0].token_ids for row in steps):
+        if "OUT_TOKENS" in wanted and any(row[0].token_ids for row in steps):
             tokens: Any = [[[token_bytes(i) for i in row[0].token_ids]] for row in steps]
             arrays["OUT_TOKENS"] = _padded(tokens, b"", np.object_)
     if any(row[0].added for row in steps):
@@ -54,7 +54,7 @@ def output_arrays(
     if any(row[0].prompt_end is not None for row in steps):
         ends = [[(row[0].prompt_end or "").encode()] for row in steps]
         arrays["PROMPT_END"] = np.array(ends, dtype=np.object_)
-    if ids:
+    if "OUT_IDS" in wanted:
         arrays["OUT_IDS"] = _padded(
             [[step.token_ids for step in row] for row in steps], -1, np.int32
         )

@@ -114,10 +114,10 @@ def test_arrays_of_places_and_tokens() -> None:
         [TextStep("a<b>", added=[1, 4, 1], prompt_end="é", token_ids=[1, 2], log_probs=[-1, -2])],
         [TextStep("", token_ids=[3], log_probs=[-3])],
     ]
-    arrays = output_arrays(steps, log_probs=True, token_bytes=lambda i: b"x" * i)
+    arrays = output_arrays(steps, ["OUT_TOKENS"], lambda i: b"x" * i, log_probs=True)
     assert arrays["ADDED_TOKENS"].tolist() == [[1, 4, 1], [-1, -1, -1]]
     assert arrays["ADDED_TOKENS"].dtype == np.int32
     assert arrays["PROMPT_END"].tolist() == [["é".encode()], [b""]]
     assert arrays["OUT_TOKENS"].tolist() == [[[b"x", b"xx"]], [[b"xxx", b""]]]
-    plain = output_arrays([[TextStep("a")]], log_probs=True, token_bytes=lambda i: b"x")
+    plain = output_arrays([[TextStep("a")]], ["OUT_TOKENS"], lambda i: b"x", log_probs=True)
     assert not {"ADDED_TOKENS", "PROMPT_END", "OUT_TOKENS"} & plain.keys()
