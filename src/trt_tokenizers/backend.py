@@ -100,17 +100,23 @@ def _response(arrays: Mapping[str, Any], *, sequence_id: int | None = None) -> A
 
 
 def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
-    """Count the error; its response: 400 if the client can fix it, 503 before a stop, else 500."""
+    """Count the error; its response: 400 if the client can fix it, 503 before a stop, else 500.
+
+    gRPC streams have no codes, and the generate endpoints answer all errors with 400, so the text
+    begins with words for the other two.
+    """
     if metrics is not None:
         metrics.count("request_errors_total", kind=type(error).__name__)
     code, text = pb_utils.TritonError.INTERNAL, str(error)
     if isinstance(error, RequestError):
         code = pb_utils.TritonError.INVALID_ARG
     elif isinstance(error, UnavailableError):
-        code = pb_utils.TritonError.UNAVAILABLE
-    elif not isinstance(error, TrtTokenizersError):
-        logger.error("unexpected error", exc_info=error)
-        text = one_line(error)
+        code, text = pb_utils.TritonError.UNAVAILABLE, f"unavailable: {text}"
+    else:
+        if not isinstance(error, TrtTokenizersError):
+            logger.error("unexpected error", exc_info=error)
+            text = one_line(error)
+        text = f"internal error: {text}"
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text, code))
 
 
