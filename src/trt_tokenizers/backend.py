@@ -203,7 +203,6 @@ class PostprocessingModel(_Model):
             self._metrics,
             reusable_keys=self._transport is StreamKeyTransport.REQUEST_ID,
         )
-        self._token_bytes = self._postprocessor.tokenizer.token_bytes
         self._cancels = CancelSender(self._contexts.directory)
         self._closing.callback(self._cancels.close)
         self._stop_model = settings.stop_model
@@ -233,14 +232,8 @@ class PostprocessingModel(_Model):
                     self._cancels.send(sequence_key(step.key, step.sequence))
                 elif self._stop_model and (request_id := _text(request.request_id)):
                     self._stop_requests.submit(_stop, self._stop_model, request_id)
-        wanted = request.requested_output_names()
-        arrays = output_arrays(
-            steps,
-            log_probs="LOG_PROBS" in inputs,
-            ids="OUT_IDS" in wanted,
-            token_bytes=self._token_bytes if "OUT_TOKENS" in wanted else None,
-        )
-        return _response(arrays)
+        ids_wanted = "OUT_IDS" in request.requested_output_names()
+        return _response(output_arrays(steps, log_probs="LOG_PROBS" in inputs, ids=ids_wanted))
 
     def _triton_key(self, request: Any) -> tuple[int | None, bool]:
         """The key that Triton passes on, and whether its flags mark the engine's last response."""
