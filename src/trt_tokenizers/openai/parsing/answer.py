@@ -2,7 +2,8 @@
 
 Of the libraries, transformers' `ResponseParser` takes 0.9 s and 53 MB to import, gives a call only
 when it is closed, and closes it at a marker inside a JSON string; openai-harmony parses token ids
-with a vocabulary that it downloads, and mistral-common parses no answers: so this is our own.
+with a vocabulary that it downloads, and mistral-common reads the token ids of whole answers: so
+this is our own.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from trt_tokenizers.openai.parsing import (
     make_parser,
 )
 
-
 DOCUMENTED = (Path(__file__).parents[4] / "docs" / "plugins.md").read_text()
 _block = next(b for b in DOCUMENTED.split("```python\n") if "def mine" in b).partition("```")[0]
 exec(_block)  # defines mine()

@@ -247,6 +247,13 @@ def test_arguments_come_with_the_tokens(name: str) -> None:
         assert event == ToolArguments(0, text[at : at + 8])
 
 
+def test_a_text_that_may_be_null_is_held_only_while_it_may_be() -> None:
+    parser = make_parser("qwen3_coder", "none", tools=TOOLS)
+    parser.feed([Piece("<function=f>\n<parameter=m>\n")])
+    assert parser.feed([Piece("null")]) == []
+    assert parser.feed([Piece("ified")]) == [ToolArguments(0, '{"m": "nullified')]
+
+
 def test_content_comes_with_the_tokens() -> None:
     parser = make_parser("hermes", "think", tools=TOOLS)
     assert parser.feed([Piece("<think>")]) == []
@@ -255,3 +262,40 @@ def test_content_comes_with_the_tokens() -> None:
     assert parser.feed([Piece("ink>\n\nHello")]) == [Content("Hello")]
     assert parser.feed([Piece(" "), Piece("<"), Piece("tool")]) == []
     assert parser.feed([Piece("s> are")]) == [Content(" <tools> are")]
+
+
+def test_tokens_of_a_marker_that_is_cut_are_not_said() -> None:
+    pieces = [Piece("a <"), Piece("｜DSML｜", special=True)]
+    assert read("deepseek_v32", pieces, cut=True) == Folded("a ")
+    assert read("deepseek_v32", [*pieces, Piece("b")]) == Folded("a <｜DSML｜b")
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=s>\nthe tag </function>"),
+        ("glm", "<tool_call>f<arg_key>s</arg_key><arg_value>the tag </tool_call>"),
+        ("gpt_oss", '<|channel|>commentary to=functions.f<|message|>{"s": "the tag "}'),
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"s": "the tag "}}</tool'),
+        ("gemma", '<|tool_call>call:f{s:<|"|>the tag <|"|>}'),
+    ],
+)
+def test_a_call_without_its_end_is_whole_only_if_the_model_ended_there(
+    tool: str, text: str
+) -> None:
+    assert [name for name, _, whole in read(tool, text, cut=True).calls if not whole] == ["f"]
+    ((_, arguments),) = read(tool, text).whole
+    assert json.loads(arguments)["s"].strip() == "the tag"
+
+
+def test_a_python_call_that_is_cut_in_an_escape() -> None:
+    assert read("pythonic", "[f(s='a\\", cut=True) == Folded("", "", [("f", "", False)])
+
+
+def test_a_schema_of_any_depth_is_read() -> None:
+    schema: dict = {"type": "integer"}
+    for _ in range(10**5):
+        schema = {"anyOf": [schema]}
+    tools = [{"function": {"name": "f", "parameters": {"properties": {"i": schema}}}}]
+    text = "<tool_call>f<arg_key>i</arg_key><arg_value>7</arg_value></tool_call>"
+    assert read("glm", text, tools=tools).whole == [("f", '{"i": 7}')]
