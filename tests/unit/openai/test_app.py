@@ -179,6 +179,14 @@ def test_hidden_tokens_are_left_out_unless_the_client_wants_them() -> None:
     assert answer.json["choices"][0]["message"]["content"] == "a<s>b"
 
 
+def test_an_ensemble_with_another_preprocessing_is_served_without_its_template() -> None:
+    unknown = ApiError(404, "Request for unknown model: 'preprocessing' is not found")
+    assert chat(ScriptedTriton(no_preprocessing=unknown)).status == 200
+    assert chat(ScriptedTriton(no_preprocessing=ApiError(503, "gone"))).status == 503
+    answer = ask(app(ScriptedTriton()), "/tokenize", {"model": "ensemble", "prompt": "a"})
+    assert (answer.status, answer.json["error"]["type"]) == (501, "server_error")
+
+
 def test_health_follows_triton() -> None:
     triton = ScriptedTriton()
     assert ask(app(triton), "/health/live").status == 200
