@@ -177,6 +177,8 @@ class FrontEnd:
         """The chunks that each step makes."""
         async with aclosing(steps):
             async for prompt, step in steps:
+                if step.finish_reason == "cancelled":
+                    raise ApiError(503, "the server cancelled the answer; ask again")
                 if chunks := answers.feed(prompt, step):
                     yield chunks
                 if not answers.left:

@@ -105,6 +105,8 @@ def test_a_bug_is_a_500_that_says_nothing_of_the_inside(caplog: Any) -> None:
 
 def test_an_answer_without_an_end_is_an_error() -> None:
     assert chat(ScriptedTriton([Step(text="Par")])).status == 500
+    cancelled = Step(finish_reason="cancelled")
+    assert chat(ScriptedTriton([Step(text="Par"), cancelled])).status == 503
 
 
 @pytest.mark.parametrize("steps", [[1000], [Step(text="a"), 1000]], ids=["queued", "running"])
