@@ -36,7 +36,7 @@ from trt_tokenizers.errors import (
     TrtTokenizersError,
     UnavailableError,
     as_exception,
-    one_line,
+    for_clients,
 )
 from trt_tokenizers.plugins import find_plugin
 from trt_tokenizers.processing.engine_steps import engine_steps
@@ -104,15 +104,15 @@ def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
     """Count the error; its response: 400 if the client can fix it, 503 before a stop, else 500."""
     if metrics is not None:
         metrics.count("request_errors_total", kind=type(error).__name__)
-    code, text = pb_utils.TritonError.INTERNAL, str(error)
+    code = pb_utils.TritonError.INTERNAL
     if isinstance(error, RequestError):
         code = pb_utils.TritonError.INVALID_ARG
     elif isinstance(error, UnavailableError):
         code = pb_utils.TritonError.UNAVAILABLE
     elif not isinstance(error, TrtTokenizersError):
         logger.error("unexpected error", exc_info=error)
-        text = one_line(error)
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(text, code))
+    told = pb_utils.TritonError(for_clients(error), code)
+    return pb_utils.InferenceResponse(output_tensors=[], error=told)
 
 
 def _response_parameters() -> bool:
@@ -198,7 +198,6 @@ class PostprocessingModel(_Model):
             reusable_keys=self._transport is StreamKeyTransport.REQUEST_ID,
         )
         self._processed = ProcessedResponses(self._contexts.directory)
-        self._token_bytes = self._postprocessor.tokenizer.token_bytes
         self._cancels = CancelSender(self._contexts.directory)
         self._closing.callback(self._cancels.close)
         self._stop_model = settings.stop_model
@@ -229,8 +228,8 @@ class PostprocessingModel(_Model):
                     self._cancels.send(sequence_key(step.key, step.sequence))
                 elif self._stop_model and (request_id := _text(request.request_id)):
                     self._stop_requests.submit(_stop, self._stop_model, request_id)
-        wanted, token_bytes = request.requested_output_names(), self._token_bytes
-        return _response(output_arrays(steps, wanted, token_bytes, log_probs="LOG_PROBS" in inputs))
+        ids_wanted = "OUT_IDS" in request.requested_output_names()
+        return _response(output_arrays(steps, log_probs="LOG_PROBS" in inputs, ids=ids_wanted))
 
     def _triton_key(self, request: Any) -> tuple[int | None, bool]:
         """The key that Triton passes on, and whether its flags mark the engine's last response."""

@@ -23,6 +23,19 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
 
 
+def for_clients(error: Exception) -> str:
+    """The text of *error*. One that is not the client's fault begins with other words.
+
+    Triton's gRPC streams have no codes, and its generate endpoints answer all errors with 400.
+    """
+    if isinstance(error, RequestError):
+        return str(error)
+    if isinstance(error, UnavailableError):
+        return f"unavailable: {error}"
+    known = isinstance(error, TrtTokenizersError)
+    return f"internal error: {error if known else one_line(error)}"
+
+
 def as_exception(error: BaseException) -> Exception:
     """*error*, or an error for a panic of a Rust library, which is no `Exception`.
 

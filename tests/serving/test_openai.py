@@ -52,7 +52,12 @@ def server(port: int, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def client(server: Server, port: int) -> OpenAI:
+def client(server: Server, port: int) -> Iterator[OpenAI]:
+    with library(port) as client:
+        yield client
+
+
+def library(port: int) -> OpenAI:
     return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0)
 
 
@@ -248,11 +253,11 @@ def test_a_stop_lets_answers_end(smollm2: Path, tmp_path: Path) -> None:
     begun = threading.Event()
 
     def read() -> None:
-        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0)
-        for chunk in client.completions.create(**{**COUNT, "max_tokens": 60}, stream=True):
-            texts.append(chunk.choices[0].text)
-            reasons.append(chunk.choices[0].finish_reason)
-            begun.set()
+        with library(port) as client:
+            for chunk in client.completions.create(**{**COUNT, "max_tokens": 60}, stream=True):
+                texts.append(chunk.choices[0].text)
+                reasons.append(chunk.choices[0].finish_reason)
+                begun.set()
 
     with launched(repository, tmp_path, "--openai-port", str(port)) as server:
         reader = threading.Thread(target=read)

@@ -48,7 +48,9 @@ def client(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     repository = generate_replay(folder / "repo", tokenizer, *sizes)
     (port,) = free_ports(1)
     with launched(repository, folder, "--openai-port", str(port)):
-        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0)
+        url = f"http://127.0.0.1:{port}/v1"
+        with OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            yield client
 
 
 def ask(client: OpenAI, answer: str, **more: Any) -> tuple[Any, Any]:

@@ -37,8 +37,11 @@ class ScriptedTriton:
     outputs: list[Any] = field(default_factory=list)
     cancelled: int = 0
     is_ready: bool = True
+    no_preprocessing: Exception | None = None
 
     async def describe(self, name: str = "") -> Model:
+        if name and self.no_preprocessing is not None:
+            raise self.no_preprocessing
         return Model({}, {}) if name else self.model
 
     async def ready(self) -> bool:

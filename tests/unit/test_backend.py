@@ -222,7 +222,7 @@ def test_an_engine_error_reaches_its_client_only(
     good.body["max_tokens"] = tokens(triton, good.body["text_input"])
     triton.run(bad, good)
     assert bad.error.code() == pb_utils.TritonError.INTERNAL
-    assert bad.error.message() == "out of memory"
+    assert bad.error.message() == "internal error: out of memory"
     assert good.text == good.body["text_input"]
 
 
@@ -275,7 +275,7 @@ def test_an_unexpected_error_is_logged_and_internal(load: Load) -> None:
     request = pb_utils.InferenceRequest([])  # no tensors: a bug of the ensemble
     (response,) = triton.postprocessing.execute([request])
     assert response.error().code() == pb_utils.TritonError.INTERNAL
-    assert response.error().message() == "KeyError: 'TOKENS_BATCH'"
+    assert response.error().message() == "internal error: KeyError: 'TOKENS_BATCH'"
     assert any("unexpected error\nTraceback" in line for line in pb_utils.Logger.lines)
 
 
@@ -334,7 +334,9 @@ def test_a_panic_of_the_tokenizer_fails_its_request_only(
     good = Client({"text_input": "word", "max_tokens": tokens(triton, "word")})
     triton.run(bad, good)
     assert bad.error.code() == pb_utils.TritonError.INTERNAL
-    assert bad.error.message() == ("the tokenizer failed on this request: Panic: backtrack limit")
+    assert bad.error.message() == (
+        "internal error: the tokenizer failed on this request: Panic: backtrack limit"
+    )
     assert good.text == "word"
     assert not any("Traceback" in line for line in pb_utils.Logger.lines)
 
@@ -344,7 +346,9 @@ def test_a_panic_of_the_tokenizer_fails_its_request_only(
     monkeypatch.setattr(triton.postprocessing._postprocessor.tokenizer, "stream", stream)
     client = Client({"text_input": "word", "max_tokens": 1})
     triton.run(client)
-    assert client.error.message() == "the tokenizer failed on this request: Panic: decode"
+    assert client.error.message() == (
+        "internal error: the tokenizer failed on this request: Panic: decode"
+    )
 
 
 def test_texts_have_one_dimension_as_nvidias(load: Load) -> None:

@@ -17,7 +17,7 @@ _KEYS = "TRT_TOKENIZERS_API_KEYS"
 @click.command(
     "openai",
     cls=Command,
-    context_settings={**SETTINGS, "auto_envvar_prefix": "TRT_TOKENIZERS_OPENAI"},
+    context_settings=SETTINGS,
 )
 @click.option(
     "--triton",
@@ -121,6 +121,10 @@ def openai(
     click.echo(f"openai: listening at {made.host}:{made.port}, asking {made.triton}", err=True)
     serve(made)
 
+
+for _option in openai.params:
+    _name = _option.opts[0].lstrip("-").replace("-", "_").upper()
+    _option.envvar = f"TRT_TOKENIZERS_OPENAI_{_name}"
 
 if __name__ == "__main__":
     openai()

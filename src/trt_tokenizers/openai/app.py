@@ -134,6 +134,8 @@ class FrontEnd:
         self, http: Request, request: AnswerRequest, answers: Answers, *, marked: bool
     ) -> Response:
         more: dict[str, Any] = dict(_MARKED) if marked else {}
+        if request.logprobs:
+            more["return_added_tokens"] = True  # output_tokens comes with it
         if request.model in self._options.adapters:
             more["lora_name"] = request.model.encode()
         elif request.model not in self._names:
@@ -175,6 +177,8 @@ class FrontEnd:
         """The chunks that each step makes."""
         async with aclosing(steps):
             async for prompt, step in steps:
+                if step.finish_reason == "cancelled":
+                    raise ApiError(503, "the server cancelled the answer; ask again")
                 if chunks := answers.feed(prompt, step):
                     yield chunks
                 if not answers.left:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 
 import uvicorn
 from starlette.applications import Starlette
@@ -48,5 +50,8 @@ def serve(options: FrontEndOptions) -> None:
         raise LaunchError(
             f"cannot listen at {where}: {reason}; choose another --port or --host"
         ) from None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn raises the signal again when it has ended.
+        signal.signal(number, lambda *_: sys.exit(0))
     with listening:
         uvicorn.Server(config).run(sockets=[listening])

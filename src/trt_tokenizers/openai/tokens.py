@@ -54,11 +54,18 @@ class Tokens:
         }
 
     async def template(self) -> str:
-        """The model's chat template; empty if it has none, or preprocessing does not tell."""
+        """The model's chat template; empty if it has none, or no preprocessing of ours tells it.
+
+        Raises:
+            ApiError: 503, Triton does not answer.
+        """
         if self._template is None:
-            model = await self._triton.describe(self._model)
-            known = "INSPECT" in model.inputs
-            self._template = (await self._inspect("template", {}))[0] if known else ""
+            try:
+                self._template, _ = await self._inspect("template", {})
+            except ApiError as error:
+                if error.status == 503:
+                    raise
+                self._template = ""
         return self._template
 
     async def _tokenize(self, http: Request, body: Any) -> Response:

@@ -9,8 +9,21 @@ from typing import Any
 from trt_tokenizers.openai.api_error import ApiError
 from trt_tokenizers.openai.tensors import Step, pack, step_of
 
-#: Triton then ends a failed stream with the error's code, instead of a message without one.
-_WITH_CODES = (("triton_grpc_error", "true"),)
+# Errors of streams have codes if the client sends the metadata triton_grpc_error, but with it
+# Triton 24.10 ends with SIGSEGV after about a thousand errors.
+#: Text in an error of a stream -> HTTP status; the first that is there counts, else 400. The first
+#: two are our models' words, the others Triton's own.
+_WORDS = (
+    ("unavailable: ", 503),
+    ("internal error: ", 500),
+    ("stopping", 503),
+    ("maximum queue size", 503),
+    ("is not ready", 503),
+    ("unknown model", 503),
+    ("Failed to process the request", 500),
+    ("Stub process", 500),
+)
+#: Of calls that are no streams.
 _STATUS = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,
@@ -120,11 +133,11 @@ class Triton:
         for name in (*_ALWAYS, *more_outputs):
             if name in model.outputs:
                 request.outputs.add(name=name)
-        call = self._stub.ModelStreamInfer(iter([request]), metadata=_WITH_CODES)
+        call = self._stub.ModelStreamInfer(iter([request]))
         try:
             async for response in call:
-                if response.error_message:  # a server that knows no codes
-                    raise ApiError(500, response.error_message)
+                if response.error_message:
+                    raise _error_of_stream(response.error_message)
                 yield step_of(response.infer_response)
         except self._grpc.RpcError as error:
             raise self._explained(error) from None
@@ -158,7 +171,17 @@ class Triton:
         code = error.code().name
         if code == "UNAVAILABLE":
             self._models.clear()  # the next server may be another one
-        message = " ".join(str(error.details()).split())
-        # Triton names the model that failed; clients know the ensemble only.
-        message = message.partition("', ")[2] if message.startswith("in ensemble") else message
+        message = _for_clients(str(error.details()))
         return ApiError(_STATUS.get(code, 500), message or f"the server ended the stream: {code}")
+
+
+def _error_of_stream(text: str) -> ApiError:
+    message = _for_clients(text)
+    status = next((status for words, status in _WORDS if words in message), 400)
+    return ApiError(status, message.removeprefix("unavailable: ").removeprefix("internal error: "))
+
+
+def _for_clients(text: str) -> str:
+    """*text* in one line, without the ensemble's name, which Triton puts before it."""
+    line = " ".join(text.split())
+    return line.partition("', ")[2] if line.startswith("in ensemble ") else line

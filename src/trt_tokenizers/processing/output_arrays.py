@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,7 @@ from trt_tokenizers.processing.text_sequence import TextStep
 
 
 def output_arrays(
-    steps: Sequence[Sequence[TextStep]],
-    wanted: Collection[str],
-    token_bytes: Callable[[int], bytes],
-    *,
-    log_probs: bool,
+    steps: Sequence[Sequence[TextStep]], *, log_probs: bool, ids: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
     """Arrays of one response.
 
@@ -24,16 +20,15 @@ def output_arrays(
 
     Args:
         steps: [rows][beams].
-        wanted: names of the requested outputs.
-        token_bytes: bytes of a token.
-        log_probs: whether the engine sent log-probabilities.
+        log_probs: whether to send log-probabilities.
+        ids: whether to send token ids.
 
     Returns:
         OUTPUT and OUT_FINISH_REASON are BYTES [rows * beams], row by row: NVIDIA's clients decode
         the first element. NUM_INPUT_TOKENS int32 [rows, 1], NUM_OUTPUT_TOKENS int32 [rows, beams],
         OUT_LOG_PROBS float32 [rows, 1, n] padded with 0, CUM_LOG_PROBS float32 [rows, 1], OUT_IDS
-        int32 [rows, beams, n] padded with -1, OUT_TOKENS BYTES [rows, 1, n]. Only in responses that
-        need them: ADDED_TOKENS int32 [rows, n] padded with -1, PROMPT_END BYTES [rows, 1].
+        int32 [rows, beams, n] padded with -1, only in responses that need them: ADDED_TOKENS int32
+        [rows, n] padded with -1, PROMPT_END BYTES [rows, 1], OUT_TOKENS BYTES [rows, 1, n].
     """
     texts = [step.text.encode() for row in steps for step in row]
     arrays: dict[str, npt.NDArray[Any]] = {"OUTPUT": np.array(texts, dtype=np.object_)}
@@ -46,15 +41,14 @@ def output_arrays(
     if log_probs:
         arrays["OUT_LOG_PROBS"] = _padded([[row[0].log_probs] for row in steps], 0, np.float32)
         arrays["CUM_LOG_PROBS"] = np.array([[row[0].cum_log_prob] for row in steps], np.float32)
-        if "OUT_TOKENS" in wanted and any(row[0].token_ids for row in steps):
-            tokens: Any = [[[token_bytes(i) for i in row[0].token_ids]] for row in steps]
-            arrays["OUT_TOKENS"] = _padded(tokens, b"", np.object_)
+    if any(row[0].tokens for row in steps):
+        arrays["OUT_TOKENS"] = _padded([[row[0].tokens] for row in steps], b"", np.object_)
     if any(row[0].added for row in steps):
         arrays["ADDED_TOKENS"] = _padded([[row[0].added] for row in steps], -1, np.int32)[:, 0]
     if any(row[0].prompt_end is not None for row in steps):
         ends = [[(row[0].prompt_end or "").encode()] for row in steps]
         arrays["PROMPT_END"] = np.array(ends, dtype=np.object_)
-    if "OUT_IDS" in wanted:
+    if ids:
         arrays["OUT_IDS"] = _padded(
             [[step.token_ids for step in row] for row in steps], -1, np.int32
         )

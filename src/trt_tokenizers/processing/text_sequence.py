@@ -27,6 +27,8 @@ class TextStep:
         stop_engine: the answer ended here (stop string, client gone), but the engine continues.
         added: places of added tokens in ``text``, see `AddedTokens.take`.
         prompt_end: end of the prompt's text, in the first step if the client asked for it.
+        tokens: bytes of each of ``token_ids``, if the client asked for both places and
+            log-probabilities.
     """
 
     text: str
@@ -39,6 +41,7 @@ class TextStep:
     stop_engine: bool = False
     added: Sequence[int] = ()
     prompt_end: str | None = None
+    tokens: Sequence[bytes] = ()
 
     def after_end(self, finish_reason: FinishReason) -> TextStep:
         """The step for responses after the end: the same counts and no text."""
@@ -73,6 +76,7 @@ class TextSequence:
         self._prompt_end = context.prompt_end
         self._added: AddedTokens | None = None
         if context.prompt_end is not None:
+            self._token_bytes = tokenizer.token_bytes
             self._decoder = self._added = AddedTokens(self._decoder, tokenizer.added_tokens)
         self._echo = context.echo
         self._end_ids = frozenset(context.end_ids)
@@ -101,12 +105,14 @@ class TextSequence:
         text, self._echo = self._echo, ""
         prompt_end, self._prompt_end = self._prompt_end, None
         added: Sequence[int] = ()
+        tokens: Sequence[bytes] = ()
         kept: Sequence[int] = ()
         stop_engine = False
         if not self.finish_reason:
             kept, new, finish = self._take(ids, engine_reason, last or not self.context.stream)
             if self._added is not None:
                 added = self._added.take(new, len(text))
+                tokens = [self._token_bytes(i) for i in kept] if log_probs else ()
             text += new
             self.finish_reason = finish
             stop_engine = self._stops.stopped and not (engine_reason or last)
@@ -123,6 +129,7 @@ class TextSequence:
             stop_engine=stop_engine,
             added=added,
             prompt_end=prompt_end,
+            tokens=tokens,
         )
 
     def _take(

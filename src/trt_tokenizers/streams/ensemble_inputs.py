@@ -169,7 +169,8 @@ INPUTS = (
     Input("skip_special_tokens", "BOOL", "SKIP_SPECIAL_TOKENS", "", "false: special tokens stay in "
           "the text; default: the setting of preprocessing"),
     Input("return_added_tokens", "BOOL", "RETURN_ADDED_TOKENS", "", "add the outputs "
-          "`added_tokens` and `prompt_end`", default=False),
+          "`added_tokens`, `prompt_end` and, with `return_log_probs`, `output_tokens`",
+          default=False),
     Input("num_return_sequences", "INT32", "", "num_return_sequences", "with `stream`: number of "
           "answers to the prompt, each as for a separate request, with `seed`, `seed` + 1, … if a "
           "seed is sent; see [below](#several-answers-to-a-prompt)",

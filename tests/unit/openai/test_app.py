@@ -105,6 +105,8 @@ def test_a_bug_is_a_500_that_says_nothing_of_the_inside(caplog: Any) -> None:
 
 def test_an_answer_without_an_end_is_an_error() -> None:
     assert chat(ScriptedTriton([Step(text="Par")])).status == 500
+    cancelled = Step(finish_reason="cancelled")
+    assert chat(ScriptedTriton([Step(text="Par"), cancelled])).status == 503
 
 
 @pytest.mark.parametrize("steps", [[1000], [Step(text="a"), 1000]], ids=["queued", "running"])
@@ -177,6 +179,14 @@ def test_hidden_tokens_are_left_out_unless_the_client_wants_them() -> None:
     body = {**CHAT, "skip_special_tokens": False}
     answer = chat(ScriptedTriton(steps), body, reasoning_parser="think")
     assert answer.json["choices"][0]["message"]["content"] == "a<s>b"
+
+
+def test_an_ensemble_with_another_preprocessing_is_served_without_its_template() -> None:
+    unknown = ApiError(404, "Request for unknown model: 'preprocessing' is not found")
+    assert chat(ScriptedTriton(no_preprocessing=unknown)).status == 200
+    assert chat(ScriptedTriton(no_preprocessing=ApiError(503, "gone"))).status == 503
+    answer = ask(app(ScriptedTriton()), "/tokenize", {"model": "ensemble", "prompt": "a"})
+    assert (answer.status, answer.json["error"]["type"]) == (501, "server_error")
 
 
 def test_health_follows_triton() -> None:

@@ -109,15 +109,28 @@ def test_clients_that_do_not_ask_get_no_places(tokenizer: Tokenizer) -> None:
     assert (step.text, list(step.added), step.prompt_end) == (CALL, [], None)
 
 
+def test_bytes_of_the_counted_tokens(tokenizer: Tokenizer) -> None:
+    ids = [*tokenizer.encode(f"é{CALL}"), tokenizer.eos_ids[0]]
+    for prompt_end, expected in (("", [*"é".encode()]), (None, [])):
+        sequence = TextSequence(
+            tokenizer,
+            RequestContext(1, end_ids=tokenizer.eos_ids, prompt_end=prompt_end),
+        )
+        step = sequence.step(ids, FinishReason.STOP, [-1.0] * len(ids))
+        joined = b"".join(step.tokens)
+        assert joined == (bytes(expected) + CALL.encode() if expected else b"")
+        assert len(step.tokens) in (0, len(step.log_probs))
+
+
 def test_arrays_of_places_and_tokens() -> None:
     steps = [
-        [TextStep("a<b>", added=[1, 4, 1], prompt_end="é", token_ids=[1, 2], log_probs=[-1, -2])],
-        [TextStep("", token_ids=[3], log_probs=[-3])],
+        [TextStep("a<b>", added=[1, 4, 1], prompt_end="é", tokens=[b"x", b"xx"])],
+        [TextStep("", tokens=[b"xxx"])],
     ]
-    arrays = output_arrays(steps, ["OUT_TOKENS"], lambda i: b"x" * i, log_probs=True)
+    arrays = output_arrays(steps, log_probs=True)
     assert arrays["ADDED_TOKENS"].tolist() == [[1, 4, 1], [-1, -1, -1]]
     assert arrays["ADDED_TOKENS"].dtype == np.int32
     assert arrays["PROMPT_END"].tolist() == [["é".encode()], [b""]]
     assert arrays["OUT_TOKENS"].tolist() == [[[b"x", b"xx"]], [[b"xxx", b""]]]
-    plain = output_arrays([[TextStep("a")]], ["OUT_TOKENS"], lambda i: b"x", log_probs=True)
+    plain = output_arrays([[TextStep("a")]], log_probs=True)
     assert not {"ADDED_TOKENS", "PROMPT_END", "OUT_TOKENS"} & plain.keys()
