@@ -228,9 +228,9 @@ class TransformersEngine(Engine):
             row.job.guide = self._guides.compile(r)
         except RequestError as error:
             self._deliver((row.request_id, Chunk(error=str(error), refused=True)))
-        except Exception as error:
+        except BaseException as error:  # a panic of Rust is no Exception
             logger.exception("the guide of request %d failed", r.key)
-            self._deliver((row.request_id, Chunk(error=f"guide: {one_line(error)}")))
+            self._deliver((row.request_id, Chunk(error=f"compiling: {one_line(error)}")))
         with self._lock:
             if r.key in self._compiling and self._ended is None and row.job.guide is not None:
                 self._enqueue(row)

@@ -17,6 +17,8 @@ from trt_tokenizers.hf_config import parse_json
 
 #: Text around the tags of a structural tag.
 _TEXT = r"/(.|\n)*/"
+#: In EBNF: a literal or a class of characters; a comment; the end of a line that a rule continues.
+_PART = re.compile(r"""("(?:\\.|[^"\\\n])*"|\[(?:\\.|[^]\\\n])*\])|#[^\n]*|\s*\n\s*(?=\|)""")
 _ESCAPE = re.compile(r"\\\\|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
 
 
@@ -58,7 +60,7 @@ def _ebnf(text: str) -> str:
         ValueError: it is no such grammar.
     """
     # The converter ends a rule at the end of a line, and drops zeros of escaped characters.
-    lines = re.sub(r"\s*\n\s*(?=\|)", " ", _ESCAPE.sub(_character, text))
+    lines = _PART.sub(lambda part: _ESCAPE.sub(_character, part[1]) if part[1] else " ", text)
     try:
         return str(gbnf_to_lark(lines))
     except RecursionError:

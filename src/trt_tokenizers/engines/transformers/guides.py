@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 _MAX_BYTES = 128 << 10
 #: llguidance recurses into each rule; with the usual 8 MiB a chain of 3,000 rules ends the process.
 _STACK_BYTES = 512 << 20
-#: CPU time of one token. Most take less than 0.1 ms, but an ambiguous grammar takes ever longer.
-_STEP_S = 0.2
+#: CPU time of an answer, and for each of its tokens. Most tokens take less than 0.1 ms, but those of
+#: an ambiguous grammar take ever longer.
+_ANSWER_S, _TOKEN_S = 0.5, 0.01
 _LIMITS = {"max_lexer_states": 20_000, "step_max_items": 20_000, "verbose_errors": False}
 
 
@@ -37,11 +38,18 @@ class Guide:
         words: length of a mask, which has one bit per token.
     """
 
-    def __init__(self, matcher: Any, words: int, end_ids: frozenset[int]) -> None:
+    def __init__(self, matcher: Any, words: int, ends: Mapping[int, bool]) -> None:
+        """Begin an answer.
+
+        Args:
+            matcher: llguidance's LLMatcher.
+            ends: ids that may follow only where the guide is complete, and whether they may there.
+        """
         self.words = words
         self._matcher = matcher
-        self._end_ids = end_ids
-        self._seen = 0
+        self._ends = ends
+        self._seen = 0  # tokens
+        self._seconds = 0.0  # of CPU time
 
     def fill(self, mask: npt.NDArray[np.int32], generated: Sequence[int]) -> bool:
         """Write the mask of the token that follows *generated*.
@@ -60,18 +68,24 @@ class Guide:
         matcher = self._matcher
         matcher.consume_tokens(list(generated[self._seen :]))
         self._seen = len(generated)
-        if matcher.is_stopped() and not matcher.is_error():
-            return False
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        seconds = time.thread_time() - begun
-        if matcher.is_error() or seconds > _STEP_S:
-            why = " ".join(matcher.get_error().split()) or f"a token took {seconds:.1f} s"
+        if not matcher.is_stopped():
+            matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self._seconds += time.thread_time() - begun
+        if matcher.is_error() or self._seconds > _ANSWER_S + _TOKEN_S * self._seen:
+            why = " ".join(matcher.get_error().split())
+            why = why or f"{self._seen} tokens took {self._seconds:.1f} s"
             raise RequestError(f"guided_decoding_guide is too complex: {why}; simplify it")
         complete = matcher.is_accepting()
-        masks = mask.view(np.uint8)
-        for end_id in self._end_ids:
+        if matcher.is_stopped():
+            if not complete:
+                raise RequestError("guided_decoding_guide allows no answer; correct it")
+            return False
+        allowed = mask.view(np.uint8)
+        for end_id, ends in self._ends.items():
             bit = np.uint8(1 << end_id % 8)
-            masks[end_id // 8] = (masks[end_id // 8] & ~bit) | (bit if complete else 0)
+            allowed[end_id // 8] &= ~bit
+            if complete and ends:
+                allowed[end_id // 8] |= bit
         return True
 
 
@@ -116,8 +130,7 @@ class Guides:
         self._thread.submit(begin)
 
     def compile(self, request: GenerationRequest) -> Guide:
-        """The state of the guide of *request*. Its end ids may follow where the guide is complete,
-        and only there.
+        """The state of the guide of *request*. Its end ids may follow where the guide is complete.
 
         Raises:
             RequestError: the guide does not compile, or there is no tokenizer.
@@ -146,7 +159,11 @@ class Guides:
                 f"guided_decoding_guide is no {kind} that this engine can follow: "
                 f"{' '.join(problem.split())}; correct it"
             )
-        return Guide(matcher, -(-self._tokenizer.vocab_size // 32), request.end_ids)
+        # The model's EOS ids are in end_ids and stop_words, unless the client excludes them.
+        eos = self._tokenizer.eos_tokens
+        known = request.end_ids | {word[0] for word in request.stop_words if len(word) == 1}
+        ends = {end_id: end_id in known for end_id in request.end_ids.union(eos)}
+        return Guide(matcher, -(-self._tokenizer.vocab_size // 32), ends)
 
     def stop(self) -> None:
         """Compile no more."""
