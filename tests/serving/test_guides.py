@@ -21,7 +21,8 @@ pytestmark = [
     pytest.mark.skipif("TRT_TOKENIZERS_VERIFY" in os.environ, reason="the double has no guides"),
     pytest.mark.parametrize("server", ["transformers", "vllm"], indirect=True),
 ]
-SOME = CASES[::3]
+SOME = CASES[::4]
+FREE = SOME[::2]
 
 
 def ask_all(server: Server, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -40,18 +41,18 @@ def test_sampled_answers_follow_their_guides(
     ]
     assert len(finished) > 0.8 * len(SOME)
     assert [(case[2], text) for case, text in finished if not case[3](text)] == []
-    free = ask_all(server, [body(case, guided=False) for case in SOME])
-    right = sum(case[3](answer["text_output"]) for case, answer in zip(SOME, free, strict=True))
-    assert right < len(SOME) / 4
+    free = ask_all(server, [{**body(case, guided=False), "max_tokens": 40} for case in FREE])
+    right = sum(case[3](answer["text_output"]) for case, answer in zip(FREE, free, strict=True))
+    assert right < len(FREE) / 4
     with capsys.disabled():
         print(  # noqa: T201
             f"\n{len(SOME)} guides: {len(finished)} answers finished, all valid; "
-            f"without a guide {right} of {len(SOME)} were valid"
+            f"without a guide {right} of {len(FREE)} were valid"
         )
 
 
 def test_whole_streamed_alone_and_in_a_batch(server: Server) -> None:
-    bodies = [body(case) for case in SOME[::4]]
+    bodies = [body(case) for case in SOME[::5]]
     whole = [answer["text_output"] for answer in ask_all(server, bodies)]
     streams = server.streams([{**each, "stream": True} for each in bodies])
     assert [joined(chunks) for chunks in streams] == whole

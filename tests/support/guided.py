@@ -193,11 +193,12 @@ CASES: list[tuple[str, str, str, Check]] = [
 
 
 def body(case: tuple[str, str, str, Check], *, guided: bool = True) -> dict[str, Any]:
-    """A request for a sampled answer of *case*."""
+    """A request for a sampled answer of *case*; if not *guided*, the question has the guide."""
     name, kind, guide, _ = case
-    question = f"Give one short example of: {name}. Answer in the form {guide[:200]}"
-    messages = json.dumps([{"role": "user", "content": question}])
-    return {
-        "messages": messages, "temperature": 1.0, "seed": 7, "max_tokens": 96,
-        **({"guided_decoding_guide_type": kind, "guided_decoding_guide": guide} if guided else {}),
-    }  # fmt: skip
+    question = f"Give one short example of: {name[:60]}"
+    asked = {"temperature": 1.0, "seed": 7, "max_tokens": 96}
+    if guided:
+        asked |= {"guided_decoding_guide_type": kind, "guided_decoding_guide": guide}
+    else:
+        question += f". Answer only what follows this {kind}: {guide}"
+    return {"messages": json.dumps([{"role": "user", "content": question}]), **asked}
