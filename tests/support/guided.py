@@ -168,7 +168,9 @@ Check = Callable[[str], bool]
 
 
 def is_valid(schema: Schema) -> Check:
-    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    validator = jsonschema.Draft202012Validator(
+        schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
 
     def check(answer: str) -> bool:
         try:
