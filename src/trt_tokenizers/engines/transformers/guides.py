@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: llguidance takes seconds for longer ones.
 _MAX_BYTES = 128 << 10
-#: llguidance recurses into each rule; with the usual 8 MiB a chain of 3,000 rules ends the process.
+#: llguidance recurses into each rule; with 8 MiB a chain of 3,000 rules ends the process.
 _STACK_BYTES = 512 << 20
 #: CPU time of an answer, and for each of its tokens. Most tokens take less than 0.1 ms, but those of
 #: an ambiguous grammar take ever longer.
