@@ -49,10 +49,10 @@ def answers(server: Server) -> None:
             if status != 200:
                 refused += 1
                 click.echo(f"refused: {name}: {answer['error']}")
-            elif answer["finish_reason"] == "length":
-                cut += 1
             elif check(answer["text_output"]):
                 right += 1
+            elif answer["finish_reason"] == "length":
+                cut += 1
             else:
                 wrong.append((name, answer["text_output"]))
         how = "with guides" if guided else "without"

@@ -21,12 +21,13 @@ from trt_tokenizers.errors import RequestError, one_line
 
 logger = logging.getLogger(__name__)
 
-#: llguidance takes seconds for longer ones.
-_MAX_BYTES = 128 << 10
+#: Bytes of a guide, for which the worst one takes 5 s and others wait; less for these kinds.
+_MAX_BYTES = 64 << 10
+_MAX_BYTES_OF = {"regex": 32 << 10, "ebnf_grammar": 32 << 10}
 #: llguidance recurses into each rule; with 8 MiB a chain of 3,000 rules ends the process.
 _STACK_BYTES = 512 << 20
-#: CPU time of an answer, and for each of its tokens. Most tokens take less than 0.1 ms, but those of
-#: an ambiguous grammar take ever longer.
+#: CPU time of an answer, and for each of its tokens. Most tokens take less than 0.1 ms; in an
+#: ambiguous grammar each takes longer than the last.
 _ANSWER_S, _TOKEN_S = 0.5, 0.01
 _LIMITS = {"max_lexer_states": 20_000, "step_max_items": 20_000, "verbose_errors": False}
 
@@ -139,9 +140,10 @@ class Guides:
         kind, guide = request.guide
         if self._problem:
             raise RequestError(f"this server cannot follow guides: {self._problem}")
-        if (size := len(guide.encode())) > _MAX_BYTES:
+        size, most = len(guide.encode()), _MAX_BYTES_OF.get(kind, _MAX_BYTES)
+        if size > most:
             raise RequestError(
-                f"guided_decoding_guide has {size} bytes; it must have at most {_MAX_BYTES}"
+                f"guided_decoding_guide has {size} bytes; a {kind} has at most {most}"
             )
         from llguidance import LLMatcher, LLParserLimits
 
