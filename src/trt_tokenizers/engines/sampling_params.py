@@ -1,15 +1,17 @@
-"""What the SamplingParams of TensorRT-LLM and of vLLM have in common."""
+"""Guides, and what the SamplingParams of TensorRT-LLM and of vLLM have in common."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.errors import RequestError
+from trt_tokenizers.settings import nearest
 from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
 #: Inputs that `common_fields` passes on.
 COMMON = [each for each in INPUTS if each.in_sampling_params]
-#: Guide type of the ensemble -> field of the library's class for guides.
+#: Guide type of the ensemble -> field of the class for guides of TensorRT-LLM and vLLM.
 GUIDES = {
     "json": "json_object",
     "json_schema": "json",
@@ -32,6 +34,21 @@ def guide_fields(guide: tuple[str, str]) -> dict[str, str | bool]:
     """The field of the library's class for guides."""
     kind, text = guide
     return {GUIDES[kind]: text if kind != "json" else True}
+
+
+def check_guide(kind: str, guide: str) -> None:
+    """Refuse a guide of an unknown kind, or without its text.
+
+    Raises:
+        RequestError: names the input and the fix.
+    """
+    if kind not in GUIDES:
+        raise RequestError(
+            f"guided_decoding_guide_type is {kind!r}{nearest(kind, GUIDES)}; it must be one of "
+            + ", ".join(GUIDES)
+        )
+    if not guide and kind != "json":
+        raise RequestError(f"guided_decoding_guide is missing; send the {kind}")
 
 
 def split_stop_words(r: GenerationRequest) -> tuple[list[int], list[tuple[int, ...]]]:

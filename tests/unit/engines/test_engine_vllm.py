@@ -167,8 +167,31 @@ def test_the_answer_follows_a_guide(equipped: tuple[VllmEngine, Any, Any]) -> No
     chunks = answer(engine, request(guide=("regex", "[0-9]{4}"), end_ids=end))
     assert re.fullmatch("[0-9]{4}", tokenizer.decode(ids(chunks), skip_special_tokens=True))
     assert chunks[-1].finish_reason is FinishReason.STOP
-    (chunk,) = answer(engine, request(guide=("regex", "[0-9"), end_ids=end))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        ("json_schema", '{"type": "strin"}'),
+        ("json_schema", '{"type": '),
+        ("json_schema", '{"items":' * 10_000 + "{}" + "}" * 10_000),
+        ("regex", "[0-9"),
+        ("ebnf_grammar", 'root ::= "a" b'),
+        ("structural_tag", '{"type": "structural_tag", "format": {"type": "no"}}'),
+        ("structural_tag", "{"),
+    ],
+)
+def test_a_guide_that_does_not_compile(
+    equipped: tuple[VllmEngine, Any, Any], guide: tuple[str, str]
+) -> None:
+    """It is refused, and the engine lives on."""
+    engine, _, _ = equipped
+    (chunk,) = answer(engine, request(guide=guide))
     assert chunk.refused
+    message = str(chunk.error)
+    assert message.startswith("vLLM refuses the request: ")
+    assert "\n" not in message
+    assert len(ids(answer(engine, request(max_tokens=2)))) == 2
 
 
 def test_a_start_that_fails_gives_the_reason_of_the_worker(tiny_llama_dir: Path) -> None:
