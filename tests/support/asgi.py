@@ -29,6 +29,8 @@ class ScriptedTriton:
         steps: a step, an error to raise, or seconds to wait.
         asked: inputs of the requests, in order.
         cancelled: number of streams that were closed before their end.
+        template: of a preprocessing of ours; empty: it is another one.
+        prompt: what that one renders.
     """
 
     steps: list[Any] = field(default_factory=lambda: list(WHOLE))
@@ -38,11 +40,19 @@ class ScriptedTriton:
     cancelled: int = 0
     is_ready: bool = True
     no_preprocessing: Exception | None = None
+    template: str = ""
+    prompt: str = ""
 
     async def describe(self, name: str = "") -> Model:
         if name and self.no_preprocessing is not None:
             raise self.no_preprocessing
-        return Model({}, {}) if name else self.model
+        if name:
+            return Model({"INSPECT": "BYTES"} if self.template else {}, {})
+        return self.model
+
+    async def infer(self, name: str, inputs: dict[str, Any]) -> dict[str, bytes]:
+        text = {b"template": self.template, b"prompt": self.prompt}[inputs["INSPECT"]].encode()
+        return {"PROMPT": len(text).to_bytes(4, "little") + text}
 
     async def ready(self) -> bool:
         return self.is_ready

@@ -207,7 +207,8 @@ class Chat(Answers):
             events += answer.parser.finish(cut=finish == "length")
         deltas += filter(None, (self._delta(answer, event) for event in events))
         if finish:
-            finish = "tool_calls" if finish == "stop" and answer.whole_calls else finish
+            called = answer.whole_calls and not self._request.named  # as OpenAI's
+            finish = "tool_calls" if finish == "stop" and called else finish
             deltas.append({})
         choices = [_choice(answer.index, {"delta": delta}, None, "") for delta in deltas]
         if deltas and self._request.logprobs:

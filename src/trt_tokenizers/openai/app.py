@@ -25,9 +25,16 @@ from trt_tokenizers.openai.event_stream import (
     error_response,
     until_gone,
 )
+from trt_tokenizers.openai.guides import GUIDED, TEXT, TYPE, Guide, chat_guide
 from trt_tokenizers.openai.operators import Operators, read_body
 from trt_tokenizers.openai.options import FrontEndOptions
-from trt_tokenizers.openai.parsing import AnswerParser, choose, make_parser
+from trt_tokenizers.openai.parsing import (
+    AnswerParser,
+    choose,
+    make_parser,
+    reasoning_format,
+    tool_format,
+)
 from trt_tokenizers.openai.requests import (
     AnswerRequest,
     load_json,
@@ -124,16 +131,43 @@ class FrontEnd:
             return make_parser(tool, reasoning, tools=request.tools, prompt_end=prompt_end)
 
         answers = Chat(request, parser, options.reasoning_field)
-        return await self._respond(http, request, answers, marked=marked)
+        guide = await self._guide(request, tool, reasoning)
+        return await self._respond(http, request, answers, guide, marked=marked)
+
+    async def _guide(self, request: AnswerRequest, tool: str, reasoning: str) -> Guide | None:
+        """The guide of a chat's answer, with reasoning and calls."""
+        if not (request.guide or request.forced):
+            return None
+        if request.guide and request.guide.kind == "structural_tag":  # the client's whole answer
+            return request.guide
+        (inputs,) = request.prompts
+        return chat_guide(
+            request.guide,
+            request.forced or request.tools or (),
+            (tool_format(tool), reasoning_format(reasoning)),
+            forced=bool(request.forced),
+            chat_template=await self._tokens.template(),
+            prompt_end=await self._tokens.prompt(inputs) if reasoning != "none" else "",
+        )
 
     async def _completion(self, http: Request, body: Any) -> Response:
         request = parse_completion(body)
-        return await self._respond(http, request, Completions(request), marked=False)
+        return await self._respond(http, request, Completions(request), request.guide, marked=False)
 
     async def _respond(
-        self, http: Request, request: AnswerRequest, answers: Answers, *, marked: bool
+        self,
+        http: Request,
+        request: AnswerRequest,
+        answers: Answers,
+        guide: Guide | None,
+        *,
+        marked: bool,
     ) -> Response:
         more: dict[str, Any] = dict(_MARKED) if marked else {}
+        fields = dict(request.fields)
+        if guide:
+            more |= guide.inputs
+            fields |= guide.fields
         if request.logprobs:
             more["return_added_tokens"] = True  # output_tokens comes with it
         if request.model in self._options.adapters:
@@ -146,7 +180,7 @@ class FrontEnd:
                 code="model_not_found",
             )
         model = await self._triton.describe()
-        prompts = [_fitting({**prompt, **more}, request, model) for prompt in request.prompts]
+        prompts = [_fitting({**prompt, **more}, fields, model) for prompt in request.prompts]
         if request.logprobs and "output_tokens" not in model.outputs:
             raise refused("logprobs", "logprobs is not served: the ensemble has no output "
                           "'output_tokens'; leave it out")  # fmt: skip
@@ -156,7 +190,7 @@ class FrontEnd:
         chunks = self._chunks(request, answers, self._steps(prompts, outputs, answers.id))
 
         def explain(error: Exception) -> ApiError:
-            return _explained(error, request.fields)
+            return _explained(error, fields)
 
         if request.stream:
             return EventStream(chunks, explain)
@@ -257,16 +291,18 @@ async def _collected(chunks: AsyncGenerator[list[Chunk], None]) -> list[Chunk]:
         return [chunk async for each in chunks for chunk in each]
 
 
-def _fitting(inputs: dict[str, Any], request: AnswerRequest, model: Model) -> dict[str, Any]:
+def _fitting(inputs: dict[str, Any], fields: Mapping[str, str], model: Model) -> dict[str, Any]:
     """*inputs* that the ensemble *model* has; a 400 for one that the client needs."""
     fitting = {}
     for name, value in inputs.items():
         if name in model.inputs:
             fitting[name] = value
-        elif name in request.fields or name in ("messages", "tools", "lora_name"):
-            param = request.fields.get(name, name)
-            raise refused(param, f"{param} is not served: the ensemble has no input {name!r}; "
-                          "leave it out")  # fmt: skip
+        elif name in fields or name in ("messages", "tools", "lora_name"):
+            param = fields.get(name, name)
+            fix = f"{GUIDED}, or leave it out" if name in (TYPE, TEXT) else "leave it out"
+            raise refused(
+                param, f"{param} is not served: the ensemble has no input {name!r}; {fix}"
+            )
     return fitting
 
 

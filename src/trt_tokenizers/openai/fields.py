@@ -34,7 +34,6 @@ _BOUNDS = {
     "UINT64": Range(0, 2**64 - 1),
     "FP32": Range(-3.4e38, 3.4e38),
 }
-_NEXT = "structured output is not served yet"
 _ONE = "only the chosen token's log-probability is known"
 
 
@@ -124,7 +123,8 @@ FIELDS = (
     Field("echo", "boolean", chat=False, meaning="put the prompt before the answer"),
     Field("tools", "array", completions=False, meaning="functions that the model may call"),
     Field("tool_choice", "string|object", completions=False, meaning="`auto`, or `none`, which "
-          "keeps the tools from the model; `required` and a named tool are refused"),
+          "keeps the tools from the model; `required` or a named function: one "
+          "[call](#structured-output)"),
     Field("parallel_tool_calls", "boolean", completions=False, meaning="false: only the first call "
           "of an answer is given out"),
     Field("reasoning_effort", "string", completions=False, meaning="a variable of the template"),
@@ -152,9 +152,14 @@ FIELDS = (
           meaning="`auto` or `default`, no effect"),
     Field("modalities", "array", completions=False, only=(["text"],),
           reason="the model writes text only", meaning='`["text"]` only'),
-    Field("response_format", "object", only=({"type": "text"},), reason=_NEXT,
-          meaning='`{"type": "text"}` only'),
-    Field("structured_outputs", "object", only=(), reason=_NEXT, meaning="refused"),
+    Field("response_format", "object", meaning="`text`, `json_object` or `json_schema`, which is "
+          "always [strict](#structured-output)"),
+    Field("structured_outputs", "object", meaning="vLLM's: one of `json`, `regex`, `choice`, "
+          "`grammar`, `structural_tag`, `json_object`"),
+    Field("guided_json", "string|object", meaning="older name of `structured_outputs.json`"),
+    Field("guided_regex", "string", meaning="the same of `regex`"),
+    Field("guided_choice", "array", meaning="the same of `choice`"),
+    Field("guided_grammar", "string", meaning="the same of `grammar`"),
     Field("functions", "array", completions=False, only=(), reason="it is OpenAI's old form; "
           "send tools", meaning="refused; send `tools`"),
     Field("function_call", "string|object", completions=False, only=(), reason="it is OpenAI's old "
@@ -196,3 +201,29 @@ def check_fields(body: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
             fields[name].check(value)
             given[name] = value
     return given
+
+
+def as_json(value: Any, name: str) -> bytes:
+    """*value* as JSON text for the input *name*.
+
+    Raises:
+        ApiError: 400, a text has half of a surrogate pair, or the nesting is too deep.
+    """
+    try:
+        return as_bytes(json.dumps(value, ensure_ascii=False), name)
+    except RecursionError:
+        raise refused(name, f"{name} is nested too deeply; send less nesting") from None
+
+
+def as_bytes(text: str, name: str) -> bytes:
+    """*text* for the input *name*.
+
+    Raises:
+        ApiError: 400, it has half of a surrogate pair.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise refused(
+            name, f"{name} contains half of a surrogate pair; send whole characters"
+        ) from None

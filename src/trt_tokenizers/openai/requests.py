@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trt_tokenizers.openai.api_error import ApiError, refused
-from trt_tokenizers.openai.fields import CHAT, COMPLETIONS, Field, check_fields
+from trt_tokenizers.openai.fields import (
+    CHAT,
+    COMPLETIONS,
+    Field,
+    as_bytes,
+    as_json,
+    check_fields,
+)
+from trt_tokenizers.openai.guides import Guide, parse_forced, parse_guide
 
 _MAX_PROMPTS = 128
 _COMPLETION_TOKENS = 16  # OpenAI's default
@@ -29,7 +37,10 @@ class AnswerRequest:
         stream: answer with events.
         include_usage: end the events with the usage.
         logprobs: send log-probabilities.
+        guide: what the answer must follow; None for nothing.
         tools: functions that the model may call; None for none.
+        forced: those of them of which it must call one; empty: it need not.
+        named: the client has named the one of *forced*.
         parallel_tool_calls: false: only the first call is given out.
         keep_special: special tokens stay in the text.
         echo: the prompts' texts, which go before their answers; empty for none.
@@ -42,7 +53,10 @@ class AnswerRequest:
     stream: bool = False
     include_usage: bool = False
     logprobs: bool = False
+    guide: Guide | None = None
     tools: list[dict[str, Any]] | None = None
+    forced: list[dict[str, Any]] = field(default_factory=list)
+    named: bool = False
     parallel_tool_calls: bool = True
     keep_special: bool = False
     echo: tuple[str, ...] = ()
@@ -78,7 +92,20 @@ def parse_chat(body: Any) -> AnswerRequest:
     newer, older = given.get("max_completion_tokens"), given.get("max_tokens")
     if newer and older and newer != older:
         raise refused("max_tokens", "max_tokens and max_completion_tokens differ; send one of them")
-    return _request(given, CHAT, [inputs], logprobs=given.get("logprobs", False))
+    forced = parse_forced(given)
+    request = _request(
+        given,
+        CHAT,
+        [inputs],
+        logprobs=given.get("logprobs", False),
+        forced=forced,
+        named=isinstance(given.get("tool_choice"), dict),
+    )
+    if forced and request.guide:
+        field_ = request.guide.field
+        raise refused(field_, f"tool_choice and {field_} are two guides, but an answer follows "
+                      "one; send one")  # fmt: skip
+    return request
 
 
 def chat_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,14 +137,7 @@ def _with_reasoning(message: Any) -> Any:
 
 def _tools(given: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """The tools that the model sees."""
-    choice = given.get("tool_choice", "auto")
-    if choice not in ("auto", "none"):
-        raise refused(
-            "tool_choice",
-            "tool_choice is not auto or none: a forced call needs structured output, which is not "
-            "served yet; send auto",
-        )
-    return None if choice == "none" else given.get("tools") or None
+    return None if given.get("tool_choice") == "none" else given.get("tools") or None
 
 
 def parse_completion(body: Any) -> AnswerRequest:
@@ -142,7 +162,7 @@ def parse_completion(body: Any) -> AnswerRequest:
     if echo and "logprobs" in given:
         raise refused("echo", "echo and logprobs are both given, but log-probabilities of the "
                       "prompt are not known; send one of them")  # fmt: skip
-    inputs = [{"text_input": _bytes(each, "prompt")} for each in prompts]
+    inputs = [{"text_input": as_bytes(each, "prompt")} for each in prompts]
     given.setdefault("max_tokens", _COMPLETION_TOKENS)
     return _request(given, COMPLETIONS, inputs, logprobs="logprobs" in given, echo=echo)
 
@@ -176,6 +196,7 @@ def _request(
         n=given.get("n", 1),
         stream=given.get("stream", False),
         include_usage=_include_usage(given),
+        guide=parse_guide(given),
         tools=_tools(given),
         parallel_tool_calls=given.get("parallel_tool_calls", True),
         keep_special=given.get("skip_special_tokens") is False,
@@ -189,7 +210,7 @@ def _stop(given: Mapping[str, Any]) -> list[bytes]:
     words = [stop] if isinstance(stop, str) else stop
     if not all(isinstance(word, str) for word in words):
         raise refused("stop", "stop must be a string or a list of strings")
-    return [_bytes(word, "stop") for word in words if word]
+    return [as_bytes(word, "stop") for word in words if word]
 
 
 def _logit_bias(bias: Mapping[str, Any]) -> tuple[list[int], list[float]] | None:
@@ -216,27 +237,6 @@ def _include_usage(given: Mapping[str, Any]) -> bool:
             raise refused("stream_options", f"stream_options.{name[:64]} is not served; leave it "
                           "out")  # fmt: skip
     return options.get("include_usage") is True
-
-
-def as_json(value: Any, name: str) -> bytes:
-    """*value* as JSON text for the input *name*.
-
-    Raises:
-        ApiError: 400, a text has half of a surrogate pair, or the nesting is too deep.
-    """
-    try:
-        return _bytes(json.dumps(value, ensure_ascii=False), name)
-    except RecursionError:
-        raise refused(name, f"{name} is nested too deeply; send less nesting") from None
-
-
-def _bytes(text: str, name: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise refused(
-            name, f"{name} contains half of a surrogate pair; send whole characters"
-        ) from None
 
 
 def with_param(error: ApiError, fields: Mapping[str, str]) -> ApiError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +28,11 @@ _PROMPT_FIELDS["add_special_tokens"] = Field(
 )
 _IDS_FIELDS = {"model": CHAT["model"], "tokens": Field("tokens", "array")}
 _MAX_ID = 2**31
+#: Input of the ensemble -> input of preprocessing.
+_TENSORS = {
+    "text_input": "QUERY", "messages": "MESSAGES", "tools": "TOOLS",
+    "chat_template_kwargs": "CHAT_TEMPLATE_KWARGS",
+}  # fmt: skip
 
 
 class Tokens:
@@ -68,6 +73,15 @@ class Tokens:
                 self._template = ""
         return self._template
 
+    async def prompt(self, inputs: Mapping[str, Any]) -> str:
+        """The prompt that these *inputs* of the ensemble make; empty if no preprocessing of ours
+        tells it.
+
+        Raises:
+            ApiError: Triton does not answer, or refuses the inputs.
+        """
+        return (await self._inspect_prompt(inputs))[0] if await self.template() else ""
+
     async def _tokenize(self, http: Request, body: Any) -> Response:
         _, ids = await self._prompt(body)
         model = await self._triton.describe(self._model)
@@ -94,8 +108,10 @@ class Tokens:
             inputs = {"text_input": given["prompt"].encode(errors="replace")}
         else:
             inputs = chat_inputs(given)
-        names = {"text_input": "QUERY"}
-        tensors = {names.get(name, name.upper()): value for name, value in inputs.items()}
+        return await self._inspect_prompt(inputs)
+
+    async def _inspect_prompt(self, inputs: Mapping[str, Any]) -> tuple[str, list[int]]:
+        tensors = {_TENSORS[name]: value for name, value in inputs.items() if name in _TENSORS}
         return await self._inspect("prompt", tensors)
 
     async def _inspect(self, what: str, inputs: dict[str, Any]) -> tuple[str, list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.openai.parsing.answer import Answer, ReasoningFormat, ToolFormat
@@ -35,6 +35,8 @@ __all__ = [
     "ToolFormat",
     "choose",
     "make_parser",
+    "reasoning_format",
+    "tool_format",
 ]
 
 TOOL_PARSERS = "trt_tokenizers.tool_parsers"
@@ -87,6 +89,20 @@ def choose(tool: str, reasoning: str, chat_template: str) -> tuple[str, str]:
     return tool, reasoning
 
 
+def tool_format(name: str) -> ToolFormat:
+    """The format of calls of this name.
+
+    Raises:
+        SettingsError: the name is unknown, or its package cannot be imported.
+    """
+    return cast("ToolFormat", _format(TOOL_PARSERS, name))
+
+
+def reasoning_format(name: str) -> ReasoningFormat:
+    """The same for reasoning."""
+    return cast("ReasoningFormat", _format(REASONING_PARSERS, name))
+
+
 @lru_cache
 def _format(group: str, name: str) -> Any:
     what = "tool parser" if group == TOOL_PARSERS else "reasoning parser"
@@ -121,8 +137,8 @@ def make_parser(
     """
     tool, reasoning = choose(tool, reasoning, chat_template)
     return Answer(
-        _format(TOOL_PARSERS, tool if tools is not None else "none"),
-        _format(REASONING_PARSERS, reasoning),
+        tool_format(tool if tools is not None else "none"),
+        reasoning_format(reasoning),
         tools or (),
         prompt_end,
     )

@@ -39,6 +39,8 @@ class ReasoningFormat:
         tokens: parts of markers that the family's tokenizers have as added tokens.
         dropped: markers around the answer that are neither content nor reasoning.
         ends: those of *dropped* that end reasoning which has no close marker.
+        after: between reasoning and what follows it.
+        final: before content.
         answer: reads the whole answer in place of `Answer.read`; a generator.
     """
 
@@ -46,7 +48,24 @@ class ReasoningFormat:
     tokens: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
+    after: str = ""
+    final: str = ""
     answer: Callable[[Answer], Steps[None]] | None = None
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """How a call is written in which only the arguments vary, which are JSON.
+
+    Attributes:
+        begin: before the arguments; ``{name}`` stands for the tool's name.
+        end: after them.
+        sign: text in the chat templates of models that write so; empty: all others.
+    """
+
+    begin: str
+    end: str = ""
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,8 @@ class ToolFormat:
         trims: white space between content and a call is part of the markup.
         begins: what follows a marker of *opens*, if such a marker inside reasoning ends it.
         start: reads calls that have no marker, where content begins; a generator.
+        calls: for calls that a client demands, the first whose sign is in the template; empty:
+            arguments are not written as JSON.
         answer: reads the whole answer in place of `Answer.read`; a generator.
     """
 
@@ -71,6 +92,7 @@ class ToolFormat:
     trims: bool = False
     begins: tuple[str, ...] = ()
     start: Callable[[Answer], Steps[None]] | None = None
+    calls: tuple[CallForm, ...] = ()
     answer: Callable[[Answer], Steps[None]] | None = None
 
 

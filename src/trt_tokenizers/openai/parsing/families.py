@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from trt_tokenizers.openai.parsing import harmony
-from trt_tokenizers.openai.parsing.answer import Answer, ReasoningFormat, ToolFormat
+from trt_tokenizers.openai.parsing.answer import Answer, CallForm, ReasoningFormat, ToolFormat
 from trt_tokenizers.openai.parsing.json_calls import named_arguments, object_calls, sections
 from trt_tokenizers.openai.parsing.notations import brace_calls, python_calls, python_list
 from trt_tokenizers.openai.parsing.reader import Steps
@@ -18,6 +18,8 @@ from trt_tokenizers.openai.parsing.xml_calls import ElementForm
 
 _NAME = re.compile(r"[^\s<>{}\[\]\"]{1,256}")
 _BEGIN, _END = "<tool_call>", "</tool_call>"
+_OBJECT = '{"name": "{name}", "arguments": '
+_TAGGED = CallForm(f"{_BEGIN}\n{_OBJECT}", f"}}\n{_END}")
 
 
 # Calls
@@ -40,6 +42,7 @@ def hermes() -> ToolFormat:
         tokens=(_BEGIN, _END),
         trims=True,
         begins=("{",),
+        calls=(_TAGGED,),
     )
 
 
@@ -55,6 +58,7 @@ def granite() -> ToolFormat:
         tokens=("<|tool_call|>", _BEGIN, _END),
         trims=True,
         begins=("[", "{"),
+        calls=(CallForm(f"<|tool_call|>[{_OBJECT}", "}]", sign="<|tool_call|>"), _TAGGED),
     )
 
 
@@ -150,6 +154,8 @@ def deepseek_v3() -> ToolFormat:
     begin, end = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
     call, close, separator = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"
 
+    v3 = f"{begin}{call}function{separator}{{name}}\n```json\n"
+
     def name_of(head: str) -> str:
         kind, found, rest = head.partition(separator)
         name = rest.partition("\n")[0].strip() or kind.strip()
@@ -161,6 +167,10 @@ def deepseek_v3() -> ToolFormat:
         dropped=(end, close),
         tokens=(begin, end, call, close, separator),
         begins=(call,),
+        calls=(
+            CallForm(v3, f"\n```{close}{end}", sign="```json"),
+            CallForm(f"{begin}{call}{{name}}{separator}", f"{close}{end}"),
+        ),
     )
 
 
@@ -193,6 +203,7 @@ def kimi() -> ToolFormat:
         dropped=(end, close, form.end),
         tokens=(begin, end, call, close, arguments, "<|open|>", "<|close|>", "<|sep|>"),
         begins=(call, form.call),
+        calls=(CallForm(f"{begin}{call}functions.{{name}}:0{arguments}", f"{close}{end}", begin),),
     )
 
 
@@ -215,6 +226,11 @@ def mistral() -> ToolFormat:
         opens=("[TOOL_CALLS]",),
         read=_mistral,
         tokens=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+        calls=(
+            CallForm("[TOOL_CALLS]{name}[ARGS]", sign="[ARGS]"),
+            CallForm(f"[TOOL_CALLS] [{_OBJECT}", "}]", sign="[TOOL_CALLS] ["),
+            CallForm(f"[TOOL_CALLS][{_OBJECT}", "}]"),
+        ),
     )
 
 
@@ -229,7 +245,11 @@ def _llama(answer: Answer) -> Steps[None]:
 def llama3_json() -> ToolFormat:
     tag = "<|python_tag|>"
     return ToolFormat(
-        opens=(tag,), read=lambda answer, found: _llama(answer), tokens=(tag,), start=_llama
+        opens=(tag,),
+        read=lambda answer, found: _llama(answer),
+        tokens=(tag,),
+        start=_llama,
+        calls=(CallForm('{"name": "{name}", "parameters": ', "}"),),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from trt_tokenizers.openai.parsing.answer import Answer, ReasoningFormat, ToolFormat
+from trt_tokenizers.openai.parsing.answer import Answer, CallForm, ReasoningFormat, ToolFormat
 from trt_tokenizers.openai.parsing.json_calls import json_arguments
 from trt_tokenizers.openai.parsing.reader import Sink, Steps, visible
 
@@ -68,7 +68,13 @@ def _body(answer: Answer, sink: Sink) -> Steps[bool]:
     return False
 
 
-GPT_OSS = ToolFormat(tokens=_TOKENS, answer=_read)
+#: `_ENDS` are EOS tokens of the model after a call and after the final message.
+_CALL = CallForm(f"{_CHANNEL}commentary to={_PREFIX}{{name}} <|constrain|>json{_MESSAGE}")
+GPT_OSS = ToolFormat(tokens=_TOKENS, answer=_read, calls=(_CALL,))
 GPT_OSS_REASONING = ReasoningFormat(
-    pairs=((f"{_CHANNEL}analysis{_MESSAGE}", _ENDS[0]),), tokens=_TOKENS, answer=_read
+    pairs=((f"{_CHANNEL}analysis{_MESSAGE}", _ENDS[0]),),
+    tokens=_TOKENS,
+    after=f"{_START}assistant",
+    final=f"{_CHANNEL}final{_MESSAGE}",
+    answer=_read,
 )
