@@ -14,7 +14,7 @@ from typing import Any
 from trt_tokenizers.openai.api_error import ApiError, refused
 from trt_tokenizers.openai.fields import as_bytes, as_json
 from trt_tokenizers.openai.parsing import ReasoningFormat, ToolFormat
-from trt_tokenizers.openai.parsing.answer import inside
+from trt_tokenizers.openai.parsing.answer import ended, inside
 from trt_tokenizers.settings import nearest
 
 #: A format of a structural tag.
@@ -218,11 +218,12 @@ def chat_guide(
         choices.append(_tag(reasoning.final, guide.format) if reasoning.final else guide.format)
     if tools:
         choices += _calls(tools, tool, chat_template, forced=forced)
-    if guide is not None and len(choices) == 1 and not reasoning.pairs:
+    before = _reasoning(reasoning, prompt_end)
+    if guide is not None and choices == [guide.format] and before is None:
         return guide
     format_ = _or(choices)
-    if reasoning.pairs:
-        format_ = _sequence(_reasoning(reasoning, prompt_end), _NEWLINES, format_)
+    if before is not None:
+        format_ = {"type": "sequence", "elements": [before, _NEWLINES, format_]}
     field = "tool_choice" if guide is None else guide.field
     return Guide("structural_tag", {"type": "structural_tag", "format": format_}, field)
 
@@ -261,8 +262,13 @@ def _no_form(*, forced: bool) -> ApiError:
     )  # fmt: skip
 
 
-def _reasoning(reasoning: ReasoningFormat, prompt_end: str) -> Format:
-    """The reasoning before an answer. It may be absent unless the prompt has begun it."""
+def _reasoning(reasoning: ReasoningFormat, prompt_end: str) -> Format | None:
+    """The reasoning before an answer: its rest if the prompt has begun it, None if it has ended it.
+
+    Otherwise it may be absent.
+    """
+    if not reasoning.pairs or any(ended(prompt_end, end) for _, end in reasoning.pairs):
+        return None
     text = {"type": "any_text"}
     for begin, end in reasoning.pairs:
         if inside(prompt_end, begin, end):
@@ -281,7 +287,3 @@ def _tag(begin: str, content: Format, end: str = "") -> Format:
 
 def _or(elements: list[Format]) -> Format:
     return {"type": "or", "elements": elements} if len(elements) > 1 else elements[0]
-
-
-def _sequence(*elements: Format) -> Format:
-    return {"type": "sequence", "elements": [*elements]}

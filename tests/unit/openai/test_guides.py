@@ -314,7 +314,10 @@ def test_reasoning_may_come_before_the_answer(fields: Any, content: Any) -> None
     # The prompt has begun it, or has ended it.
     begun = structure(fields, template, "<|im_start|>assistant\n<think>\n")
     assert begun == sequence(thought(""), NEWLINES, content)
-    assert structure(fields, template, "<think>\n\n</think>\n\n")["elements"][0] == optional
+    without = guide(fields, template, "<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert without == guide(fields, template, reasoning_parser="none")
+    earlier = "<think>a</think>b<|im_end|>\n<|im_start|>assistant\n"
+    assert structure(fields, template, earlier)["elements"][0] == optional
     assert guide(fields, template, reasoning_parser="none")[0] != "structural_tag"
 
 

@@ -297,6 +297,12 @@ def inside(prompt_end: str, start: str, close: str) -> bool:
     )
 
 
+def ended(prompt_end: str, close: str) -> bool:
+    """Whether *prompt_end* has ended the reasoning of the answer after it."""
+    at = prompt_end.rfind(close)
+    return at >= 0 and not _TURN.search(prompt_end, at + len(close))
+
+
 def _parameters(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     functions = [tool.get("function") for tool in tools]
     return {
