@@ -31,22 +31,29 @@ def ask_all(server: Server, bodies: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def test_sampled_answers_follow_their_guides(
-    server: Server, capsys: pytest.CaptureFixture[str]
+    server: Server, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    answers = ask_all(server, [body(case) for case in SOME])
+    """XGrammar, which vllm has, refuses a few of the guides."""
+    engine = request.node.callspec.params["server"]
+    with ThreadPoolExecutor(len(SOME)) as pool:
+        answers = list(pool.map(server.generate, [body(case) for case in SOME]))
+    refused = [answer["error"] for status, answer in answers if status != 200]
+    assert len(refused) <= (len(SOME) / 4 if engine == "vllm" else 0), refused
+    assert all("vLLM refuses" in error for error in refused)
     finished = [
         (case, answer["text_output"])
-        for case, answer in zip(SOME, answers, strict=True)
-        if answer["finish_reason"] == "stop"
+        for case, (_, answer) in zip(SOME, answers, strict=True)
+        if answer.get("finish_reason") == "stop"
     ]
-    assert len(finished) > 0.8 * len(SOME)
+    assert len(finished) > 0.7 * len(SOME)
     assert [(case[2], text) for case, text in finished if not case[3](text)] == []
     free = ask_all(server, [{**body(case, guided=False), "max_tokens": 40} for case in FREE])
     right = sum(case[3](answer["text_output"]) for case, answer in zip(FREE, free, strict=True))
     assert right < len(FREE) / 4
     with capsys.disabled():
         print(  # noqa: T201
-            f"\n{len(SOME)} guides: {len(finished)} answers finished, all valid; "
+            f"\n{engine}: {len(SOME)} guides, {len(refused)} refused; {len(finished)} answers "
+            "finished, all valid; "
             f"without a guide {right} of {len(FREE)} were valid"
         )
 

@@ -19,6 +19,9 @@ GUIDES = {
     "ebnf_grammar": "grammar",
     "structural_tag": "structural_tag",
 }
+#: Bytes of a guide. The worst one takes llguidance 5 s; longer ones can end a process.
+_MAX_BYTES = 64 << 10
+_MAX_BYTES_OF = {"regex": 32 << 10, "ebnf_grammar": 32 << 10}
 
 
 def common_fields(r: GenerationRequest) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def guide_fields(guide: tuple[str, str]) -> dict[str, str | bool]:
 
 
 def check_guide(kind: str, guide: str) -> None:
-    """Refuse a guide of an unknown kind, or without its text.
+    """Refuse a guide of an unknown kind, without its text, or too long.
 
     Raises:
         RequestError: names the input and the fix.
@@ -49,6 +52,9 @@ def check_guide(kind: str, guide: str) -> None:
         )
     if not guide and kind != "json":
         raise RequestError(f"guided_decoding_guide is missing; send the {kind}")
+    size, most = len(guide.encode()), _MAX_BYTES_OF.get(kind, _MAX_BYTES)
+    if size > most:
+        raise RequestError(f"guided_decoding_guide has {size} bytes; a {kind} has at most {most}")
 
 
 def split_stop_words(r: GenerationRequest) -> tuple[list[int], list[tuple[int, ...]]]:

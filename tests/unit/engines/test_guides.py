@@ -193,7 +193,6 @@ def test_formats_of_structural_tags(
         ("structural_tag", tag(type="tag", begin="a"), "a part of it has no 'end'"),
         ("structural_tag", json.dumps(TAG | {"triggers": ["<g"]}), "starts with one of its trig"),
         ("structural_tag", json.dumps(TAG | {"structures": [3]}), "value of the wrong type"),
-        ("regex", "a" * 2**16, "has 65536 bytes; a regex has at most 32768"),
     ],
 )
 def test_a_guide_that_does_not_compile(guides: Guides, kind: str, guide: str, message: str) -> None:

@@ -21,9 +21,6 @@ from trt_tokenizers.errors import RequestError, one_line
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a guide, for which the worst one takes 5 s and others wait; less for these kinds.
-_MAX_BYTES = 64 << 10
-_MAX_BYTES_OF = {"regex": 32 << 10, "ebnf_grammar": 32 << 10}
 #: llguidance recurses into each rule; with 8 MiB a chain of 3,000 rules ends the process.
 _STACK_BYTES = 512 << 20
 #: CPU time of an answer, and for each of its tokens. Most tokens take less than 0.1 ms; in an
@@ -140,11 +137,6 @@ class Guides:
         kind, guide = request.guide
         if self._problem:
             raise RequestError(f"this server cannot follow guides: {self._problem}")
-        size, most = len(guide.encode()), _MAX_BYTES_OF.get(kind, _MAX_BYTES)
-        if size > most:
-            raise RequestError(
-                f"guided_decoding_guide has {size} bytes; a {kind} has at most {most}"
-            )
         from llguidance import LLMatcher, LLParserLimits
 
         from trt_tokenizers.engines.transformers.grammars import grammar

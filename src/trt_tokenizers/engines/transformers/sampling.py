@@ -299,16 +299,14 @@ class RowProcessor(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
         guided = [(row, job, job.guide) for row, job in self._jobs if job.guide is not None]
         if not guided:
             return
-        masks = np.empty((len(guided), guided[0][2].words), np.int32)
-        for mask, (_, job, guide) in zip(masks, guided, strict=True):
+        masks = np.full((len(scores), guided[0][2].words), -1, np.int32)
+        for row, job, guide in guided:
             with _failing(job):
-                if not guide.fill(mask, job.generated):
+                if not guide.fill(masks[row], job.generated):
                     job.finish_reason = FinishReason.STOP
-        rows = torch.tensor([row for row, _, _ in guided], device=scores.device)
-        eights = torch.from_numpy(masks.view(np.uint8)).to(scores.device)[:, :, None]
-        bits = eights >> torch.arange(8, dtype=torch.uint8, device=scores.device) & 1
-        excluded = bits.flatten(1)[:, : scores.shape[1]] == 0
-        scores[rows] = scores[rows].masked_fill(excluded, -torch.inf)
+        allowed = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")
+        excluded = torch.from_numpy(allowed[:, : scores.shape[1]]).to(scores.device) == 0
+        scores.masked_fill_(excluded, -torch.inf)
 
 
 @contextlib.contextmanager
