@@ -20,7 +20,10 @@ from trt_tokenizers.openai.tensors import Step
 from trt_tokenizers.openai.triton import Model
 
 CHAT: dict[str, Any] = {"model": "ensemble", "messages": [{"role": "user", "content": "Hi"}]}
-SCHEMA = {"type": "object", "properties": {"도시": {"type": "string"}}, "required": ["도시"]}
+SCHEMA = {
+    "type": "object", "properties": {"도시": {"type": "string"}}, "required": ["도시"],
+    "additionalProperties": False,
+}  # fmt: skip
 TAG = {"type": "structural_tag", "format": {"type": "any_text"}}
 STRICT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}
 JSON_SCHEMA = ("json_schema", json.dumps(SCHEMA, ensure_ascii=False))
@@ -87,6 +90,22 @@ def test_fields_of_chat_and_completions(fields: Any, expected: Any) -> None:
     body = {"model": "ensemble", "prompt": "Hi", **fields}
     assert ask(app(triton), "/v1/completions", body).status == 200
     assert sent(triton) == expected
+
+
+def test_an_object_has_no_properties_that_its_schema_does_not_declare() -> None:
+    closed = {"additionalProperties": False}
+    bare: dict[str, Any] = {"type": "object", "properties": {"a": {}}, "required": ["a"]}
+    assert json.loads(guide({"guided_json": bare})[1]) == {**bare, **closed}
+    body = {"tools": [tool("f", parameters=bare)], "tool_choice": "required"}
+    made = structure(body, tool_parser="hermes", reasoning_parser="none")
+    assert made["content"]["json_schema"] == {**bare, **closed}
+    for more in (
+        {"additionalProperties": True},
+        {"allOf": []},
+        {"required": ["b"]},
+        {"required": 1},
+    ):
+        assert json.loads(guide({"guided_json": {**bare, **more}})[1]) == {**bare, **more}
 
 
 @pytest.mark.parametrize(
