@@ -97,6 +97,8 @@ EACH_PARAMETER: list[tuple[int, dict[str, Any]]] = [
     (1, {"presence_penalty": 4.0, "frequency_penalty": 1.0}),
     (2, {"bad_words": [" He", " world"]}),
     (1, {"end_id": 916, "min_tokens": 9}),
+    (3, {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "[0-9]{4}"}),
+    (4, {**HOT, "seed": 4, "guided_decoding_guide_type": "json", "max_tokens": 12}),
 ]
 PARAMETERS = [{**GREEDY[number], **more} for number, more in EACH_PARAMETER]
 LOG_PROBS = [{**body, "return_log_probs": True} for body in GREEDY]

@@ -37,7 +37,7 @@ def server(
     llm_args = [f"--llm-arg={pair}" for pair in VERIFY.get("llm_args", ())]
     model = ("--engine", request.param, "--model", str(smollm2), *llm_args)
     if request.param == "vllm":
-        model += VLLM_ON_A_CPU
+        model += (*VLLM_ON_A_CPU, "--engine-arg", "skip_tokenizer_init=false")  # for guides
     repository = generate(folder / "repo", *model, "--outputs", _OUTPUTS)
     if request.param == "llmapi" and VERIFY.get("double", True):
         with_double(repository)

@@ -26,7 +26,7 @@ from trt_tokenizers.engines.base import (
     StopWords,
     check_ids,
 )
-from trt_tokenizers.engines.sampling_params import GUIDES, split_stop_words
+from trt_tokenizers.engines.sampling_params import check_guide, split_stop_words
 from trt_tokenizers.errors import EngineError, RequestError, one_line
 from trt_tokenizers.hf_config import read_json, vocab_size
 from trt_tokenizers.settings import nearest
@@ -163,7 +163,12 @@ class EventLoopEngine(Engine):
             )
         lora = self._lora(request.lora)
         if request.guide is not None:
-            self._check_guide(*request.guide)
+            check_guide(*request.guide)
+            if not self._guided:
+                raise RequestError(
+                    f"guided_decoding_guide_type needs a server with {self.guides_need}; leave it "
+                    "out"
+                )
         with self._refusals():
             params = self._params(request)
         stream = self.stream_class(request, emit)
@@ -183,19 +188,6 @@ class EventLoopEngine(Engine):
             )
         number, folder = self._adapters[name]
         return self._api.lora_request(name, number, folder)
-
-    def _check_guide(self, kind: str, guide: str) -> None:
-        if kind not in GUIDES:
-            raise RequestError(
-                f"guided_decoding_guide_type is {kind!r}{nearest(kind, GUIDES)}; it must be one of "
-                + ", ".join(GUIDES)
-            )
-        if not guide and kind != "json":
-            raise RequestError(f"guided_decoding_guide is missing; send the {kind}")
-        if not self._guided:
-            raise RequestError(
-                f"guided_decoding_guide_type needs a server with {self.guides_need}; leave it out"
-            )
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -1,15 +1,17 @@
-"""What the SamplingParams of TensorRT-LLM and of vLLM have in common."""
+"""Guides, and what the SamplingParams of TensorRT-LLM and of vLLM have in common."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.errors import RequestError
+from trt_tokenizers.settings import nearest
 from trt_tokenizers.streams.ensemble_inputs import INPUTS
 
 #: Inputs that `common_fields` passes on.
 COMMON = [each for each in INPUTS if each.in_sampling_params]
-#: Guide type of the ensemble -> field of the library's class for guides.
+#: Guide type of the ensemble -> field of the class for guides of TensorRT-LLM and vLLM.
 GUIDES = {
     "json": "json_object",
     "json_schema": "json",
@@ -17,6 +19,9 @@ GUIDES = {
     "ebnf_grammar": "grammar",
     "structural_tag": "structural_tag",
 }
+#: Bytes of a guide. The worst one takes llguidance 5 s; longer ones can end a process.
+_MAX_BYTES = 64 << 10
+_MAX_BYTES_OF = {"regex": 32 << 10, "ebnf_grammar": 32 << 10}
 
 
 def common_fields(r: GenerationRequest) -> dict[str, Any]:
@@ -32,6 +37,24 @@ def guide_fields(guide: tuple[str, str]) -> dict[str, str | bool]:
     """The field of the library's class for guides."""
     kind, text = guide
     return {GUIDES[kind]: text if kind != "json" else True}
+
+
+def check_guide(kind: str, guide: str) -> None:
+    """Refuse a guide of an unknown kind, without its text, or too long.
+
+    Raises:
+        RequestError: names the input and the fix.
+    """
+    if kind not in GUIDES:
+        raise RequestError(
+            f"guided_decoding_guide_type is {kind!r}{nearest(kind, GUIDES)}; it must be one of "
+            + ", ".join(GUIDES)
+        )
+    if not guide and kind != "json":
+        raise RequestError(f"guided_decoding_guide is missing; send the {kind}")
+    size, most = len(guide.encode()), _MAX_BYTES_OF.get(kind, _MAX_BYTES)
+    if size > most:
+        raise RequestError(f"guided_decoding_guide has {size} bytes; a {kind} has at most {most}")
 
 
 def split_stop_words(r: GenerationRequest) -> tuple[list[int], list[tuple[int, ...]]]:

@@ -40,7 +40,7 @@ class Range:
 
 #: The engines of this package.
 _ENGINES = frozenset({"transformers", "llmapi", "vllm"})
-#: The engines with guides, adapters and performance figures.
+#: The engines with adapters and performance figures.
 _PRODUCTION = frozenset({"llmapi", "vllm"})
 _NONE: frozenset[str] = frozenset()
 
@@ -203,9 +203,10 @@ INPUTS = (
           engines=_NONE),
     Input("prompt_vocab_size", "INT32", "", "prompt_vocab_size", "refused", engines=_NONE),
     Input("guided_decoding_guide_type", "STRING", "", "guided_decoding_guide_type",
-          "kind of [guide](llmapi.md)", engines=_PRODUCTION),
+          "kind of [guide](engines.md#guides): `json`, `json_schema`, `regex`, `ebnf_grammar` or "
+          "`structural_tag`"),
     Input("guided_decoding_guide", "STRING", "", "guided_decoding_guide",
-          "what the answer must follow", engines=_PRODUCTION),
+          "what the answer must follow"),
     Input("lora_name", "STRING", "", "lora_name", "name of a LoRA adapter; empty: not set",
           not_set="", engines=_PRODUCTION, field="lora"),
     Input("return_perf_metrics", "BOOL", "", "return_perf_metrics", "add the outputs with "

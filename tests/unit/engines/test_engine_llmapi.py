@@ -281,3 +281,23 @@ def test_texts_arrive_as_tensors() -> None:
     assert (empty.lora, empty.guide, empty.given) == (None, None, frozenset())
     with pytest.raises(RequestError, match="guided_decoding_guide_type is missing"):
         parsed(guided_decoding_guide="a")
+
+
+def test_a_guide_that_xgrammar_refuses(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check itself is tested in test_engine_vllm.py, whose environment has XGrammar."""
+
+    class Grammar:
+        @staticmethod
+        def from_regex(pattern: str) -> None:
+            if pattern == "[0-9":
+                raise RuntimeError("[12:00:00] /a/b.cc:83: Unclosed '['")
+
+    monkeypatch.setitem(sys.modules, "xgrammar", SimpleNamespace(Grammar=Grammar))
+    engine = make_engine("llmapi", tiny_llama_dir, guided_decoding_backend="xgrammar")
+    message = r"^TensorRT-LLM refuses the request: guided_decoding_guide: Unclosed '\['"
+    with pytest.raises(RequestError, match=message):
+        engine.submit(request(guide=("regex", "[0-9")), print)
+    assert ids(answer(engine, request(guide=("regex", "[0-9]"))))
+    engine.stop()

@@ -27,6 +27,7 @@ import transformers
 
 from library_engines import PROMPT, answer, begin, ids, make_engine, request, rest
 from trt_tokenizers.engines.base import FinishReason
+from trt_tokenizers.engines.llmapi import compat as llmapi_compat
 from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.engine import VllmEngine
 from trt_tokenizers.engines.vllm.sampling import sampling_params
@@ -167,8 +168,60 @@ def test_the_answer_follows_a_guide(equipped: tuple[VllmEngine, Any, Any]) -> No
     chunks = answer(engine, request(guide=("regex", "[0-9]{4}"), end_ids=end))
     assert re.fullmatch("[0-9]{4}", tokenizer.decode(ids(chunks), skip_special_tokens=True))
     assert chunks[-1].finish_reason is FinishReason.STOP
-    (chunk,) = answer(engine, request(guide=("regex", "[0-9"), end_ids=end))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        ("json_schema", '{"type": "strin"}'),
+        ("json_schema", '{"type": '),
+        ("json_schema", '{"items":' * 10_000 + "{}" + "}" * 10_000),
+        ("regex", "[0-9"),
+        ("ebnf_grammar", 'root ::= "a" b'),
+        ("structural_tag", '{"type": "structural_tag", "format": {"type": "no"}}'),
+        ("structural_tag", "{"),
+    ],
+)
+def test_a_guide_that_does_not_compile(
+    equipped: tuple[VllmEngine, Any, Any], guide: tuple[str, str]
+) -> None:
+    """It is refused, and the engine lives on."""
+    engine, _, _ = equipped
+    (chunk,) = answer(engine, request(guide=guide))
     assert chunk.refused
+    message = str(chunk.error)
+    assert message.startswith("vLLM refuses the request: ")
+    assert "\n" not in message
+    assert len(ids(answer(engine, request(max_tokens=2)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide", "message"),
+    [
+        ("json_schema", '{"type": "strin"}', 'Unsupported type "strin"'),
+        ("regex", "[0-9", "Regex parsing error at position 5: Unclosed"),
+        ("ebnf_grammar", 'root ::= "a" b', 'line 1, column 14: Rule "b" is not defined'),
+        ("structural_tag", '{"format": {"type": "no"}}', "Format type not recognized"),
+        ("structural_tag", "{", "Expecting property name"),
+    ],
+)
+def test_guides_that_llmapi_refuses(kind: str, guide: str, message: str) -> None:
+    """By XGrammar, which TensorRT-LLM and vLLM require."""
+    with pytest.raises(ValueError, match=r"^guided_decoding_guide: [A-Z]") as error:
+        llmapi_compat.check_guide(kind, guide)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide"),
+    [
+        ("json", ""), ("json_schema", '{"type": "integer"}'), ("regex", "[0-9]"),
+        ("structural_tag", '{"format": {"type": "const_string", "value": "a"}}'),
+        ("structural_tag", '{"structures": [], "triggers": []}'),
+    ],
+)  # fmt: skip
+def test_guides_that_llmapi_takes(kind: str, guide: str) -> None:
+    llmapi_compat.check_guide(kind, guide)
 
 
 def test_a_start_that_fails_gives_the_reason_of_the_worker(tiny_llama_dir: Path) -> None:

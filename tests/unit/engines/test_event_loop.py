@@ -234,6 +234,7 @@ def test_adapters_by_name(engine: ScriptedEngine, tmp_path: Path) -> None:
     [
         ({"guide": ("regexp", "a")}, "did you mean 'regex'?"),
         ({"guide": ("regex", "a")}, "needs a server with the argument tokenizer"),
+        ({"guide": ("regex", "a" * 2**16)}, "has 65536 bytes; a regex has at most 32768"),
         ({"guide": ("regex", "")}, "guided_decoding_guide is missing; send the regex"),
         ({"end_ids": frozenset((256,))}, "end_id holds the token id 256"),
         ({"embedding_bias": np.zeros(255, dtype=np.float32)}, "but the model has 256 tokens; set"),

@@ -18,7 +18,7 @@ needs_engine()
 
 import torch  # noqa: E402
 
-from trt_tokenizers.engines.base import GenerationRequest  # noqa: E402
+from trt_tokenizers.engines.base import FinishReason, GenerationRequest  # noqa: E402
 from trt_tokenizers.engines.transformers import loading, parallel  # noqa: E402
 from trt_tokenizers.engines.transformers.engine import TransformersEngine  # noqa: E402
 from trt_tokenizers.engines.transformers.sampling import Job, Row  # noqa: E402
@@ -112,6 +112,29 @@ def test_a_job_that_fails_fails_on_all_ranks(
     choose(leaders, torch.randn(2, 50), leads=True)
     choose(followers, torch.randn(2, 50), leads=False)
     assert [job.done for job in leaders] == [job.done for job in followers] == [False, True]
+
+
+def test_the_end_of_a_guide_is_known_on_all_ranks(wire: list[Any]) -> None:
+    """Only the leader has guides. The first one is complete, the second allows token 7 only."""
+
+    class Step:
+        words = 2
+
+        def __init__(self, allowed: int | None) -> None:
+            self._allowed = allowed
+
+        def fill(self, mask: Any, generated: list[int]) -> bool:
+            mask[:] = 0 if self._allowed is None else 1 << self._allowed
+            return self._allowed is not None
+
+    asked = request(guide=("regex", "a"))
+    leaders = [Job(asked, CPU, Step(allowed)) for allowed in (None, 7)]  # type: ignore[arg-type]
+    followers = [Job(asked, CPU) for _ in leaders]
+    mine = choose(leaders, torch.randn(2, 50), leads=True)
+    assert choose(followers, torch.randn(2, 50), leads=False) == mine
+    assert mine[1] == 7
+    for jobs in (leaders, followers):
+        assert [job.finish_reason for job in jobs] == [FinishReason.STOP, FinishReason.NOT_FINISHED]
 
 
 def test_a_row_is_pickled_as_its_request() -> None:

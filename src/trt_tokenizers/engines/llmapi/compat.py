@@ -25,6 +25,7 @@ from typing import Any
 
 from trt_tokenizers.engines.arguments import importing
 from trt_tokenizers.errors import EngineError, one_line
+from trt_tokenizers.hf_config import parse_json
 
 WHERE = "engine 'llmapi'"
 _CONTAINER = "run it in NVIDIA's container tritonserver:…-trtllm-python-py3, with a GPU"
@@ -122,6 +123,31 @@ def leave_mpi() -> None:
 
     if not MPI.Is_finalized():
         MPI.Finalize()
+
+
+def check_guide(kind: str, guide: str) -> None:
+    """Parse a guide as XGrammar will do inside TensorRT-LLM, where an error fails a whole batch.
+
+    Args:
+        kind: a key of `sampling_params.GUIDES`.
+
+    Raises:
+        ValueError: it does not parse.
+    """
+    grammar = importlib.import_module("xgrammar").Grammar  # TensorRT-LLM requires it
+    try:
+        if kind == "json_schema":
+            grammar.from_json_schema(guide)
+        elif kind == "regex":
+            grammar.from_regex(guide)
+        elif kind == "ebnf_grammar":
+            grammar.from_ebnf(guide)
+        elif kind == "structural_tag" and "structures" not in parse_json(guide):
+            grammar.from_structural_tag(guide)
+    except (RuntimeError, ValueError) as error:
+        # Without the time and the line of its source.
+        text = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", str(error))
+        raise ValueError(f"guided_decoding_guide: {text}") from error
 
 
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:

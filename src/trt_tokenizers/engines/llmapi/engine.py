@@ -62,7 +62,8 @@ class LlmApiEngine(EventLoopEngine):
         if not self.leads:
             return
         self._api = compat.Api()
-        self._guided = s.arguments.get("guided_decoding_backend") is not None
+        backend = s.arguments.get("guided_decoding_backend")
+        self._guided, self._xgrammar = backend is not None, backend == "xgrammar"
         arguments = self._arguments(s)
         self.max_seq_len = int(arguments["max_seq_len"])
         self.max_batch_size = int(arguments.get("max_batch_size") or _BATCH_SIZE)
@@ -101,6 +102,8 @@ class LlmApiEngine(EventLoopEngine):
             raise SettingsError(f"{WHERE}: llm_args: {one_line(error)}; correct it") from error
 
     def _params(self, request: GenerationRequest) -> Any:
+        if request.guide is not None and self._xgrammar:
+            compat.check_guide(*request.guide)
         return sampling_params(self._api, request)
 
     async def _generate(

@@ -22,7 +22,9 @@ from trt_tokenizers.engines.base import (
     GenerationRequest,
     check_ids,
 )
+from trt_tokenizers.engines.sampling_params import check_guide
 from trt_tokenizers.engines.transformers import loading
+from trt_tokenizers.engines.transformers.guides import Guides
 from trt_tokenizers.engines.transformers.settings import WHERE, TransformersSettings, checked
 from trt_tokenizers.errors import EngineError, RequestError, one_line
 from trt_tokenizers.mpi_environment import meeting_point, read_rank
@@ -39,11 +41,12 @@ class TransformersEngine(Engine):
     """Generates with transformers' continuous batching, in one thread of this process.
 
     If MPI has started several ranks (`mpi_environment.read_rank`), tensor parallelism spans all of
-    them. The generation thread emits all chunks. A token is sampled from softmax(scores). The
-    scores are the model's after min_tokens, embedding bias, repetition_penalty (over prompt and
-    generated tokens), presence_penalty and frequency_penalty (over generated tokens), bad words,
-    temperature, top_k, top_p and min_p, in this order. A greedy request skips the last four and
-    takes the highest score. A log-probability is that of the chosen token in softmax(scores).
+    them. The generation thread emits all chunks; another one compiles guides. A token is sampled
+    from softmax(scores). The scores are the model's after the guide, min_tokens, embedding bias,
+    repetition_penalty (over prompt and generated tokens), presence_penalty and frequency_penalty
+    (over generated tokens), bad words, temperature, top_k, top_p and min_p, in this order. A greedy
+    request skips the last four and takes the highest score. A log-probability is that of the chosen
+    token in softmax(scores).
 
     Raises:
         SettingsError: a setting cannot be used, or model_dir holds no model.
@@ -66,6 +69,7 @@ class TransformersEngine(Engine):
         self._ended: str | None = None  # why the engine accepts no more requests
         self._stopping = False
         self._group: Any = None  # a `parallel.Group` if there are several ranks
+        self._compiling: set[int] = set()  # keys of requests whose guide is compiled
         if rank.size > 1:
             address = meeting_point(os.environ, rank)
         loading.import_libraries()
@@ -87,6 +91,10 @@ class TransformersEngine(Engine):
             logger.warning("the KV cache limits max_seq_len to %d; raise kv_cache_tokens",
                            self._capacity)  # fmt: skip
             self.max_seq_len = self._capacity
+        if self.leads:
+            ends = model.generation_config.eos_token_id
+            ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
+            self._guides = Guides(s.model_dir, self._vocab_size, ends)
         self._start()
 
     def _make_manager(self, model: Any, s: TransformersSettings) -> Any:
@@ -194,13 +202,39 @@ class TransformersEngine(Engine):
         from trt_tokenizers.engines.transformers.sampling import Job, Row
 
         self._check(request)
+        if request.guide is not None:
+            check_guide(*request.guide)
         row = Row(Job(request, self._device))
         with self._lock:
             if self._ended is not None:
                 raise EngineError(self._ended)
             self._open[row.request_id] = emit
-            self._manager.input_queue.put(row)
-            self._manager._wake_up_loop.set()
+            if request.guide is None:
+                self._enqueue(row)
+            else:
+                self._compiling.add(request.key)
+                self._guides.submit(lambda: self._compile(row))
+
+    def _enqueue(self, row: Any) -> None:
+        self._manager.input_queue.put(row)
+        self._manager._wake_up_loop.set()
+
+    def _compile(self, row: Any) -> None:
+        """Compile the guide of *row* and start it. Runs in the thread of `Guides`."""
+        r: GenerationRequest = row.job.request
+        if r.key not in self._compiling:  # cancelled
+            return
+        try:
+            row.job.guide = self._guides.compile(r)
+        except RequestError as error:
+            self._deliver((row.request_id, Chunk(error=str(error), refused=True)))
+        except BaseException as error:  # a panic of Rust is no Exception
+            logger.exception("the guide of request %d failed", r.key)
+            self._deliver((row.request_id, Chunk(error=f"compiling: {one_line(error)}")))
+        with self._lock:
+            if r.key in self._compiling and self._ended is None and row.job.guide is not None:
+                self._enqueue(row)
+            self._compiling.discard(r.key)
 
     def _check(self, r: GenerationRequest) -> None:
         """Refuse a request that would fail inside the loop, because that fails all other requests.
@@ -217,7 +251,13 @@ class TransformersEngine(Engine):
             )
 
     def cancel(self, key: int) -> None:
-        self._manager.cancel_request(str(key))
+        with self._lock:
+            compiling = key in self._compiling
+            self._compiling.discard(key)
+        if compiling:
+            self._deliver((str(key), Chunk(finish_reason=FinishReason.CANCELLED)))
+        else:
+            self._manager.cancel_request(str(key))
 
     def stop(self) -> None:
         with self._lock:
@@ -228,4 +268,6 @@ class TransformersEngine(Engine):
         self._end_all()
         if self._group is not None:
             self._group.part(self._manager)
+        if self.leads:
+            self._guides.stop()
         self._manager.model = None

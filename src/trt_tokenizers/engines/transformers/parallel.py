@@ -30,7 +30,7 @@ import torch.distributed as dist
 import transformers
 from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 
-from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.engines.base import FinishReason, GenerationRequest
 from trt_tokenizers.engines.transformers.sampling import Job, Row, RowProcessor
 from trt_tokenizers.errors import EngineError, SettingsError, one_line
 from trt_tokenizers.mpi_environment import Rank
@@ -40,6 +40,8 @@ _LOAD_S = 7200.0  # for all ranks to load their slices; hosts read disks at diff
 #: Seconds for one collective after loading. It is needed only for a peer that runs but hangs. gloo
 #: then raises; NCCL's watchdog (TORCH_NCCL_ASYNC_ERROR_HANDLING, on by default) ends the process.
 _COLLECTIVE_S = 600.0
+#: What the leader broadcasts in place of a token.
+_FAILED, _ENDED = -1, -2
 _PART_S = 10.0  # seconds that the leader waits until the others have disconnected
 
 
@@ -197,21 +199,23 @@ class SharedChoice(RowProcessor):
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """*scores* [rows, vocab] -> scores whose maximum is the leader's choice.
 
-        Jobs fail only on the leader. It broadcasts -1 instead of their tokens.
+        Jobs fail and guides end only on the leader. It broadcasts -1 or -2 instead of a token.
         """
         if self._leads:
             chosen = super().__call__(scores, tensor_arg).argmax(dim=-1)
             for row, job in self._jobs:
-                if job.error is not None:
-                    chosen[row] = -1
+                if job.done:
+                    chosen[row] = _ENDED if job.error is None else _FAILED
         else:
             chosen = torch.empty(len(scores), dtype=torch.long, device=scores.device)
         dist.broadcast(chosen, src=self._source, group=self._group)
         if not self._leads and self._jobs:
             tokens = chosen.tolist()
             for row, job in self._jobs:
-                if tokens[row] < 0:
+                if tokens[row] == _FAILED:
                     job.error = "it failed on the leader"
+                elif tokens[row] == _ENDED:
+                    job.finish_reason = FinishReason.STOP
         # Not in place: log-probabilities are computed from the original row.
         return torch.zeros_like(scores).scatter_(1, chosen.clamp(min=0)[:, None], 1.0)
 

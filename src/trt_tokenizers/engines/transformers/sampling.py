@@ -8,9 +8,11 @@ also reports new tokens only; the library copies all generated tokens at every t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,9 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
 from trt_tokenizers.engines.base import Chunk, FinishReason, GenerationRequest, StopWords
+from trt_tokenizers.engines.transformers.guides import Guide
 from trt_tokenizers.engines.word_automaton import WordAutomaton
-from trt_tokenizers.errors import one_line
+from trt_tokenizers.errors import RequestError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -136,13 +139,19 @@ class Job:
         generated: all tokens so far.
         finish_reason: set with the last token, or by the scheduler on cancel.
         error: why the request failed; generation has ended then.
+        refused: whether the error is the client's fault.
+        guide: the state of the request's guide; None without one, and on ranks that do not lead.
     """
 
-    def __init__(self, request: GenerationRequest, device: torch.device) -> None:
+    def __init__(
+        self, request: GenerationRequest, device: torch.device, guide: Guide | None = None
+    ) -> None:
         self.request = request
+        self.guide = guide
         self.generated: list[int] = []
         self.finish_reason = FinishReason.NOT_FINISHED
         self.error: str | None = None
+        self.refused = False
         self._log_probs: list[float] = []
         self._sent = 0
         self._stop_words = StopWords(request.stop_words, request.min_tokens)
@@ -165,7 +174,8 @@ class Job:
     def plain(self) -> bool:
         """Whether the next token needs no processing of the model's scores."""
         masked = len(self.generated) < self.request.min_tokens and len(self._suppressed) > 0
-        return not (masked or self._processors or self._generator or self.request.return_log_probs)
+        r = self.request
+        return not (masked or self._processors or self._generator or r.return_log_probs or r.guide)
 
     @property
     def done(self) -> bool:
@@ -189,6 +199,8 @@ class Job:
             ids = self._ids[:, :length]
         for processor in self._processors:
             scores = processor(ids, scores)
+        if self.guide is not None and torch.isneginf(scores).all():
+            raise RequestError("bad_words or min_tokens exclude all tokens that the guide allows")
         if r.return_log_probs:
             self._scores = scores[0]
         if self._generator is not None:
@@ -221,6 +233,7 @@ class Job:
             log_probs=tuple(self._log_probs[start:]),
             finish_reason=self.finish_reason,
             error=self.error,
+            refused=self.refused,
         )
 
 
@@ -238,7 +251,7 @@ class Row(RequestState):  # type: ignore[misc]
 
     def update_and_check_completion(self, token_id: int, logprob: float | None) -> bool:
         super().update_and_check_completion(token_id, None)
-        if self.job.error is None:
+        if not self.job.done:
             self.job.add(token_id)
         if self.job.done:
             self.status = RequestStatus.FINISHED
@@ -272,14 +285,37 @@ class RowProcessor(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """*scores* [rows, vocab], float32, changed in place."""
+        self._follow_guides(scores)
         for row, job in self._jobs:
             before = scores[row : row + 1]
-            try:
-                after = job.process(before)
-            except Exception as error:
-                logger.exception("request %d failed", job.request.key)
-                job.error = f"choosing a token failed: {one_line(error)}"
-            else:
+            with _failing(job):
+                after = before if job.done else job.process(before)
                 if after is not before:
                     before.copy_(after)
         return scores
+
+    def _follow_guides(self, scores: torch.Tensor) -> None:
+        """Exclude the tokens that the guides of all rows do not allow, in one operation."""
+        guided = [(row, job, job.guide) for row, job in self._jobs if job.guide is not None]
+        if not guided:
+            return
+        masks = np.full((len(scores), guided[0][2].words), -1, np.int32)
+        for row, job, guide in guided:
+            with _failing(job):
+                if not guide.fill(masks[row], job.generated):
+                    job.finish_reason = FinishReason.STOP
+        allowed = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")
+        excluded = torch.from_numpy(allowed[:, : scores.shape[1]]).to(scores.device) == 0
+        scores.masked_fill_(excluded, -torch.inf)
+
+
+@contextlib.contextmanager
+def _failing(job: Job) -> Iterator[None]:
+    """An error ends *job* and no other one."""
+    try:
+        yield
+    except RequestError as error:
+        job.error, job.refused = str(error), True
+    except Exception as error:
+        logger.exception("request %d failed", job.request.key)
+        job.error = f"choosing a token failed: {one_line(error)}"

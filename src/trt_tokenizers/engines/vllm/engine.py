@@ -42,6 +42,9 @@ _DEFAULTS = {
     "skip_tokenizer_init": True,
     # The log-probabilities of this package are those after penalties, temperature, top_k and top_p.
     "logprobs_mode": "processed_logprobs",
+    # With "auto" vLLM checks each guide with the library that suits it, but compiles all with that
+    # of the first one, which fails some.
+    "structured_outputs_config": {"backend": "xgrammar"},
     # No log lines of vLLM's own: `Statistics` has the figures.
     "disable_log_stats": True,
 }
