@@ -88,7 +88,8 @@ def test_a_context_that_nobody_takes_does_not_delay_a_stop(
         assert server.contexts() == 1
         body = {"text_input": text, "max_tokens": tokens, "id": "ensemble"}
         answer = pool.submit(server.ask, body)
-        until(lambda: server.contexts() == 2)
+        until(lambda: server.contexts() == 2 or answer.done())
+        assert not answer.done(), answer.result()
         started = time.monotonic()
         server.process.terminate()
         assert server.process.wait(timeout=90) == 0

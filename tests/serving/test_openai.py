@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
 import threading
@@ -17,7 +18,6 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import VERIFY
 from openai import OpenAI
 
 from applicable import needs_engine
@@ -26,7 +26,10 @@ from harness import Server, free_ports, generate, launched
 pytestmark = [
     pytest.mark.triton,
     pytest.mark.model,
-    pytest.mark.skipif(bool(VERIFY), reason="not applicable: the front end does not see engines"),
+    pytest.mark.skipif(
+        "TRT_TOKENIZERS_VERIFY" in os.environ,
+        reason="not applicable: the front end does not see engines",
+    ),
 ]
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 FRANCE: dict[str, Any] = {"model": "ensemble", "messages": QUESTION, "temperature": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import random
 import re
@@ -30,12 +31,14 @@ Generated = dict[str, Any]
 
 def free_ports(count: int) -> list[int]:
     """Ports below the kernel's range for outgoing connections, which could take one of them before
-    the server binds to it."""
+    the server binds to it. Each of pytest's workers has ports of its own for the same reason."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(10_000 + worker, ephemeral, 8)
     with contextlib.ExitStack() as stack:
         found: list[int] = []
         while len(found) < count:
-            port, bound = random.SystemRandom().randrange(10_000, ephemeral), socket.socket()
+            port, bound = random.SystemRandom().choice(ports), socket.socket()
             stack.enter_context(bound)
             with contextlib.suppress(OSError):
                 bound.bind(("127.0.0.1", port))
