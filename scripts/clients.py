@@ -195,7 +195,7 @@ def main(names: tuple[str, ...], adopted: bool) -> None:
                         if client.node
                         else [str(homes[name] / "bin" / "python"), str(PROGRAMS / client.program)]
                     )
-                    rows += ask(repository, server, openai, name, program, model)
+                    rows += ask(repository, server, openai, name=name, program=program, model=model)
         except (AssertionError, subprocess.CalledProcessError) as error:
             text = getattr(error, "stderr", "") or str(error)
             rows.append((str(repository), "launch_server", "", "serve", "NO", first_line(text)))
@@ -243,6 +243,7 @@ def ask(
     repository: Repository,
     server: Server,
     openai: str,
+    *,
     name: str,
     program: list[str],
     model: str,

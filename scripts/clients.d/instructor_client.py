@@ -9,7 +9,6 @@ from openai import OpenAI
 from pydantic import BaseModel
 from report import Report, run
 
-
 SAID = "Ann is 3 years old."
 
 

@@ -61,7 +61,7 @@ def suite(report: Report) -> str:
         subprocess.run(
             [sys.executable, "-m", "pytest", *options, __file__], check=False, stdout=sys.stderr
         )
-        cases = ET.parse(found).getroot().iter("testcase")  # noqa: S314
+        cases = ET.parse(found).getroot().iter("testcase")
         outcomes: Counter[str] = Counter()
         for case in cases:
             outcome = next((c for c in case if c.tag in ("failure", "error", "skipped")), None)

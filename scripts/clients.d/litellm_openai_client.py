@@ -40,9 +40,7 @@ def program(report: Report) -> None:
             "model": "text-completion-openai/ensemble", "api_base": report.openai,
             "api_key": "none", "prompt": report.prompt, "max_tokens": 12, "temperature": 0,
         }  # fmt: skip
-        report.ask(
-            "text_completion", lambda: litellm.text_completion(**prompt).choices[0].text
-        )
+        report.ask("text_completion", lambda: litellm.text_completion(**prompt).choices[0].text)
 
 
 def text(answer: Any) -> str:

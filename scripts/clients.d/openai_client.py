@@ -110,16 +110,17 @@ def models(report: Report, client: OpenAI) -> str:
 
 
 def errors(report: Report, client: OpenAI, chat: Any) -> str:
-    try:
-        client.chat.completions.create(**{**chat, "temperature": -1})
-    except BadRequestError as error:
-        assert error.param == "temperature"
-    try:
-        client.chat.completions.create(**{**chat, "model": "another"})
-    except NotFoundError as error:
-        assert error.code == "model_not_found"
-        return report.expected
-    return "no error"
+    found = []
+    for wrong in ({"temperature": -1}, {"model": "another"}):
+        try:
+            client.chat.completions.create(**{**chat, **wrong})
+        except (BadRequestError, NotFoundError) as error:
+            found.append((type(error), error.param, error.code))
+    assert found == [
+        (BadRequestError, "temperature", None),
+        (NotFoundError, "model", "model_not_found"),
+    ]
+    return report.expected
 
 
 def tools(client: OpenAI, chat: Any) -> str:
