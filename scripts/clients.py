@@ -173,7 +173,8 @@ def main(names: tuple[str, ...], adopted: bool) -> None:
     """Ask a served SmolLM2 through real clients; without names, through all of them.
 
     Each client has a virtual environment in .cache/clients, made the first time; remove it to have
-    newer releases. Adopted repositories hold a stand-in for TensorRT-LLM, which repeats the prompt.
+    newer releases. Clients of OpenAI's API also ask a stand-in engine that answers with calls.
+    Adopted repositories hold a stand-in for TensorRT-LLM, which repeats the prompt.
     """
     asked = {name: CLIENTS[name] for name in names or CLIENTS}
     chosen = {name: client for name, client in asked.items() if not client.missing}
