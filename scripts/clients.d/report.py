@@ -17,20 +17,27 @@ class Report:
 
     Attributes:
         http, grpc: addresses, host:port.
+        openai: base URL of OpenAI's API.
         model: the model's folder, with its tokenizer.
         prompt: what to ask; the answer holds ``expected``.
         decoupled: whether the ensemble streams; otherwise it answers ``infer``.
+        scripted: whether the answer is a call of the first tool, and a text after its result.
     """
 
     http: str
     grpc: str
+    openai: str
     model: str
     prompt: str
     expected: str
     decoupled: bool
+    scripted: bool
 
-    def ask(self, asked: str, call: Callable[[], str], timeout: float = 30) -> None:
-        """Run *call* and print whether its text holds what is expected."""
+    def ask(
+        self, asked: str, call: Callable[[], str], timeout: float = 30, refusal: str = ""
+    ) -> None:
+        """Run *call* and print whether its text holds what is expected, or whether the server says
+        *refusal*."""
         outcome: list[str] = []
         error: list[str] = []
         # A client that reads in a thread of its own hangs when that thread fails.
@@ -49,7 +56,8 @@ class Report:
             error.append(f"no end of the answer after {timeout:.0f} s")
         elif outcome and self.expected not in outcome[0]:
             error.append(f"{outcome[0][:80]!r} does not hold {self.expected!r}")
-        say(asked=asked, error=error[0] if error else "")
+        refused = {"worked": "refused"} if refusal and error and refusal in error[0] else {}
+        say(asked=asked, error=error[0] if error else "", **refused)
 
 
 def first_line(error: BaseException | None) -> str:
@@ -64,7 +72,6 @@ def say(**values: str) -> None:
 
 def run(program: Callable[[Report], None], distribution: str) -> None:
     """Print the client's version, run *program*, and end even if a client's thread hangs."""
-    *server, decoupled = sys.argv[1:]
     say(version=version(distribution))
-    program(Report(*server, decoupled == "decoupled"))
+    program(Report(**json.loads(sys.argv[1])))
     os._exit(0)

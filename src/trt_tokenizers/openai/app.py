@@ -314,10 +314,11 @@ def _explained(error: Exception, fields: Mapping[str, str]) -> ApiError:
     return ApiError(500, f"unexpected {type(error).__name__}; see the server's log")
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(http: Request, error: Exception) -> Response:
     """Starlette's 404 and 405."""
     assert isinstance(error, HTTPException)
-    return error_response(ApiError(error.status_code, error.detail))
+    message = f"{http.method} {http.url.path[:200]} is not served; /openapi.json lists what is"
+    return error_response(ApiError(error.status_code, message))
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

@@ -204,7 +204,8 @@ def test_health_follows_triton() -> None:
 def test_other_paths_and_methods(path: str, method: str, status: int) -> None:
     answer = ask(app(ScriptedTriton()), path, method=method)
     assert answer.status == status
-    assert answer.json["error"]["message"]
+    message = f"{method} {path} is not served; /openapi.json lists what is"
+    assert answer.json["error"]["message"] == message
 
 
 def test_two_hundred_clients_that_hang_up_leave_nothing() -> None:
