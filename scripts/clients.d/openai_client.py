@@ -30,7 +30,7 @@ def program(report: Report) -> None:
         report.ask(
             "tool_choice required",
             lambda: str(client.chat.completions.create(**forced)),
-            refusal="not served yet",
+            refusal="is not supported by this engine",
         )
         return
     report.ask("chat", lambda: str(client.chat.completions.create(**chat).choices[0].message))
@@ -47,7 +47,7 @@ def program(report: Report) -> None:
     report.ask(
         "response_format json_object",
         lambda: str(client.chat.completions.create(**chat, response_format=kind)),
-        refusal="not served yet",
+        refusal="is not supported by this engine",
     )
     report.ask(
         "embeddings",

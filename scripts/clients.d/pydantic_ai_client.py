@@ -47,7 +47,7 @@ def program(report: Report) -> None:
     if report.scripted:
         forced = Agent(model, output_type=City)
         report.ask(
-            "output_type", lambda: str(asyncio.run(forced.run(QUESTION))), refusal="not served yet"
+            "output_type", lambda: str(asyncio.run(forced.run(QUESTION))), refusal="is not supported by this engine"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -239,15 +240,18 @@ def _include_usage(given: Mapping[str, Any]) -> bool:
     return options.get("include_usage") is True
 
 
+#: The input that an error message of the ensemble begins with.
+_INPUT = re.compile(r"(?:parameter ')?(\w+)'?")
+
+
 def with_param(error: ApiError, fields: Mapping[str, str]) -> ApiError:
     """*error* of the ensemble, whose message begins with an input, naming the client's field."""
-    text = str(error)
-    first = text.replace("[", " ").replace(":", " ").partition(" ")[0]
-    if error.status != 400 or error.param or not first:
+    found = _INPUT.match(str(error))
+    if error.status != 400 or error.param or found is None:
         return error
-    param = fields.get(first) or (first if first in CHAT or first in COMPLETIONS else None)
-    if param and param != first:
-        text = param + text[len(first) :]
+    name, rest = found[1], str(error)[found.end() :]
+    param = fields.get(name) or (name if name in CHAT or name in COMPLETIONS else None)
+    text = f"{param}{rest}" if param else str(error)
     return ApiError(400, text, param=param, code=error.code)
 
 

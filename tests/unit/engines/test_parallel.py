@@ -124,7 +124,8 @@ def test_the_end_of_a_guide_is_known_on_all_ranks(wire: list[Any]) -> None:
             self._allowed = allowed
 
         def fill(self, mask: Any, generated: list[int]) -> bool:
-            mask[:] = 0 if self._allowed is None else 1 << self._allowed
+            mask[:] = 0
+            mask[0] = 0 if self._allowed is None else 1 << self._allowed
             return self._allowed is not None
 
     asked = request(guide=("regex", "a"))

@@ -216,5 +216,7 @@ def test_errors_of_the_ensemble_name_the_clients_field() -> None:
     assert (str(error), error.param) == ("n is 9; it must be less", "n")
     error = with_param(ApiError(400, "messages[0] has no role"), fields)
     assert (str(error), error.param) == ("messages[0] has no role", "messages")
+    error = with_param(ApiError(400, "parameter 'text_input' is not supported"), fields)
+    assert (str(error), error.param) == ("prompt is not supported", "prompt")
     error = with_param(ApiError(400, "the prompt has 9 tokens"), fields)
     assert (str(error), error.param) == ("the prompt has 9 tokens", None)
