@@ -36,7 +36,11 @@ def program(report: Report) -> None:
         return
     report.ask("Mode.PARALLEL_TOOLS", lambda: extract(report, instructor.Mode.PARALLEL_TOOLS))
     for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON, instructor.Mode.JSON_SCHEMA):
-        report.ask(str(mode), lambda mode=mode: extract(report, mode), refusal="is not supported by this engine")
+        report.ask(
+            str(mode),
+            lambda mode=mode: extract(report, mode),
+            refusal="is not supported by this engine",
+        )
 
 
 run(program, "instructor")

@@ -47,7 +47,9 @@ def program(report: Report) -> None:
     if report.scripted:
         forced = Agent(model, output_type=City)
         report.ask(
-            "output_type", lambda: str(asyncio.run(forced.run(QUESTION))), refusal="is not supported by this engine"
+            "output_type",
+            lambda: str(asyncio.run(forced.run(QUESTION))),
+            refusal="is not supported by this engine",
         )
 
 
