@@ -74,19 +74,18 @@ def test_a_context_that_nobody_takes_does_not_delay_a_stop(
 ) -> None:
     """A client that calls preprocessing alone leaves one; it counts for 10 s. An answer of an
     engine that is silent for longer is waited for, also without stream keys."""
-    slow = ("--engine-parameter", "steps_per_second=2")
+    slow = ("--engine-parameter", "steps_per_second=20", "--engine-parameter", "delay_s=15")
     repository = generate_replay(tmp_path / "repo", bpe_dir, *slow)
     if engine == "cpp":
         without_keys(repository)
     text = "words " * 200
-    tokens = 30  # 15 s
     with (
         launched(repository, tmp_path, "--drain-timeout", "60") as server,
         ThreadPoolExecutor(1) as pool,
     ):
         server.preprocess({"text_input": "alone"}, request_id="alone")
         assert server.contexts() == 1
-        body = {"text_input": text, "max_tokens": tokens, "id": "ensemble"}
+        body = {"text_input": text, "max_tokens": 30, "id": "ensemble"}
         answer = pool.submit(server.ask, body)
         until(lambda: server.contexts() == 2 or answer.done())
         assert not answer.done(), answer.result()

@@ -157,7 +157,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "messages": ({"messages": [{"role": "bot", "content": "x"}]}, "has the role 'bot'"),
     "logit_bias": ({"logit_bias": {"99999": 1}}, "has the token 99999"),
     "min_tokens": ({"extra_body": {"min_tokens": 5}, "max_tokens": 2}, "min_tokens is 5"),
-    "response_format": ({"response_format": {"type": "json_object"}}, "not served yet"),
 }
 
 

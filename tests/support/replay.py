@@ -21,17 +21,19 @@ from trt_tokenizers.settings import parse, setting
 class ReplaySettings:
     model_dir: str = setting("", "every engine gets it; this one does not read it")
     steps_per_second: float = setting(0.0, "steps of the batch per second; 0: no limit")
+    delay_s: float = setting(0.0, "seconds until the first ids of an answer")
     chunk_sizes: tuple[int, ...] = setting((1,), "ids of one emission; the sizes repeat")
     max_seq_len: int = setting(65536, "tokens of prompt and answer")
 
 
 class _Row:
-    def __init__(self, request: GenerationRequest, emit: Emit, sizes: tuple[int, ...]) -> None:
+    def __init__(self, request: GenerationRequest, emit: Emit, settings: ReplaySettings) -> None:
         self.request = request
         self.emit = emit
+        self.start = time.monotonic() + settings.delay_s
         self.ids = request.prompt_ids[: request.max_tokens]
         self.at = 0
-        self.sizes = itertools.cycle(sizes)
+        self.sizes = itertools.cycle(settings.chunk_sizes)
 
 
 class ReplayEngine(Engine):
@@ -52,7 +54,7 @@ class ReplayEngine(Engine):
 
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
         with self._changed:
-            self._rows[request.key] = _Row(request, emit, self._settings.chunk_sizes)
+            self._rows[request.key] = _Row(request, emit, self._settings)
             self._changed.notify()
 
     def cancel(self, key: int) -> None:
@@ -75,7 +77,8 @@ class ReplayEngine(Engine):
                     return
                 rows = list(self._rows.values())
             for row in rows:
-                self._step(row)
+                if time.monotonic() >= row.start:
+                    self._step(row)
             if self._settings.steps_per_second:
                 with self._changed:
                     self._changed.wait_for(
