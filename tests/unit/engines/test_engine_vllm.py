@@ -175,7 +175,7 @@ def test_the_answer_follows_a_guide(equipped: tuple[VllmEngine, Any, Any]) -> No
     [
         ("json_schema", '{"type": "strin"}'),
         ("json_schema", '{"type": '),
-        ("json_schema", '{"items":' * 10_000 + "{}" + "}" * 10_000),
+        ("json_schema", '{"items":' * 5_000 + "{}" + "}" * 5_000),
         ("regex", "[0-9"),
         ("ebnf_grammar", 'root ::= "a" b'),
         ("structural_tag", '{"type": "structural_tag", "format": {"type": "no"}}'),
