@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trt_tokenizers.processing.added_tokens import AddedTokens
 from trt_tokenizers.processing.hidden_tokens import HiddenTokens
@@ -45,13 +45,12 @@ class TextStep:
 
     def after_end(self, finish_reason: FinishReason) -> TextStep:
         """The step for responses after the end: the same counts and no text."""
-        return replace(
-            self,
+        return TextStep(
             text="",
             finish_reason=finish_reason,
-            token_ids=(),
-            log_probs=(),
-            stop_engine=False,
+            num_input_tokens=self.num_input_tokens,
+            num_output_tokens=self.num_output_tokens,
+            cum_log_prob=self.cum_log_prob,
         )
 
 

@@ -122,6 +122,13 @@ def test_bytes_of_the_counted_tokens(tokenizer: Tokenizer) -> None:
         assert len(step.tokens) in (0, len(step.log_probs))
 
 
+def test_a_response_after_the_end_repeats_no_places_and_no_tokens() -> None:
+    end = TextStep("<b>", FinishReason.STOP, 3, 2, [5], [-1.0], -1.5, True, [0, 3, 1], "é", [b"x"])
+    assert end.after_end(FinishReason.STOP) == TextStep(
+        "", FinishReason.STOP, num_input_tokens=3, num_output_tokens=2, cum_log_prob=-1.5
+    )
+
+
 def test_arrays_of_places_and_tokens() -> None:
     steps = [
         [TextStep("a<b>", added=[1, 4, 1], prompt_end="é", tokens=[b"x", b"xx"])],
