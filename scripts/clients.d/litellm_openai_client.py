@@ -5,16 +5,7 @@ import json
 from typing import Any
 
 import litellm
-from report import Report, run
-
-QUESTION = "What is the capital of France?"
-TOOL: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
+from report import QUESTION, WEATHER, Report, run
 
 
 def program(report: Report) -> None:
@@ -56,17 +47,17 @@ def streamed(request: Any) -> str:
 
 
 def tools(request: Any) -> str:
-    choice = litellm.completion(**request, tools=[TOOL]).choices[0]
+    choice = litellm.completion(**request, tools=[WEATHER]).choices[0]
     assert choice.finish_reason == "tool_calls"
     (call,) = choice.message.tool_calls
     assert json.loads(call.function.arguments) == {"city": QUESTION}
     result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny"}
     request = {**request, "messages": [*request["messages"], choice.message, result]}
-    return text(litellm.completion(**request, tools=[TOOL]))
+    return text(litellm.completion(**request, tools=[WEATHER]))
 
 
 def streamed_tools(request: Any) -> str:
-    chunks = list(litellm.completion(**request, tools=[TOOL], stream=True))
+    chunks = list(litellm.completion(**request, tools=[WEATHER], stream=True))
     choice = litellm.stream_chunk_builder(chunks).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert json.loads(choice.message.tool_calls[0].function.arguments) == {"city": QUESTION}

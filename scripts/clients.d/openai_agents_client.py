@@ -12,9 +12,7 @@ from agents import (
 )
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseTextDeltaEvent
-from report import Report, run
-
-QUESTION = "What is the capital of France?"
+from report import QUESTION, Report, run
 
 
 def program(report: Report) -> None:

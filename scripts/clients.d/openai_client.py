@@ -5,16 +5,7 @@ import json
 from typing import Any
 
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
-from report import Report, run
-
-QUESTION = "What is the capital of France?"
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
+from report import QUESTION, WEATHER, Report, run
 
 
 def program(report: Report) -> None:

@@ -6,9 +6,7 @@ from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-from report import Report, run
-
-QUESTION = "What is the capital of France?"
+from report import QUESTION, Report, run
 
 
 class City(BaseModel):

@@ -9,6 +9,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
+
+#: What clients of OpenAI's API ask, and a tool for them.
+QUESTION = "What is the capital of France?"
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
 
 
 @dataclass
