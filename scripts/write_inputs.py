@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Write the inputs in model_repo_skeleton and the tables of docs/{ensemble,openai}.md.
+"""Write the inputs in model_repo_skeleton, the tables of docs/{ensemble,openai-fields}.md and
+docs/commands.md.
 
-They come from streams/ensemble_inputs.py and openai/fields.py; run this after changes.
+They come from streams/ensemble_inputs.py, openai/fields.py and cli/; run this after changes.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
 
+import click
+
+from trt_tokenizers.cli.main import main
 from trt_tokenizers.openai import fields
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input
 
@@ -31,13 +36,48 @@ def files() -> dict[Path, str]:
         path = ROOT / "model_repo_skeleton" / model / "config.pbtxt"
         left = iter(blocks)
         made[path] = _PBTXT.sub(lambda found, left=left: found[1] + next(left), path.read_text())
-    for page, table in {"ensemble": markdown(), "openai": fields.markdown()}.items():
+    openai = fields.markdown().replace("(#", "(openai.md#")
+    for page, table in {"ensemble": markdown(), "openai-fields": openai}.items():
         path = ROOT / "docs" / f"{page}.md"
         head = table.partition("\n")[0]
         made[path] = re.sub(
             rf"(?m)^{re.escape(head)}\n(\|.*\n)*", lambda _, table=table: table, path.read_text()
         )
+    made[ROOT / "docs" / "commands.md"] = commands()
     return made
+
+
+def commands() -> str:
+    """The text of docs/commands.md."""
+    group = click.Context(main, info_name="trt-tokenizers")
+    names = [(name, f"trt-tokenizers {name}") for name in main.list_commands(group)]
+    parts = [
+        "# Commands\n\nLook up here every command with its options, examples and exit codes. "
+        "`COMMAND --help` shows the same.\n`launch_server` is `trt-tokenizers launch`, and "
+        "`fill_template` is `trt-tokenizers fill-template`. An option may have `_` for `-`.\n\n"
+        "<!-- By scripts/write_inputs.py. -->\n"
+    ]
+    for name, title in names:
+        command = main.commands[name]
+        parts.append(f"\n## {title}\n\n{_help(command.help or '')}\n")
+        context = click.Context(command, parent=group, info_name=name)
+        records = [each.get_help_record(context) for each in command.get_params(context)]
+        rows = [[cell.replace("|", "\\|") for cell in each] for each in records if each]
+        parts.append("\n| option | meaning |\n|---|---|\n")
+        parts += [f"| `{option}` | {' '.join(meaning.split())} |\n" for option, meaning in rows]
+    return "".join(parts)
+
+
+def _help(text: str) -> str:
+    """A command's help as Markdown. A paragraph after click's backspace keeps its lines."""
+    made = []
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        if paragraph.startswith("\b\n"):
+            title, _, lines = paragraph.removeprefix("\b\n").partition("\n")
+            made.append(f"{title}\n\n```text\n{inspect.cleandoc(lines)}\n```")
+        else:
+            made.append(" ".join(paragraph.split()))
+    return "\n\n".join(made)
 
 
 def _tensors(name: str) -> str:

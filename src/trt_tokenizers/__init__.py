@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC
     from trt_tokenizers.tokenizers.detokenize import WindowStreamDecoder as WindowStreamDecoder
     from trt_tokenizers.tokenizers.segmented import SegmentedTokenizer as SegmentedTokenizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Module -> its public names.
 _PUBLIC = {

@@ -49,7 +49,7 @@ class Field:
         only: the values that are accepted, without effect; None for all values.
         reason: why other values are refused.
         range: valid values; default: those of *input*.
-        meaning: for docs/openai.md.
+        meaning: for docs/openai-fields.md.
     """
 
     name: str
@@ -174,7 +174,7 @@ COMPLETIONS = {each.name: each for each in FIELDS if each.completions}
 
 
 def markdown() -> str:
-    """The table of docs/openai.md."""
+    """The table of docs/openai-fields.md."""
     rows = []
     for each in FIELDS:
         where = {(True, False): "chat", (False, True): "completions"}.get(

@@ -203,7 +203,7 @@ INPUTS = (
           engines=_NONE),
     Input("prompt_vocab_size", "INT32", "", "prompt_vocab_size", "refused", engines=_NONE),
     Input("guided_decoding_guide_type", "STRING", "", "guided_decoding_guide_type",
-          "kind of [guide](engines.md#guides): `json`, `json_schema`, `regex`, `ebnf_grammar` or "
+          "kind of [guide](guides.md): `json`, `json_schema`, `regex`, `ebnf_grammar` or "
           "`structural_tag`"),
     Input("guided_decoding_guide", "STRING", "", "guided_decoding_guide",
           "what the answer must follow"),

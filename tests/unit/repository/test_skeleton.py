@@ -83,7 +83,7 @@ def test_files_of_others_are_not_overwritten(model_dir: Path, tmp_path: Path) ->
 
 def test_generated_files_follow_the_table_of_inputs() -> None:
     made: dict[Path, str] = runpy.run_path(str(ROOT / "scripts/write_inputs.py"))["files"]()
-    assert len(made) == 5
+    assert len(made) == 6
     for path, text in made.items():
         assert path.read_text() == text, "run scripts/write_inputs.py"
 

