@@ -60,7 +60,7 @@ def commands() -> str:
     for name, title in names:
         command = main.commands[name]
         parts.append(f"\n## {title}\n\n{_help(command.help or '')}\n")
-        context = click.Context(command, parent=group, info_name=name)
+        context = click.Context(command, info_name=name, **command.context_settings)
         records = [each.get_help_record(context) for each in command.get_params(context)]
         rows = [[cell.replace("|", "\\|") for cell in each] for each in records if each]
         parts.append("\n| option | meaning |\n|---|---|\n")

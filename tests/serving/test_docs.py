@@ -68,12 +68,15 @@ class Pages:
     def run(self, page: Path, folder: Path) -> None:
         found = [block for block in blocks(page) if not block.needs]
         for path in ROOT.iterdir():
-            if not path.name.startswith(".") and path.name not in ("scripts", "dist"):
+            if path.name in ("scripts", "model_repo_skeleton"):  # commands write there
+                shutil.copytree(path, folder / path.name)
+            elif path.name != "dist" and not path.name.startswith("."):
                 (folder / path.name).symlink_to(path)
-        shutil.copytree(ROOT / "scripts", folder / "scripts")
         for name in LONG:
             assert os.access(ROOT / "scripts" / name, os.X_OK)
             (folder / "scripts" / name).write_text("#!/bin/sh\n")
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / ".venv" / "bin" / "activate").touch()
         (folder / "model").symlink_to(self.model)
         (folder / "dist").mkdir()
         (folder / "dist" / self.wheel.name).symlink_to(self.wheel)
@@ -129,7 +132,7 @@ ENGINE = {
         "vocab_size": 49152, "dtype": "bfloat16",
         "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
     },
-    "build_config": {"max_batch_size": 64, "max_seq_len": 2048, "max_num_tokens": 8192},
+    "build_config": {"max_batch_size": 128, "max_seq_len": 2048, "max_num_tokens": 8192},
 }  # fmt: skip
 
 
@@ -146,8 +149,11 @@ def pages(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], check=True)
     (wheel,) = folder.glob("*.whl")
     (port,) = free_ports(1)
-    repository = generate(folder / "model_repo", "--engine", "transformers", "--model",
-                          str(smollm2), "--template", "qwen")  # fmt: skip
+    # A template with tools, and answers that do not take long.
+    more = ("--template", "qwen", "--set", "default_max_tokens=64")
+    repository = generate(
+        folder / "model_repo", "--engine", "transformers", "--model", str(smollm2), *more
+    )
     with launched(repository, folder, "--openai-port", str(port)) as server:
         addresses = {
             "localhost:8000": server.http.removeprefix("http://"),

@@ -1,4 +1,5 @@
-"""deploy/, Dockerfile.triton and docs/deploy.md: schemas, options and timeouts."""
+"""deploy/, Dockerfile.triton and launch_server's command lines of all pages: schemas, options and
+timeouts."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from documentation import PAGES, RUN, blocks
 from trt_tokenizers.cli.main import launch_server
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +75,6 @@ def shell_commands(text: str) -> Iterator[list[str]]:
             yield shlex.split(words, comments=True)
 
 
-def fenced(markdown: str) -> str:
-    return "\n".join(re.findall(r"^```\w*\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE))
-
-
 COMMANDS = {
     "Dockerfile.triton": [
         json.loads(re.findall(r"^CMD (.*)", read("Dockerfile.triton"), re.MULTILINE)[0])
@@ -87,12 +85,20 @@ COMMANDS = {
     "deploy/leaderworkerset.yaml": list(shell_commands(SCRIPTS["leader.sh"])),
     "deploy/slurm.sbatch": list(shell_commands(read("deploy/slurm.sbatch"))),
     "deploy/trt-tokenizers.service": list(shell_commands(UNIT["Service"]["ExecStart"])),
-    "docs/deploy.md": list(shell_commands(fenced(read("docs/deploy.md")))),
-    "README.md": list(shell_commands(fenced(read("README.md")))),
+}
+#: Blocks that need a cluster or an image too, which no test runs.
+PAGES_COMMANDS = {
+    str(page.relative_to(ROOT)): [
+        argv
+        for block in blocks(page)
+        if block.language in RUN
+        for argv in shell_commands(block.text)
+    ]
+    for page in PAGES
 }
 CASES = [
     pytest.param(argv, id=f"{name}-{number}")
-    for name, found in COMMANDS.items()
+    for name, found in {**COMMANDS, **PAGES_COMMANDS}.items()
     for number, argv in enumerate(found)
 ]
 
@@ -368,7 +374,5 @@ def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_documentation_names_existing_files() -> None:
-    for target in re.findall(r"\]\(\.\./([^)]+)\)", read("docs/deploy.md")):
-        assert (ROOT / target).is_file(), target
-    listed = set(re.findall(r"deploy/[\w.-]+", read("docs/deploy.md")))
-    assert {f"deploy/{path.name}" for path in DEPLOY.iterdir()} <= listed
+    listed = set(re.findall(r"deploy/[\w.-]+\w", read("docs/deploy.md")))
+    assert listed == {f"deploy/{path.name}" for path in DEPLOY.iterdir()}
