@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.engines.base import GenerationRequest
+from trt_tokenizers.engines.sampling_params import guide_refusal
 from trt_tokenizers.errors import RequestError, one_line
 
 logger = logging.getLogger(__name__)
@@ -149,10 +150,7 @@ class Guides:
         except ValueError as error:
             problem = str(error)
         if problem:
-            raise RequestError(
-                f"guided_decoding_guide is no {kind} that this engine can follow: "
-                f"{' '.join(problem.split())}; correct it"
-            )
+            raise guide_refusal(kind, problem)
         # The model's EOS ids are in end_ids and stop_words, unless the client excludes them.
         eos = self._tokenizer.eos_tokens
         known = request.end_ids | {word[0] for word in request.stop_words if len(word) == 1}
