@@ -1,4 +1,4 @@
-"""What all commands share: option names, error lines, exit codes."""
+"""What commands share: options, error lines, exit codes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import errno
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from trt_tokenizers.errors import LaunchError, SettingsError, TrtTokenizersError, one_line
+from trt_tokenizers.processing.answer_schema import AnswerSchema
 
 #: Options accept _ instead of -, like the script that launch_server replaces.
 SETTINGS: dict[str, Any] = {
@@ -99,3 +100,18 @@ def pairs(options: Sequence[str]) -> dict[str, str]:
         if "=" not in option:
             raise SettingsError(f"{option!r} is not NAME=VALUE; write the name, = and the value")
     return dict(option.split("=", 1) for option in options)
+
+
+def _read_schema(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> AnswerSchema | None:
+    return AnswerSchema.read(path) if path else None
+
+
+#: The option --schema FILE; the command gets an AnswerSchema or None.
+schema_option: Callable[[Any], Any] = click.option(
+    "--schema",
+    type=FILE,
+    callback=_read_schema,
+    help="A file with a JSON schema. Answers must follow it; others are not printed.",
+)
