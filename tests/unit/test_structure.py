@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": {"mpi_environment", "processing", "repository"},
     "cli": {
         "", "client", "engines", "hf_config", "launcher", "logs", "memory", "mpi_environment",
-        "openai", "pipeline", "plugins", "processing", "repository", "tokenizers",
+        "openai", "pipeline", "plugins", "processing", "repository", "streams", "tokenizers",
     },
     # __init__ imports the public names late.
     "": {"client", "engines", "pipeline", "streams", "templates", "tokenizers"},
