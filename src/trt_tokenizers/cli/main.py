@@ -12,6 +12,7 @@ from trt_tokenizers.cli.launch import launch_server
 from trt_tokenizers.cli.openai import openai
 from trt_tokenizers.cli.plan_memory import plan
 from trt_tokenizers.cli.repository import adopt, check, fill_template, settings
+from trt_tokenizers.cli.run import run
 from trt_tokenizers.cli.tokenize import tokenize, tokenizers
 
 
@@ -33,3 +34,4 @@ main.add_command(tokenize)
 main.add_command(tokenizers)
 main.add_command(chat)
 main.add_command(openai)
+main.add_command(run)
