@@ -38,12 +38,8 @@ class Command(click.Command):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         for option in self.params:
-            if (
-                isinstance(option, click.Option)
-                and option.default == ""
-                and not option.show_default
-            ):
-                option.show_default = False  # it says nothing
+            if isinstance(option, click.Option) and option.default == "":
+                option.show_default = option.show_default or False  # "" says nothing
         help_text = "Show the traceback of an error."
         self.params.append(
             click.Option(["--debug"], is_flag=True, expose_value=False, help=help_text)

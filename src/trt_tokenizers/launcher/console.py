@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import threading
 from typing import TextIO
 
@@ -22,15 +23,16 @@ class Console:
     """Writes the launcher's lines; threads may call it.
 
     Args:
-        stream: standard error.
+        stream: standard error; None if it is closed.
         quiet: the servers' output goes to a file, so their warnings are shown here, and on a
             terminal the last line says what loads.
     """
 
-    def __init__(self, stream: TextIO, *, quiet: bool) -> None:
+    def __init__(self, stream: TextIO | None, *, quiet: bool) -> None:
         self._stream = stream
         self._quiet = quiet
-        self._live = quiet and stream.isatty() and os.environ.get("TERM") != "dumb"
+        terminal = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = quiet and terminal
         self._loading: dict[str, None] = {}
         self._weights = ""
         self._shown = False
@@ -64,7 +66,8 @@ class Console:
         with self._lock:
             if self._live and self._loading:
                 text = f"launch: loading {', '.join(self._loading)}, {seconds:.0f} s{self._weights}"
-                self._write(_CLEAR + text[: self._width() - 1])
+                width = shutil.get_terminal_size().columns
+                self._write(_CLEAR + text[: width - 1])
                 self._shown = True
 
     def end_loading(self) -> None:
@@ -76,11 +79,7 @@ class Console:
                 self._shown = False
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the reader may be gone
-            self._stream.write(text)
-            self._stream.flush()
-
-    def _width(self) -> int:
-        with contextlib.suppress(OSError):
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        return 80
+        if self._stream is not None:
+            with contextlib.suppress(OSError):  # the reader may be gone
+                self._stream.write(text)
+                self._stream.flush()

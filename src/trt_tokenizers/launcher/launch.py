@@ -58,7 +58,7 @@ def launch(
         ]
         if found:
             raise LaunchError("\n".join(found))
-        shown = verbose or options.log_dir or not (sys.stdout.isatty() and sys.stderr.isatty())
+        shown = verbose or options.log_dir or not (os.isatty(1) and os.isatty(2))
         named = log_file is not None
         if not (named or shown):
             log_file = last_log(f"server-{options.http_port}")

@@ -28,8 +28,6 @@ from trt_tokenizers.settings import as_text
 DEMO = "demo"
 _OPENAI_PORT = 9000
 _READY_TIMEOUT = 1800.0  # seconds
-#: Engine -> the field of GenerateOptions that takes its arguments; other engines take settings.
-_ARGUMENTS = {"vllm": "engine_args", "llmapi": "llm_args"}
 _QUESTION = "What is the capital of France?"
 
 
@@ -107,8 +105,10 @@ def generate_options(model: Path, engine: str, arguments: Mapping[str, Any]) -> 
             f"{model}: no such folder; give a Hugging Face model folder, or {DEMO}"
         )
     options = GenerateOptions(engine=engine, model_dir=model)
-    if engine in _ARGUMENTS:
-        return replace(options, **{_ARGUMENTS[engine]: dict(arguments)})
+    if engine == "vllm":
+        return replace(options, engine_args=arguments)
+    if engine == "llmapi":
+        return replace(options, llm_args=arguments)
     return replace(options, values={name: as_text(value) for name, value in arguments.items()})
 
 
@@ -133,7 +133,7 @@ def cached_repository(options: GenerateOptions) -> Path:
 def with_free_ports(
     options: LaunchOptions, openai: int | None, say: Callable[[str], None]
 ) -> tuple[LaunchOptions, int]:
-    """*options* with free ports, and OpenAI's port: the usual ones, or all of them 10, 20, … higher.
+    """*options* with free ports, and OpenAI's port: the usual ones, or all 10, 20, … higher.
 
     Args:
         openai: the port that the user chose, which stays.
@@ -169,7 +169,7 @@ def to_paste(openai_url: str, http_url: str) -> tuple[str, ...]:
     )
     return (
         "",
-        f"Open {openai_url.removesuffix('v1')} in a browser, or paste a line into another terminal:",
+        f"Open {openai_url.removesuffix('v1')} in a browser, or paste a line into a terminal:",
         "",
         shlex.join((*curl, "-d", body)),
         f"{shlex.join(('python', '-c', python))}  # pip install openai",

