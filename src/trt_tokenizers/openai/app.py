@@ -130,7 +130,8 @@ class FrontEnd:
         def parser(prompt_end: str) -> AnswerParser:
             return make_parser(tool, reasoning, tools=request.tools, prompt_end=prompt_end)
 
-        answers = Chat(request, parser, options.reasoning_field)
+        ids = await self._tokens.ids(request.prompts[0]) if request.return_token_ids else None
+        answers = Chat(request, parser, options.reasoning_field, ids)
         guide = await self._guide(request, tool, reasoning)
         return await self._respond(http, request, answers, guide, marked=marked)
 
@@ -181,11 +182,11 @@ class FrontEnd:
             )
         model = await self._triton.describe()
         prompts = [_fitting({**prompt, **more}, fields, model) for prompt in request.prompts]
-        if request.logprobs and "output_tokens" not in model.outputs:
-            raise refused("logprobs", "logprobs is not served: the ensemble has no output "
-                          "'output_tokens'; leave it out")  # fmt: skip
-        outputs = [name for name in ("added_tokens", "prompt_end") if marked]
-        outputs += [name for name in ("output_log_probs", "output_tokens") if request.logprobs]
+        for output, param in request.outputs.items():
+            if output not in model.outputs:
+                raise refused(param, f"{param} is not served: the ensemble has no output "
+                              f"{output!r}; leave it out")  # fmt: skip
+        outputs = [*request.outputs, *(("added_tokens", "prompt_end") if marked else ())]
         http.scope["answer"] = answers
         chunks = self._chunks(request, answers, self._steps(prompts, outputs, answers.id))
 
