@@ -28,6 +28,7 @@ from trt_tokenizers.openai.event_stream import (
 from trt_tokenizers.openai.guides import GUIDED, TEXT, TYPE, Guide, chat_guide
 from trt_tokenizers.openai.operators import Operators, read_body
 from trt_tokenizers.openai.options import FrontEndOptions
+from trt_tokenizers.openai.page_files import page_routes
 from trt_tokenizers.openai.parsing import (
     AnswerParser,
     choose,
@@ -69,6 +70,7 @@ class FrontEnd:
         options = self._options
         operators = Operators(options.api_keys, options.metrics_url, log=options.log_requests)
         routes = [
+            *(page_routes() if options.page else ()),
             Route("/v1/chat/completions", self._answering(self._chat), methods=["POST"]),
             Route("/v1/completions", self._answering(self._completion), methods=["POST"]),
             Route("/v1/models", self._models),
