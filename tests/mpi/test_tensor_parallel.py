@@ -37,7 +37,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 RUNNING = "trt_tokenizers:engine_sequences_running"
-OUTPUTS = "text_output,finish_reason,num_output_tokens,output_ids,output_log_probs"
+OUTPUTS = "text_output,finish_reason,num_output_tokens,token_ids,output_log_probs"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,13 +54,13 @@ def repository(folder: Path, model: Path) -> Path:
 
 
 def tokens(answer: Generated) -> list[int]:
-    ids: list[int] = np.ravel(answer["output_ids"]).tolist()
+    ids: list[int] = np.ravel(answer["token_ids"]).tolist()
     return ids
 
 
 def ask_all(server: Server, bodies: list[dict[str, Any]]) -> list[Generated]:
     with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(server.ask, bodies))
+        return list(pool.map(lambda body: server.ask({**body, "return_token_ids": True}), bodies))
 
 
 def assert_same(found: list[Generated], expected: list[Generated]) -> None:
@@ -299,7 +299,9 @@ def test_smollm2_over_three_ranks(smollm2: Path, tmp_path: Path) -> None:
     (expected,) = one_rank(made, tmp_path, GREEDY)
     with launched(made, tmp_path, "--world-size", "3") as ranks:
         assert_same(ask_all(ranks, GREEDY), expected)
-        streams = ranks.streams([{**body, "stream": True} for body in GREEDY])
+        streams = ranks.streams(
+            [{**body, "stream": True, "return_token_ids": True} for body in GREEDY]
+        )
         for chunks, answer in zip(streams, expected, strict=True):
             assert len(chunks) > 1
             assert joined(chunks) == answer["text_output"]
