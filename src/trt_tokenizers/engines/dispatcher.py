@@ -95,10 +95,18 @@ class _Sequence:
         self._lock = threading.Lock()
         self._pending: deque[Chunk] = deque()
         self._queued = False
+        self._ended = False
 
     def add(self, chunk: Chunk) -> bool:
-        """Add a chunk; return whether the sequence must be put into the sender's queue."""
+        """Add a chunk; return whether the sequence must be put into the sender's queue.
+
+        A chunk after the last one is dropped: an engine may generate it while another thread
+        cancels the sequence, and merged with the last one it would hide the end.
+        """
         with self._lock:
+            if self._ended:
+                return False
+            self._ended = chunk.last
             self._pending.append(chunk)
             first, self._queued = not self._queued, True
             return first

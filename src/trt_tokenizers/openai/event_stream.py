@@ -118,4 +118,6 @@ def _event(chunk: dict[str, Any]) -> bytes:
 def error_response(error: ApiError) -> JSONResponse:
     """The answer for *error*."""
     headers = {"retry-after": "1"} if error.status in (429, 503) else {}
+    if error.status == 408:
+        headers["connection"] = "close"  # the rest of the request may still come
     return JSONResponse(error.body(), error.status, headers)

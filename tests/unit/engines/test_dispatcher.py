@@ -118,6 +118,27 @@ def test_tokens_accumulate_while_a_response_is_sent(engine: Manual) -> None:
     dispatcher.stop()
 
 
+def test_a_chunk_after_the_last_one_does_not_hide_the_end(engine: Manual) -> None:
+    """As of an engine whose step runs while another thread cancels the sequence."""
+    slow = threading.Event()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder(slow)
+    dispatcher.submit([request(1)], sender)
+    for chunk in (
+        Chunk(token_ids=(0,)),
+        Chunk(token_ids=(1,)),
+        Chunk(finish_reason=FinishReason.CANCELLED),
+        Chunk(token_ids=(2,)),
+    ):
+        engine.emits[1](chunk)
+        time.sleep(0.02)
+    slow.set()
+    assert sender.done.wait(5)
+    assert sender.sent == [([[0]], False), ([[1]], True)]
+    assert sender.finish == [NOT_FINISHED, FinishReason.CANCELLED]
+    assert dispatcher.running == 0
+    dispatcher.stop()
+
+
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1] * 6), (2, [1, 2, 2, 1]), (4, [1, 4, 1])])
 def test_a_response_has_at_most_max_tokens_per_chunk(
     engine: Manual, most: int, sizes: list[int]
