@@ -1,8 +1,8 @@
 """Every command and program of README.md and docs/, as written, against one server.
 
-What a page starts (`launch_server`, `trt-tokenizers serve` and `openai`) is checked and not started: the
-server of this module answers instead. Blocks that need a GPU, a cluster or NVIDIA's image do not run;
-tests/unit/test_docs.py counts them.
+What a page starts (`launch_server`, `trt-tokenizers serve`, `openai`) is checked, not started: the
+server of this module answers instead. Blocks that need a GPU, a cluster or NVIDIA's image do not
+run; tests/unit/test_docs.py counts them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytest
 from applicable import needs_engine
 from documentation import PAGES, ROOT, RUN, Block, blocks
 from harness import free_ports, generate, launched
+from upstream import upstream_repository
 
 pytestmark = [pytest.mark.triton, pytest.mark.model]
 BIN = Path(sys.executable).parent
@@ -37,6 +38,7 @@ import sys
 from trt_tokenizers.cli.main import main
 name, *arguments = sys.argv[1:]
 main.commands[name].make_context(name, arguments)' "$@";;
+  chat) shift; exec {BIN}/trt-tokenizers chat --url "$TRITON" "$@";;
   *) exec {BIN}/trt-tokenizers "$@";;
 esac""",
     # Plugins of a page are installed for this page; everything else is only resolved.
@@ -76,14 +78,17 @@ class Pages:
             (folder / "scripts" / name).write_text("#!/bin/sh\n")
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / ".venv" / "bin" / "activate").touch()
-        (folder / "model").symlink_to(self.model)
+        if not any("demo-model model" in block.text for block in found):
+            (folder / "model").symlink_to(self.model)
         (folder / "dist").mkdir()
         (folder / "dist" / self.wheel.name).symlink_to(self.wheel)
         engine = folder / "engine"
         engine.mkdir()
         (engine / "config.json").write_text(json.dumps(ENGINE))
         (engine / "rank0.engine").write_bytes(b"")
-        if not any("--output model_repo" in block.text for block in found):
+        if page.stem == "migration":  # its readers have NVIDIA's
+            upstream_repository(folder / "model_repo", "0.17", self.model)
+        elif not any("output model_repo" in block.text for block in found):
             shutil.copytree(self.model_repo, folder / "model_repo", symlinks=True)
         site = folder / "site-packages"
         environment = {
@@ -91,7 +96,7 @@ class Pages:
             "PATH": f"{self.programs}:{BIN}:{os.environ['PATH']}",
             "PYTHONPATH": f"{folder}:{site}",
             "SITE": str(site),
-            "VLLM_TARGET_DEVICE": "empty",
+            "TRITON": f"http://{self.addresses['localhost:8000']}",
         }
         for block in found:
             self._run(block, folder, environment)
@@ -115,7 +120,7 @@ class Pages:
 
 def _call(where: str, argv: list[str], folder: Path, environment: dict[str, str]) -> str:
     done = subprocess.run(
-        argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=60, check=False,
+        argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=300, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert done.returncode == 0, f"{where}: {argv[-1]}\n{done.stdout}"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -69,16 +66,6 @@ def client(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         url = f"http://127.0.0.1:{port}/v1"
         with OpenAI(base_url=url, api_key="any", max_retries=0) as client:
             yield client
-
-
-def test_the_program_of_the_documentation(client: OpenAI) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "openai.md").read_text()
-    (program,) = re.findall(r"^```python\n(from typing.*?)^```", page, re.MULTILINE | re.DOTALL)
-    program = program.replace("http://localhost:9000/v1", str(client.base_url))
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert re.match(r"city='.*' sky='(clear|cloudy|rain)'", done.stdout)
 
 
 def question(text: str, **more: Any) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""The programs of docs/openai.md as written, and hostile clients, on an engine that answers with
-calls."""
+"""Hostile clients of OpenAI's API, on an engine that answers with calls."""
 
 from __future__ import annotations
 
@@ -9,8 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,10 +22,6 @@ from harness import descendants, free_ports, generate_replay, launched
 pytestmark = pytest.mark.triton
 ROOT = Path(__file__).parents[2]
 QUESTION = "What is the weather in Seoul?"
-DOCUMENTATION = (ROOT / "docs" / "openai.md").read_text()
-#: test_openai_guides runs the one for structured output, which needs an engine with guides.
-TOOLS, _, STREAM = re.findall(r"^```python\n(.*?)^```", DOCUMENTATION, re.MULTILINE | re.DOTALL)
-(CURL,) = re.findall(r"^\$ (curl (?:.*\\\n)*.*)$", DOCUMENTATION, re.MULTILINE)
 
 
 @dataclass
@@ -63,7 +56,7 @@ class FrontEnd:
 
 @pytest.fixture(scope="module")
 def front_end(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
-    folder = tmp_path_factory.mktemp("openai-examples")
+    folder = tmp_path_factory.mktemp("openai-hostile")
     tokenizer = folder / "tokenizer"
     shutil.copytree(bpe_dir, tokenizer)
     config = json.loads((tokenizer / "tokenizer_config.json").read_text())
@@ -82,30 +75,6 @@ def front_end(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         # Of thousands of cancelled requests Triton 24.10 at times counts one of an ensemble as
         # running for good; a stop then takes the exit timeout and fails.
         server.process.kill()
-
-
-def run(front_end: FrontEnd, *command: str) -> str:
-    at_port = [word.replace("localhost:9000", f"127.0.0.1:{front_end.port}") for word in command]
-    return subprocess.run(at_port, check=True, capture_output=True, text=True, timeout=60).stdout
-
-
-@pytest.mark.parametrize(
-    ("program", "answer"),
-    [
-        (TOOLS, f"Sunny in {QUESTION}.: The capital of France"),
-        (STREAM, "Hi!: The capital"),
-    ],
-    ids=["tools", "stream"],
-)
-def test_a_python_program_of_the_documentation(
-    front_end: FrontEnd, program: str, answer: str
-) -> None:
-    assert answer in run(front_end, sys.executable, "-c", program)
-
-
-def test_the_curl_command_of_the_documentation(front_end: FrontEnd) -> None:
-    answer = json.loads(run(front_end, "bash", "-c", CURL))
-    assert answer["choices"][0]["message"]["content"] == "Hi!: The capital of France is Paris."
 
 
 def test_ten_thousand_tools_are_served(front_end: FrontEnd) -> None:
