@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,15 @@ def test_the_summary(old: Path, version: str) -> None:
     assert launch == f"  launch_server --model-repo {old}"
     subprocess.run(back, shell=True, check=True)
     assert config(old, "ensemble") == before
+
+
+def test_a_dry_run_shows_what_adopt_then_does(bpe_dir: Path, tmp_path: Path) -> None:
+    """In another process, where protobuf's maps have another order."""
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    command = [sys.executable, "-c", "from trt_tokenizers.cli.main import main; main()", "adopt"]
+    arguments = ("--dry-run", "--diff", "--skip-check", str(old))
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout == run(*arguments).stdout
 
 
 def test_what_to_do_next(bpe_dir: Path, tmp_path: Path) -> None:
