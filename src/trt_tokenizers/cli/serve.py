@@ -50,8 +50,8 @@ def serve(*, engine_args: tuple[str, ...], **options: Any) -> None:
       2  wrong options
       n  as launch_server
     """
-    from trt_tokenizers.launcher.serve import ServeOptions
-    from trt_tokenizers.launcher.serve import serve as run
+    from trt_tokenizers.launcher.first_try import ServeOptions
+    from trt_tokenizers.launcher.first_try import serve as run
 
     run(
         ServeOptions(engine_args=nested("--engine-arg", engine_args), **options),

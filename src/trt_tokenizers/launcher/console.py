@@ -35,7 +35,7 @@ class Console:
         self._live = quiet and terminal
         self._loading: dict[str, None] = {}
         self._weights = ""
-        self._shown = False
+        self._shown = ""  # the live line
         self._lock = threading.Lock()
 
     def say(self, line: str) -> None:
@@ -46,7 +46,7 @@ class Console:
         """Write one line as it is, for example to be pasted."""
         with self._lock:
             self._write(f"{_CLEAR if self._shown else ''}{line}\n")
-            self._shown = False
+            self._shown = ""
 
     def read(self, line: bytes) -> None:
         """Take one line of the servers' output."""
@@ -66,9 +66,10 @@ class Console:
         with self._lock:
             if self._live and self._loading:
                 text = f"launch: loading {', '.join(self._loading)}, {seconds:.0f} s{self._weights}"
-                width = shutil.get_terminal_size().columns
-                self._write(_CLEAR + text[: width - 1])
-                self._shown = True
+                text = text[: shutil.get_terminal_size().columns - 1]
+                if text != self._shown:
+                    self._write(_CLEAR + text)
+                    self._shown = text
 
     def end_loading(self) -> None:
         """Show nothing more about loading."""
@@ -76,7 +77,7 @@ class Console:
             self._loading.clear()
             if self._shown:
                 self._write(_CLEAR)
-                self._shown = False
+                self._shown = ""
 
     def _write(self, text: str) -> None:
         if self._stream is not None:

@@ -27,12 +27,12 @@ def changes(adoption: Adoption) -> list[str]:
     lines.append("clients: every input and output stays, with its name, type and shape")
     old, new = map(parse_config, adoption.files[_ENSEMBLE])
     for what, were, are in (
-        ("inputs", old.input, new.input),
+        ("inputs, all optional", old.input, new.input),
         ("outputs", old.output, new.output),
     ):
         names = [t.name for t in are if t.name not in {known.name for known in were}]
         if names:
-            lines.append(f"  new {what}, all optional: {', '.join(names)}")
+            lines.append(f"  new {what}: {', '.join(names)}")
     lines.append("  now refused with 400: a misspelt request parameter, and an empty prompt")
     return lines
 
@@ -43,7 +43,7 @@ def next_steps(repository: Path, backup: Path, *, checked: bool) -> list[str]:
     Args:
         checked: the check of the adopted repository has passed.
     """
-    folder, ranks = shlex.quote(str(repository)), 1
+    folder, ranks = shlex.quote(str(repository.resolve())), 1
     engine = parameters(engine_config(repository)).get("gpt_model_path", "")
     with contextlib.suppress(RepositoryError):  # the folder may be on the server only
         ranks = len(read_engine(Path(engine)).files) if engine else 1

@@ -172,7 +172,7 @@ def to_paste(openai_url: str, http_url: str) -> tuple[str, ...]:
         f"Open {openai_url.removesuffix('v1')} in a browser, or paste a line into a terminal:",
         "",
         shlex.join((*curl, "-d", body)),
-        f"{shlex.join(('python', '-c', python))}  # pip install openai",
+        f'python -c "{python}"  # pip install openai',
         f"trt-tokenizers chat --url {http_url}",
         "",
         "Ctrl-C stops the server.",

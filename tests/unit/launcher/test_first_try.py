@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from harness import free_ports
 from trt_tokenizers.cli.main import main
-from trt_tokenizers.launcher import serve
+from trt_tokenizers.launcher import first_try
 from trt_tokenizers.launcher.command import LaunchOptions
 from trt_tokenizers.memory.gpus import Gpu
 
@@ -35,7 +35,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def repository(model: Path, engine: str = "transformers", **arguments: object) -> Path:
-    return serve.cached_repository(serve.generate_options(model, engine, arguments))
+    return first_try.cached_repository(first_try.generate_options(model, engine, arguments))
 
 
 def test_a_repository_is_made_once_for_the_same_options(model: Path, cache: Path) -> None:
@@ -57,7 +57,7 @@ def test_other_options_get_another_repository(model: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize(("engine", "key"), [("vllm", "engine_args"), ("llmapi", "llm_args")])
 def test_arguments_reach_the_engine(model: Path, engine: str, key: str) -> None:
-    options = serve.generate_options(model, engine, {"dtype": "float32"})
+    options = first_try.generate_options(model, engine, {"dtype": "float32"})
     assert getattr(options, key) == {"dtype": "float32"}
     assert not options.values
 
@@ -65,10 +65,10 @@ def test_arguments_reach_the_engine(model: Path, engine: str, key: str) -> None:
 def test_the_default_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     for installed in (None, object()):
         for gpus in ([], [Gpu("0")]):
-            monkeypatch.setattr(serve, "find_spec", lambda _, found=installed: found)
-            monkeypatch.setattr(serve, "host_gpus", lambda _, found=gpus: found)
+            monkeypatch.setattr(first_try, "find_spec", lambda _, found=installed: found)
+            monkeypatch.setattr(first_try, "host_gpus", lambda _, found=gpus: found)
             expected = "vllm" if installed and gpus else "transformers"
-            assert serve.default_engine() == expected
+            assert first_try.default_engine() == expected
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def test_taken_ports_move_all_and_are_said_once(tmp_path: Path) -> None:
     (first,) = free_ports(1)
     options = LaunchOptions(tmp_path, http_port=first, grpc_port=first + 1, metrics_port=first + 2)
     with listening(first + 1):
-        moved, openai = serve.with_free_ports(options, None, said.append)
+        moved, openai = first_try.with_free_ports(options, None, said.append)
     step = moved.http_port - first
     assert step > 0
     assert step % 10 == 0
@@ -96,11 +96,11 @@ def test_a_chosen_port_stays(tmp_path: Path) -> None:
     http, grpc, metrics, chosen = free_ports(4)
     options = LaunchOptions(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics)
     with listening(chosen):  # the launch then refuses it
-        assert serve.with_free_ports(options, chosen, pytest.fail) == (options, chosen)
+        assert first_try.with_free_ports(options, chosen, pytest.fail) == (options, chosen)
 
 
 def test_the_lines_to_paste_are_whole_commands() -> None:
-    lines = serve.to_paste("http://127.0.0.1:9000/v1", "http://127.0.0.1:8000")
+    lines = first_try.to_paste("http://127.0.0.1:9000/v1", "http://127.0.0.1:8000")
     curl, python, chat = [shlex.split(line, comments=True) for line in lines if "127" in line][1:]
     assert curl[0] == "curl"
     assert "http://127.0.0.1:9000/v1/chat/completions" in curl
