@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -134,21 +136,39 @@ def run(
         what = "--schema" if schema else "--num-return-sequences without --json"
         raise click.UsageError(f"{what} needs whole answers; leave --stream out")
     asked = _prompt(prompt, messages)
-    with load() as pipeline:
-        if stream:
-            with contextlib.closing(pipeline.stream(asked, **parameters)) as parts:
-                for part in parts:
-                    click.echo(_json(part) if as_json else part.text, nl=as_json)
-            click.echo(nl=not as_json)
-            return
-        answer = pipeline.generate(asked, **parameters)
-    for each in (answer, *answer.others):
-        check(each)
-    if as_json:
-        click.echo(_json(answer))
-    else:
-        for each in (answer, *answer.others):
-            click.echo(each.text)
+    with _stdout_of_answers() as stdout:
+        with load() as pipeline:
+            if stream:
+                with contextlib.closing(pipeline.stream(asked, **parameters)) as parts:
+                    for part in parts:
+                        click.echo(_json(part) if as_json else part.text, stdout, nl=as_json)
+                click.echo(file=stdout, nl=not as_json)
+                return
+            answer = pipeline.generate(asked, **parameters)
+        whole = (answer, *answer.others)
+        for each in whole:
+            check(each)
+        for text in [_json(answer)] if as_json else [each.text for each in whole]:
+            click.echo(text, stdout)
+
+
+@contextlib.contextmanager
+def _stdout_of_answers() -> Iterator[TextIO]:
+    """Standard output. What libraries and their processes print meanwhile goes to stderr."""
+    own = sys.stdout
+    try:
+        number = own.fileno()
+    except io.UnsupportedOperation:  # no file but a program's object
+        yield own
+        return
+    own.flush()
+    with open(os.dup(number), "w", encoding=own.encoding, errors=own.errors) as stdout:  # noqa: PTH123
+        os.dup2(sys.stderr.fileno(), number)
+        try:
+            yield stdout
+        finally:
+            own.flush()
+            os.dup2(stdout.fileno(), number)
 
 
 def _loader(

@@ -119,6 +119,61 @@ def test_on_a_terminal_the_answer_streams(model: list[str]) -> None:
     os.close(ours)
 
 
+NOISY = """
+import os, subprocess
+from replay import ReplayEngine
+
+class Noisy(ReplayEngine):
+    def __init__(self, settings):
+        print("loading")
+        subprocess.run(["echo", "a process"])
+        super().__init__(settings)
+        os.write(1, b"loaded")
+"""
+
+
+def test_standard_output_has_the_answer_only(
+    repository: Path, bpe_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    for options, expected in (((), "one two\n"), (("--stream",), "one two\n")):
+        done = subprocess.run(
+            [PROGRAM, "run", "--engine", "noisy:Noisy", "--model", f"{repository}-model",
+             "--tokenizer-dir", bpe_dir, "one two", "--max-tokens", "9", *options],
+            env={**ENVIRONMENT, "PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}:{tmp_path}"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == expected
+        assert sorted(done.stderr.split()) == ["a", "loaded", "loading", "process"]
+
+
+def test_answers_follow_a_schema(
+    model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object", "required": ["city"]}')
+    options = ("--schema", tmp_path / "schema.json", "--max-tokens", 99)
+    refused = run(*model, '{"city": "서울"}', *options)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "'guided_decoding_guide_type' is not supported by this engine" in refused.stderr
+    monkeypatch.setattr(
+        replay.ReplayEngine, "supported",
+        replay.ReplayEngine.supported | {"guided_decoding_guide_type"},
+    )  # fmt: skip
+    for text in ('{"city": "서울"}', '{"town": 1}'):
+        result = run(*model, text + "<|im_end|>", *options)
+        if "city" in text:
+            assert (result.exit_code, result.stdout) == (0, text + "\n")
+        else:
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "'city' is a required property" in result.stderr
+    (tmp_path / "in.txt").write_text('{"city": 1}<|im_end|>\nno JSON<|im_end|>\n')
+    files = ("--input", tmp_path / "in.txt", "--output", tmp_path / "out.jsonl")
+    assert run(*model, *files, *options).exit_code == 1
+    found = answers(tmp_path / "out.jsonl")
+    assert found[0]["text_output"] == '{"city": 1}'
+    assert "it is not JSON" in found[1]["error"]
+
+
 def test_every_option_of_a_request_is_an_input() -> None:
     own = {"prompt", "model_repo", "messages", "stream", "as_json", "requests", "answers", "schema",
            "debug", "engine", "model_dir", "engine_dir", "tokenizer_dir", "tokenizer_type",
