@@ -156,7 +156,7 @@ def choose_dtype(options: BuildOptions, model: ModelConfig) -> str:
         raise SettingsError(f"--dtype {dtype} is not a type of weights; give {', '.join(_DTYPES)}")
     if not options.gpu:
         return dtype
-    _check_gpu(options.gpu, model.version, [dtype, options.quantization])
+    _check_gpu(options.gpu.upper(), model.version, [dtype, options.quantization])
     return dtype
 
 
