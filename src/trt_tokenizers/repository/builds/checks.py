@@ -43,27 +43,32 @@ def find_recipe(model: ModelConfig) -> Recipe:
     Raises:
         RepositoryError: its version does not know the model.
     """
-    rope = model.config.get("rope_scaling") or model.config.get("rope_parameters") or {}
-    kind = str(rope.get("rope_type") or rope.get("type") or "")
     rows = [row for row in facts.RECIPES if model.type in row.model_types]
-    special = [row for row in rows if row.rope == kind]
-    rows = special or [row for row in rows if not row.rope]
-    for row in rows:
-        if facts.valid(row, model.version):
-            return row
-    name = f"model_type {model.type!r}"
-    if rows:
-        name += f" with rope_type {kind!r}" if rows[0].rope else ""
+    if not rows:
+        types = sorted({each for row in facts.RECIPES for each in row.model_types})
         raise RepositoryError(
-            f"{model.file}: TensorRT-LLM {model.version} does not know {name}; known to build it "
-            f"are {rows[0].since} to {rows[-1].until}"
+            f"{model.file}: no known TensorRT-LLM builds engines of model_type {model.type!r}"
+            f"{nearest(model.type, types)}; known are {', '.join(types)}; serve others with "
+            "generate --engine llmapi, vllm or transformers"
         )
-    types = sorted({each for row in facts.RECIPES for each in row.model_types})
-    raise RepositoryError(
-        f"{model.file}: no known TensorRT-LLM builds engines of {name}"
-        f"{nearest(model.type, types)}; known are {', '.join(types)}; serve others with "
-        "generate --engine llmapi, vllm or transformers"
-    )
+    special = {row.variant for row in rows} & _variants(model.config)
+    for variant in special or {""}:
+        same = [row for row in rows if row.variant == variant]
+        found = [row for row in same if facts.valid(row, model.version)]
+        if not found:
+            raise RepositoryError(
+                f"{model.file}: TensorRT-LLM {model.version} does not know model_type "
+                f"{model.type!r}{' with ' if variant else ''}{variant}; known to build it are "
+                f"{same[0].since} to {same[-1].until}"
+            )
+    return found[0]
+
+
+def _variants(config: Mapping[str, Any]) -> set[str]:
+    """What a model may have that its model_type does not say, as in `Recipe.variant`."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    variants = {f"rope_type {rope.get('rope_type') or rope.get('type')}"}
+    return variants | ({"tie_word_embeddings"} if config.get("tie_word_embeddings") else set())
 
 
 def check_split(options: BuildOptions, model: ModelConfig, recipe: Recipe) -> None:

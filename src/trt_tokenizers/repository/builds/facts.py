@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
         programs: in their order.
         pipeline_since: the first version with pipeline parallelism; empty: none has it.
         quantize_since: the first version whose quantize.py knows the model; empty: none does.
-        rope: the rope_type of models that need this recipe; empty: all others.
+        variant: what is special in the config.json of the models that need this row; empty: nothing.
     """
 
     model_types: list[str]
@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
     pipeline_since: str
     quantize_since: str
     source: str
-    rope: str = ""
+    variant: str = ""
 
 
 class Option(NamedTuple):

@@ -74,7 +74,7 @@ def versions_text() -> str:
     """All facts without their sources, as tables."""
     models = [
         (
-            ", ".join(row.model_types) + (f" ({row.rope})" if row.rope else ""),
+            ", ".join(row.model_types) + (f" with {row.variant}" if row.variant else ""),
             _span(row),
             " + ".join(row.programs),
             row.pipeline_since or "no",

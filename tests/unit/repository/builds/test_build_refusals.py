@@ -14,6 +14,7 @@ from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository.builds import facts
 from trt_tokenizers.repository.schemas import minor_version
 
+TIED = {"tie_word_embeddings": True}  # Llama-3.2-1B, Qwen2.5-1.5B
 AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4}}
 
 
@@ -43,7 +44,9 @@ AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4}}
         ("Llama-2-7b-hf", AWQ, "0.15", "", 1, "0.16 and newer without --quantization are"),
         ("Llama-2-7b-hf", AWQ, "0.17", "--quantization fp8", 1, "quantized already (awq)"),
         ("Mixtral-8x7B-v0.1", AWQ, "1.2", "", 1, "give the folder of the original model"),
-        ("Llama-3.1-8B", {}, "0.11", "", 1, "with rope_type 'llama3'; known to build it are 0.12"),
+        ("Llama-3.1-8B", {}, "0.11", "", 1, "with rope_type llama3; known to build it are 0.12"),
+        ("Llama-3.1-8B", TIED, "0.12", "", 1, "with tie_word_embeddings; known to build it are 0.15"),
+        ("Qwen2.5-7B", TIED, "0.14", "", 1, "with tie_word_embeddings; known to build it are 0.15"),
         ("gemma-7b", {}, "0.8", "", 1, "known to build it are 0.9 to 1.2"),
         ("gpt2", {"model_type": "mamba"}, "0.17", "", 1, "no known TensorRT-LLM builds engines"),
         ("gpt2", {"model_type": "gemma-2"}, "0.17", "", 1, "did you mean 'gemma2'?"),
@@ -138,7 +141,7 @@ def test_rows_of_one_option_or_model_do_not_overlap() -> None:
         ]
         assert len(options) == len(set(options)), version
         models = [
-            (each, row.rope)
+            (each, row.variant)
             for row in facts.RECIPES
             for each in row.model_types
             if facts.valid(row, version)
