@@ -12,7 +12,6 @@ from trt_tokenizers.memory.attention import LAYERS, number
 from trt_tokenizers.repository.builds import facts
 from trt_tokenizers.repository.builds.facts import Quantization, Recipe
 from trt_tokenizers.repository.builds.options import BuildOptions
-from trt_tokenizers.repository.schemas import minor_version
 from trt_tokenizers.settings import nearest
 
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -52,7 +51,7 @@ def find_recipe(model: ModelConfig) -> Recipe:
             "generate --engine llmapi, vllm or transformers"
         )
     special = {row.variant for row in rows} & _variants(model.config)
-    for variant in special or {""}:
+    for variant in sorted(special) or [""]:
         same = [row for row in rows if row.variant == variant]
         found = [row for row in same if facts.valid(row, model.version)]
         if not found:
@@ -129,22 +128,22 @@ def find_quantization(name: str, model: ModelConfig) -> Quantization:
             f"--quantization {name}{nearest(name, facts.QUANTIZATIONS)} is unknown; known are "
             f"{', '.join(facts.QUANTIZATIONS)}"
         )
-    found, needs = facts.QUANTIZATIONS[name], [facts.QUANTIZATIONS[name].since]
-    if found.calibrated:
-        rows = [row for row in facts.RECIPES if model.type in row.model_types]
-        needs.append(next((row.quantize_since for row in rows if row.quantize_since), ""))
-    if "" in needs or model.type not in (found.model_types or [model.type]):
+    rows = [
+        row["since"]
+        for row in facts.FACTS["quantized_models"]
+        if name in row["quantizations"] and model.type in row["model_types"]
+    ]
+    if not rows:
         raise RepositoryError(
             f"{model.file}: no TensorRT-LLM is known to build {name} of {model.type!r}; choose "
             "another --quantization, or none"
         )
-    since = max(needs, key=minor_version)
-    if not facts.at_least(model.version, since):
+    if not facts.at_least(model.version, rows[0]):
         raise RepositoryError(
-            f"{model.file}: {name} of {model.type!r} is known since TensorRT-LLM {since}, not in "
+            f"{model.file}: {name} of {model.type!r} is known since TensorRT-LLM {rows[0]}, not in "
             f"{model.version}; use a newer version, or another --quantization"
         )
-    return found
+    return facts.QUANTIZATIONS[name]
 
 
 def choose_dtype(options: BuildOptions, model: ModelConfig) -> str:

@@ -165,6 +165,9 @@ def test_quantization(tmp_path: Path) -> None:
     assert "examples/quantization/quantize.py" in calibrate["command"]
     assert "--qformat fp8 --kv_cache_dtype fp8" in calibrate["command"]
     assert "--gemm_plugin" not in build["command"]
+    convert, build = built(folder, "0.17", "--quantization", "int8_sq")["build"][-2:]
+    assert "--smoothquant 0.5 --per_token --per_channel" in convert["command"]
+    assert "--gemm_plugin bfloat16" in build["command"]
     gemma = model_folder(tmp_path, "gemma-7b")
     convert = built(gemma, "0.17", "--quantization", "int8_wo")["build"][-2]
     assert "--use-weight-only-with-precision int8" in convert["command"]

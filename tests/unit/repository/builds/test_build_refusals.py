@@ -39,14 +39,15 @@ AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4}}
         ("Llama-2-7b-hf", {}, "0.10", "--quantization fp8", 1, "is known since TensorRT-LLM 0.11"),
         ("Llama-2-7b-hf", {}, "0.7", "--quantization fp8", 1, "is known since TensorRT-LLM 0.11"),
         ("Qwen2.5-7B", {}, "0.17", "--quantization nvfp4", 1, "no TensorRT-LLM is known to build"),
-        ("gpt2", {}, "0.8", "--quantization int8_wo", 1, "option for --quantization int8_wo"),
+        ("gpt2", {}, "0.8", "--quantization int8_wo", 1, "known since TensorRT-LLM 0.15"),
+        ("Mixtral-8x7B-v0.1", {}, "1.2", "--quantization int4_awq", 1, "choose another"),
         ("gpt2", {}, "0.5", "--max-num-tokens 99", 1, "no known option for --max-num-tokens"),
         ("Llama-2-7b-hf", AWQ, "0.15", "", 1, "0.16 and newer without --quantization are"),
         ("Llama-2-7b-hf", AWQ, "0.17", "--quantization fp8", 1, "quantized already (awq)"),
         ("Mixtral-8x7B-v0.1", AWQ, "1.2", "", 1, "give the folder of the original model"),
         ("Llama-3.1-8B", {}, "0.11", "", 1, "with rope_type llama3; known to build it are 0.12"),
-        ("Llama-3.1-8B", TIED, "0.12", "", 1, "with tie_word_embeddings; known to build it are 0.15"),
-        ("Qwen2.5-7B", TIED, "0.14", "", 1, "with tie_word_embeddings; known to build it are 0.15"),
+        ("Llama-3.1-8B", TIED, "0.12", "", 1, "tie_word_embeddings; known to build it are 0.15"),
+        ("Qwen2.5-7B", TIED, "0.14", "", 1, "tie_word_embeddings; known to build it are 0.15"),
         ("gemma-7b", {}, "0.8", "", 1, "known to build it are 0.9 to 1.2"),
         ("gpt2", {"model_type": "mamba"}, "0.17", "", 1, "no known TensorRT-LLM builds engines"),
         ("gpt2", {"model_type": "gemma-2"}, "0.17", "", 1, "did you mean 'gemma2'?"),
@@ -120,7 +121,7 @@ def test_the_trap_of_23_11_is_printed(tmp_path: Path) -> None:
 def test_every_row_has_a_source_and_versions_in_order() -> None:
     for table, rows in facts.FACTS.items():
         for row in rows:
-            assert table == "programs" or row["source"], row
+            assert table in ("programs", "quantizations") or row["source"], row
             if "until" in row:
                 assert minor_version(row["since"]) <= minor_version(row["until"]), row
     order = [minor_version(row.version) for row in facts.RELEASES]
@@ -147,6 +148,22 @@ def test_rows_of_one_option_or_model_do_not_overlap() -> None:
             if facts.valid(row, version)
         ]
         assert len(models) == len(set(models)), version
+
+
+def test_the_programs_have_options_for_every_quantization_of_a_model() -> None:
+    versions = {".".join(row.version.split(".")[:2]) for row in facts.RELEASES}
+    for known in facts.FACTS["quantized_models"]:
+        needed = {facts.QUANTIZATIONS[name].condition for name in known["quantizations"]} - {""}
+        for version in (v for v in versions if facts.at_least(v, known["since"])):
+            for recipe in (row for row in facts.RECIPES if facts.valid(row, version)):
+                if not set(recipe.model_types) & set(known["model_types"]):
+                    continue
+                found = {
+                    row.when
+                    for row in facts.OPTIONS
+                    if set(row.programs) & set(recipe.programs) and facts.valid(row, version)
+                }
+                assert needed <= found, f"{known} {version} {recipe}"
 
 
 def test_versions_prints_the_table() -> None:
