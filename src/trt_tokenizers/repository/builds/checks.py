@@ -12,7 +12,6 @@ from trt_tokenizers.memory.attention import LAYERS, number
 from trt_tokenizers.repository.builds import facts
 from trt_tokenizers.repository.builds.facts import Quantization, Recipe
 from trt_tokenizers.repository.builds.options import BuildOptions
-from trt_tokenizers.repository.schemas import minor_version
 from trt_tokenizers.settings import nearest
 
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -43,27 +42,32 @@ def find_recipe(model: ModelConfig) -> Recipe:
     Raises:
         RepositoryError: its version does not know the model.
     """
-    rope = model.config.get("rope_scaling") or model.config.get("rope_parameters") or {}
-    kind = str(rope.get("rope_type") or rope.get("type") or "")
     rows = [row for row in facts.RECIPES if model.type in row.model_types]
-    special = [row for row in rows if row.rope == kind]
-    rows = special or [row for row in rows if not row.rope]
-    for row in rows:
-        if facts.valid(row, model.version):
-            return row
-    name = f"model_type {model.type!r}"
-    if rows:
-        name += f" with rope_type {kind!r}" if rows[0].rope else ""
+    if not rows:
+        types = sorted({each for row in facts.RECIPES for each in row.model_types})
         raise RepositoryError(
-            f"{model.file}: TensorRT-LLM {model.version} does not know {name}; known to build it "
-            f"are {rows[0].since} to {rows[-1].until}"
+            f"{model.file}: no known TensorRT-LLM builds engines of model_type {model.type!r}"
+            f"{nearest(model.type, types)}; known are {', '.join(types)}; serve others with "
+            "generate --engine llmapi, vllm or transformers"
         )
-    types = sorted({each for row in facts.RECIPES for each in row.model_types})
-    raise RepositoryError(
-        f"{model.file}: no known TensorRT-LLM builds engines of {name}"
-        f"{nearest(model.type, types)}; known are {', '.join(types)}; serve others with "
-        "generate --engine llmapi, vllm or transformers"
-    )
+    special = {row.variant for row in rows} & _variants(model.config)
+    for variant in sorted(special) or [""]:
+        same = [row for row in rows if row.variant == variant]
+        found = [row for row in same if facts.valid(row, model.version)]
+        if not found:
+            raise RepositoryError(
+                f"{model.file}: TensorRT-LLM {model.version} does not know model_type "
+                f"{model.type!r}{' with ' if variant else ''}{variant}; known to build it are "
+                f"{same[0].since} to {same[-1].until}"
+            )
+    return found[0]
+
+
+def _variants(config: Mapping[str, Any]) -> set[str]:
+    """What a model may have that its model_type does not say, as in `Recipe.variant`."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    variants = {f"rope_type {rope.get('rope_type') or rope.get('type')}"}
+    return variants | ({"tie_word_embeddings"} if config.get("tie_word_embeddings") else set())
 
 
 def check_split(options: BuildOptions, model: ModelConfig, recipe: Recipe) -> None:
@@ -124,22 +128,22 @@ def find_quantization(name: str, model: ModelConfig) -> Quantization:
             f"--quantization {name}{nearest(name, facts.QUANTIZATIONS)} is unknown; known are "
             f"{', '.join(facts.QUANTIZATIONS)}"
         )
-    found, needs = facts.QUANTIZATIONS[name], [facts.QUANTIZATIONS[name].since]
-    if found.calibrated:
-        rows = [row for row in facts.RECIPES if model.type in row.model_types]
-        needs.append(next((row.quantize_since for row in rows if row.quantize_since), ""))
-    if "" in needs or model.type not in (found.model_types or [model.type]):
+    rows = [
+        row["since"]
+        for row in facts.FACTS["quantized_models"]
+        if name in row["quantizations"] and model.type in row["model_types"]
+    ]
+    if not rows:
         raise RepositoryError(
             f"{model.file}: no TensorRT-LLM is known to build {name} of {model.type!r}; choose "
             "another --quantization, or none"
         )
-    since = max(needs, key=minor_version)
-    if not facts.at_least(model.version, since):
+    if not facts.at_least(model.version, rows[0]):
         raise RepositoryError(
-            f"{model.file}: {name} of {model.type!r} is known since TensorRT-LLM {since}, not in "
+            f"{model.file}: {name} of {model.type!r} is known since TensorRT-LLM {rows[0]}, not in "
             f"{model.version}; use a newer version, or another --quantization"
         )
-    return found
+    return facts.QUANTIZATIONS[name]
 
 
 def choose_dtype(options: BuildOptions, model: ModelConfig) -> str:
@@ -156,7 +160,7 @@ def choose_dtype(options: BuildOptions, model: ModelConfig) -> str:
         raise SettingsError(f"--dtype {dtype} is not a type of weights; give {', '.join(_DTYPES)}")
     if not options.gpu:
         return dtype
-    _check_gpu(options.gpu, model.version, [dtype, options.quantization])
+    _check_gpu(options.gpu.upper(), model.version, [dtype, options.quantization])
     return dtype
 
 

@@ -50,8 +50,7 @@ class Recipe(NamedTuple):
         folder, group: of the programs in TensorRT-LLM's examples.
         programs: in their order.
         pipeline_since: the first version with pipeline parallelism; empty: none has it.
-        quantize_since: the first version whose quantize.py knows the model; empty: none does.
-        rope: the rope_type of models that need this recipe; empty: all others.
+        variant: what the config.json of the models has that need this row; empty: nothing special.
     """
 
     model_types: list[str]
@@ -61,9 +60,8 @@ class Recipe(NamedTuple):
     group: str
     programs: list[str]
     pipeline_since: str
-    quantize_since: str
     source: str
-    rope: str = ""
+    variant: str = ""
 
 
 class Option(NamedTuple):
@@ -93,19 +91,14 @@ class Quantization(NamedTuple):
 
     Attributes:
         bits: of one weight.
-        calibrated: by quantize.py; otherwise the programs convert the weights themselves.
+        condition: `Option.when` of the conversion's options for it; empty: quantize.py makes it.
         fp8_kv_cache: the KV cache becomes fp8 too.
-        model_types: the only models that have it; empty: all.
     """
 
     name: str
     bits: int
-    calibrated: bool
-    since: str
-    until: str
-    source: str
+    condition: str = ""
     fp8_kv_cache: bool = False
-    model_types: tuple[str, ...] = ()
 
 
 class Gpu(NamedTuple):
@@ -135,7 +128,7 @@ _SINCE = {row["name"]: row["since"] for row in FACTS["changes"] if "name" in row
 _LAST = minor_version(RELEASES[-1].version)
 
 
-def valid(row: Recipe | Option | Quantization | Gpu, version: str) -> bool:
+def valid(row: Recipe | Option | Gpu, version: str) -> bool:
     """Whether a row is true for TensorRT-LLM *version*."""
     return minor_version(row.since) <= minor_version(version) <= minor_version(row.until)
 

@@ -43,7 +43,7 @@ class Build:
     @property
     def programs(self) -> list[str]:
         """The programs to run, in their order."""
-        if self.quantization is not None and self.quantization.calibrated:
+        if self.quantization is not None and not self.quantization.condition:
             return ["quantize.py", "trtllm-build"]
         return self.recipe.programs
 
@@ -53,12 +53,10 @@ class Build:
         chosen, quantization = {self.model_type}, self.quantization
         if self.options.world_size > 1:
             chosen.add("several_ranks")
-        if quantization is None or not quantization.calibrated:
+        if quantization is None or quantization.condition:
             chosen.add("plain_gemm")
-        if quantization is not None and not quantization.calibrated:
-            chosen.add("weight_only")
-        if quantization is not None and quantization.fp8_kv_cache:
-            chosen.add("fp8_kv_cache")
+        if quantization is not None:
+            chosen.add("fp8_kv_cache" if quantization.fp8_kv_cache else quantization.condition)
         return chosen
 
     @property
@@ -121,7 +119,7 @@ def plan_build(options: BuildOptions) -> Build:
             f"--max-seq-len {options.max_seq_len}; make it smaller"
         )
     build = Build(options, release, recipe, model.type, quantization, None)
-    _check_options(build)
+    _check_limits(build)
     return replace(build, memory=_memory(build)) if options.gpu_memory else build
 
 
@@ -137,16 +135,14 @@ def _parallel(options: BuildOptions) -> BuildOptions:
     return replace(options, tensor=tensor, pipeline=pipeline)
 
 
-def _check_options(build: Build) -> None:
-    """Nothing that the user wants is left out because a program has no option for it."""
+def _check_limits(build: Build) -> None:
+    """No limit is left out because a program has no option for it."""
     rows = [row for name in build.programs for row in build.rows(name)]
     missing = [
         f"--{name.replace('_', '-')}"
         for name, value in build.limits.items()
         if value and name != "max_seq_len" and not any(row.name == f"--{name}" for row in rows)
     ]
-    if "weight_only" in build.conditions and not any(row.when == "weight_only" for row in rows):
-        missing.append(f"--quantization {build.options.quantization}")
     if missing:
         raise RepositoryError(
             f"{build.programs[-1]} of TensorRT-LLM {build.release.version} has no known option for "

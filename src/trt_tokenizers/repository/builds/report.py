@@ -8,7 +8,7 @@ from typing import Any
 from trt_tokenizers.memory.report import as_dict as memory_dict
 from trt_tokenizers.memory.report import text as memory_text
 from trt_tokenizers.repository.builds import facts
-from trt_tokenizers.repository.builds.facts import Gpu, Option, Quantization, Recipe
+from trt_tokenizers.repository.builds.facts import Gpu, Option, Recipe
 from trt_tokenizers.repository.builds.plan import Build
 from trt_tokenizers.repository.builds.steps import (
     Step,
@@ -23,8 +23,8 @@ def text(build: Build) -> str:
     options, release = build.options, build.release
     quantized = f", {options.quantization}" if options.quantization else ""
     head = [
-        f"{options.model.name} ({build.model_type}, {options.dtype}{quantized}) for TensorRT-LLM "
-        f"{release.version}: tensor parallel {options.tensor} x pipeline parallel "
+        f"{options.model.absolute().name} ({build.model_type}, {options.dtype}{quantized}) for "
+        f"TensorRT-LLM {release.version}: tensor parallel {options.tensor} x pipeline parallel "
         f"{options.pipeline}",
         *(memory_text(build.memory).splitlines() if build.memory else _NO_MEMORY),
     ]
@@ -74,7 +74,7 @@ def versions_text() -> str:
     """All facts without their sources, as tables."""
     models = [
         (
-            ", ".join(row.model_types) + (f" ({row.rope})" if row.rope else ""),
+            ", ".join(row.model_types) + (f" with {row.variant}" if row.variant else ""),
             _span(row),
             " + ".join(row.programs),
             row.pipeline_since or "no",
@@ -96,8 +96,8 @@ def versions_text() -> str:
         (row.version, row.container, row.tensorrt or "?", row.trap) for row in facts.RELEASES
     ]
     quantizations = [
-        (row.name, _span(row), "quantize.py" if row.calibrated else "as without")
-        for row in facts.QUANTIZATIONS.values()
+        (", ".join(row["quantizations"]), ", ".join(row["model_types"]), row["since"])
+        for row in facts.FACTS["quantized_models"]
     ]
     gpus = [(row.name, row.capability, _span(row)) for row in facts.GPUS.values()]
     changes = [(row["since"], row["what"]) for row in facts.FACTS["changes"]]
@@ -106,14 +106,14 @@ def versions_text() -> str:
             _table(("TensorRT-LLM", "container", "TensorRT", "attention"), releases),
             _table(("model_type", "versions", "programs", "pipeline since"), models),
             _table(("program", "option", "versions", "default", "only for", "why"), options),
-            _table(("quantization", "versions", "program"), quantizations),
+            _table(("quantization", "model_type", "since"), quantizations),
             _table(("GPU", "compute capability x 10", "versions"), gpus),
             _table(("since", "change"), changes),
         ]
     )
 
 
-def _span(row: Recipe | Option | Quantization | Gpu) -> str:
+def _span(row: Recipe | Option | Gpu) -> str:
     return row.since if row.since == row.until else f"{row.since} … {row.until}"
 
 

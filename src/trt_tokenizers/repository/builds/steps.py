@@ -82,8 +82,10 @@ def _parent(build: Build) -> Path:
 
 
 def _paths(build: Build) -> dict[str, str]:
-    output = build.options.output.absolute()
+    output, parent = build.options.output.absolute(), _parent(build)
     return {
+        "sources": str(parent / "TensorRT-LLM"),
+        "templates": str(parent / "tensorrtllm_backend"),
         "model": str(build.options.model.absolute()),
         "output": str(output),
         "checkpoint": f"{output}-checkpoint",
@@ -97,6 +99,15 @@ def _preparation(build: Build) -> Iterator[Step]:
     if not Path(paths["model"]).is_relative_to(work):
         folders.append(f"{paths['model']}:{paths['model']}")
     volumes = [word for folder in folders for word in ("-v", folder)]
+    yield _clone(
+        "The scripts of this version",
+        release.git or f"v{release.version}",
+        _SOURCES,
+        paths["sources"],
+    )
+    if unknown_version(release.version):
+        why = "NVIDIA's templates of this version, because `generate` does not know its tensors"
+        yield _clone(why, f"v{release.version}", _TEMPLATES, paths["templates"])
     yield Step(
         f"The container with TensorRT-LLM {release.version}{with_trt}; the engine runs in no other "
         "version",
@@ -104,10 +115,6 @@ def _preparation(build: Build) -> Iterator[Step]:
             *("docker", "run", "--rm", "-it", "--gpus", "all", "--shm-size=2g"),
             *("--ulimit", "memlock=-1", *volumes, "-w", work, release.image, "bash"),
         ),
-    )
-    yield Step(
-        "The scripts of this version",
-        ("git", "clone", "--depth", "1", "-b", release.git or f"v{release.version}", _SOURCES),
     )
     if not facts.has("build_in_container", release.version):
         yield Step(
@@ -117,8 +124,12 @@ def _preparation(build: Build) -> Iterator[Step]:
         folder = f"{_examples(build)}/{build.recipe.folder}"
         yield _requirements("What the scripts of the model need", folder)
     if "quantize.py" in build.programs:
-        folder = "TensorRT-LLM/examples/quantization"
+        folder = f"{paths['sources']}/examples/quantization"
         yield _requirements("What the calibration needs", folder)
+
+
+def _clone(why: str, tag: str, url: str, folder: str) -> Step:
+    return Step(why, ("git", "clone", "--depth", "1", "-b", tag, url, folder))
 
 
 def _requirements(why: str, folder: str) -> Step:
@@ -126,7 +137,7 @@ def _requirements(why: str, folder: str) -> Step:
 
 
 def _examples(build: Build) -> str:
-    root = "TensorRT-LLM/examples"
+    root = f"{_paths(build)['sources']}/examples"
     moved = facts.has("models_folder", build.release.version)
     return f"{root}/models/{build.recipe.group}" if moved else root
 
@@ -182,7 +193,7 @@ def _repository(build: Build, engine: str, repository: str) -> Iterator[Step]:
             ),
         )
         return
-    templates = "tensorrtllm_backend/all_models/inflight_batcher_llm"
+    templates = f"{_paths(build)['templates']}/all_models/inflight_batcher_llm"
     batch = f"triton_max_batch_size:{build.limit('max_batch_size') or 8}"
     text = f"{batch},tokenizer_dir:{model},tokenizer_type:auto"
     fills = {
@@ -193,10 +204,6 @@ def _repository(build: Build, engine: str, repository: str) -> Iterator[Step]:
         "max_queue_delay_microseconds:0,max_queue_size:0",
         "postprocessing": f"{text},postprocessing_instance_count:1",
     }
-    yield Step(
-        f"NVIDIA's templates of {version}, because `generate` does not know its tensors",
-        ("git", "clone", "--depth", "1", "-b", f"v{version}", _TEMPLATES),
-    )
     yield Step("The repository to fill", ("cp", "-r", templates, repository))
     yield Step(
         "The model for scripting is not needed", ("rm", "-rf", f"{repository}/tensorrt_llm_bls")
