@@ -10,7 +10,8 @@ from harness import generate_replay
 
 #: The prompt is the last message, and so is the answer. Its text has the signs of the formats.
 TEMPLATE = (
-    "{% if tools and false %}<tool_call></tool_call></think>{% endif %}{{ messages[-1].content }}"
+    "{% if tools and false %}<tool_call>{{ messages[0].tool_calls }}</tool_call></think>{% endif %}"
+    "{{ messages[-1].content }}"
 )
 END = "<|im_end|>"
 

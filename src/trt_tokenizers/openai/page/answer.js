@@ -32,7 +32,7 @@ export class Answer {
     this.element = make(
       "article",
       { class: "turn answer", "aria-label": `Answer of ${model}`, "aria-busy": "true" },
-      make("h3", {}, model),
+      make("h2", {}, model),
       make("div", { class: "beside" }, this.body, this.list),
     );
   }
@@ -107,14 +107,14 @@ export class Answer {
   async showTokens(list, ids) {
     if (!this.fold) {
       this.counts = make("span", { class: "counts" });
-      this.promptHead = make("h4", {}, "Prompt, as the engine gets it");
+      this.promptHead = make("h3", {}, "Prompt, as the engine gets it");
       this.fold = make(
         "details",
         { class: "inspect", open: tokensOpen, ontoggle: () => (tokensOpen = this.fold.open) },
         make("summary", {}, "Tokens ", this.counts),
         this.promptHead,
         this.promptTokens.element,
-        make("h4", {}, "Answer"),
+        make("h3", {}, "Answer"),
         this.answerTokens.element,
       );
       this.element.append(this.fold);
@@ -163,6 +163,7 @@ export class Answer {
       make("div", { class: "failure", role: "alert" }, make("strong", {}, title), make("p", {}, message)),
     );
     this.element.setAttribute("aria-busy", "false");
+    say(""); // the alert speaks for itself
   }
 
   /** What the next request has of this answer. */
