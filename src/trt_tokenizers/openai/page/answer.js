@@ -24,17 +24,16 @@ export class Answer {
     this.figures = {};
     this.text = make("div", { class: "text" });
     this.note = make("p", { class: "waiting" }, "Waiting for the first token");
-    this.body = make("div", { class: "body" }, this.note, this.text);
+    this.buttons = make("div", { class: "buttons" });
+    this.body = make("div", { class: "body" }, this.note, this.text, this.buttons);
     this.list = make("dl", { class: "figures", "aria-label": "Figures" });
     this.promptTokens = new TokenList("Prompt tokens");
     this.answerTokens = new TokenList("Answer tokens");
-    this.buttons = make("div", { class: "buttons" });
     this.element = make(
       "article",
       { class: "turn answer", "aria-label": `Answer of ${model}`, "aria-busy": "true" },
-      make("h3", {}, model),
+      make("h2", {}, model),
       make("div", { class: "beside" }, this.body, this.list),
-      this.buttons,
     );
   }
 
@@ -97,7 +96,7 @@ export class Answer {
       const label = make("label", { class: "field" }, `Result of ${part.name}`, result);
       const folded = fold(`Tool call: ${part.name}`, "call", code, label);
       this.calls[index] = { id, name: part.name, arguments: "", code, result };
-      this.body.append(folded);
+      this.buttons.before(folded);
     }
     const call = this.calls[index];
     call.arguments += part.arguments ?? "";
@@ -108,14 +107,14 @@ export class Answer {
   async showTokens(list, ids) {
     if (!this.fold) {
       this.counts = make("span", { class: "counts" });
-      this.promptHead = make("h4", {}, "Prompt, as the engine gets it");
+      this.promptHead = make("h3", {}, "Prompt, as the engine gets it");
       this.fold = make(
         "details",
         { class: "inspect", open: tokensOpen, ontoggle: () => (tokensOpen = this.fold.open) },
         make("summary", {}, "Tokens ", this.counts),
         this.promptHead,
         this.promptTokens.element,
-        make("h4", {}, "Answer"),
+        make("h3", {}, "Answer"),
         this.answerTokens.element,
       );
       this.element.append(this.fold);
@@ -160,10 +159,11 @@ export class Answer {
     this.failed = true;
     this.note.remove();
     const title = status && status !== 200 ? `The server refused: ${status}` : "The answer failed";
-    this.body.append(
+    this.buttons.before(
       make("div", { class: "failure", role: "alert" }, make("strong", {}, title), make("p", {}, message)),
     );
     this.element.setAttribute("aria-busy", "false");
+    say(""); // the alert speaks for itself
   }
 
   /** What the next request has of this answer. */
