@@ -98,24 +98,27 @@ class Pages:
             "SITE": str(site),
             "TRITON": f"http://{self.addresses['localhost:8000']}",
         }
+        programs = {}
         for block in found:
-            self._run(block, folder, environment)
+            where = f"{block.page}:{block.line}"
+            text = self._with_addresses(block.text)
+            if block.file:
+                path = folder / block.file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            if block.language == "python":
+                programs[where] = text
+            for command in Block(block.page, block.line, block.language, text).commands:
+                printed = _call(where, ["bash", "-ec", command.text], folder, environment)
+                assert command.shows(printed), f"{where}: {command.text}prints\n{printed}"
+        if programs:  # in one process, which loads the libraries once
+            (folder / "programs.json").write_text(json.dumps(programs))
+            _call(str(page), [sys.executable, "-c", RUN_PROGRAMS], folder, environment)
 
-    def _run(self, block: Block, folder: Path, environment: dict[str, str]) -> None:
-        text = block.text
+    def _with_addresses(self, text: str) -> str:
         for written, real in self.addresses.items():
             text = text.replace(written, real)
-        if block.file:
-            path = folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            path.write_text(text)
-        where = f"{block.page}:{block.line}"
-        if block.language == "python":
-            _call(where, [sys.executable, "-c", text], folder, environment)
-        for command in Block(block.page, block.line, block.language, text).commands:
-            printed = _call(where, ["bash", "-ec", command.text], folder, environment)
-            assert command.shows(printed), f"{where}: {command.text}prints\n{printed}"
+        return text
 
 
 def _call(where: str, argv: list[str], folder: Path, environment: dict[str, str]) -> str:
@@ -127,6 +130,11 @@ def _call(where: str, argv: list[str], folder: Path, environment: dict[str, str]
     return done.stdout
 
 
+RUN_PROGRAMS = """
+import json
+for where, text in json.load(open("programs.json")).items():
+    exec(compile(text, where, "exec"), {"__name__": "__main__"})
+"""
 #: Stands for a built engine.
 ENGINE = {
     "version": "0.17.0",
