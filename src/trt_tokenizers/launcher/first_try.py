@@ -107,8 +107,8 @@ def generate_options(model: Path, engine: str, arguments: Mapping[str, Any]) -> 
         )
     if engine == CPP_BACKEND:
         raise RepositoryError(
-            f"serve starts Python engines; for {CPP_BACKEND} run trt-tokenizers generate "
-            f"--engine {CPP_BACKEND} --engine-dir E --tokenizer-dir T --output R, then launch_server"
+            f"serve starts Python engines only; run trt-tokenizers generate --engine {CPP_BACKEND} "
+            "--engine-dir E --tokenizer-dir T --output R, then launch_server --model-repo R"
         )
     options = GenerateOptions(engine=engine, model_dir=model)
     if engine == "vllm":
