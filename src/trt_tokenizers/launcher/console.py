@@ -36,7 +36,7 @@ class Console:
         self._loading: dict[str, None] = {}
         self._weights = ""
         self._shown = ""  # the live line
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def say(self, line: str) -> None:
         """Write one line of the launcher."""
@@ -52,14 +52,15 @@ class Console:
         """Take one line of the servers' output."""
         if not self._quiet:
             return
-        if found := _LOADING.search(line):
-            self._loading[found["model"].decode(errors="replace")] = None
-        elif found := _LOADED.search(line):
-            self._loading.pop(found["model"].decode(errors="replace"), None)
-        elif found := _WEIGHTS.search(line):
-            self._weights = f", {int(found['percent'])} % of the weights"
-        elif found := _OURS.search(line):
-            self.say(f"warning: {found['text'].decode(errors='replace')[:_LONGEST]}")
+        with self._lock:
+            if found := _LOADING.search(line):
+                self._loading[found["model"].decode(errors="replace")] = None
+            elif found := _LOADED.search(line):
+                self._loading.pop(found["model"].decode(errors="replace"), None)
+            elif found := _WEIGHTS.search(line):
+                self._weights = f", {int(found['percent'])} % of the weights"
+            elif found := _OURS.search(line):
+                self.say(f"warning: {found['text'].decode(errors='replace')[:_LONGEST]}")
 
     def tick(self, seconds: float) -> None:
         """Show what loads, *seconds* after the start."""

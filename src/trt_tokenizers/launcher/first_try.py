@@ -22,6 +22,7 @@ from trt_tokenizers.memory.gpus import host_gpus
 from trt_tokenizers.repository.check import check
 from trt_tokenizers.repository.demo_model import cache_folder, demo_model
 from trt_tokenizers.repository.generate import GenerateOptions, render, write
+from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND
 from trt_tokenizers.settings import as_text
 
 #: The name that stands for the demo's model.
@@ -98,11 +99,16 @@ def generate_options(model: Path, engine: str, arguments: Mapping[str, Any]) -> 
     """The options with which `generate` makes the repository.
 
     Raises:
-        RepositoryError: there is no folder *model*.
+        RepositoryError: there is no folder *model*, or its engine is the C++ backend.
     """
     if not model.is_dir():
         raise RepositoryError(
             f"{model}: no such folder; give a Hugging Face model folder, or {DEMO}"
+        )
+    if engine == CPP_BACKEND:
+        raise RepositoryError(
+            f"serve starts Python engines only; run trt-tokenizers generate --engine {CPP_BACKEND} "
+            "--engine-dir E --tokenizer-dir T --output R, then launch_server --model-repo R"
         )
     options = GenerateOptions(engine=engine, model_dir=model)
     if engine == "vllm":

@@ -44,10 +44,11 @@ def explaining(line: str) -> list[str]:
 
 
 def read_explanation(log: Path, since: int) -> list[str]:
-    """The last lines of the file *log*, after its first *since* bytes, that may explain a
-    failure."""
+    """The last lines of the file *log*, after its first *since* bytes, that may explain a failure,
+    each once."""
     with log.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(since, size - _SEARCHED))
         text = file.read().decode(errors="replace")
-    return [part for line in text.splitlines() for part in explaining(line)][-LINES:]
+    parts = [part for line in text.splitlines() for part in explaining(line)]
+    return list(dict.fromkeys(parts))[-LINES:]

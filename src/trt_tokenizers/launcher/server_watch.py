@@ -35,7 +35,7 @@ class LogReader:
     """Parses the server's output, fed in pieces of any size.
 
     Attributes:
-        tail: the last lines that may explain a failure.
+        tail: the last lines that may explain a failure, each once.
         unloading: whether a stopping server has finished all requests and unloads its models. An
             idle gRPC stream keeps the server, and perhaps the ensemble, from ending.
     """
@@ -72,7 +72,9 @@ class LogReader:
         return [name for line in lines if (name := self._read(line)) is not None]
 
     def _read(self, line: bytes) -> str | None:
-        self.tail.extend(explaining(line.decode(errors="replace")))
+        # Triton repeats the traceback of a model that fails.
+        text = explaining(line.decode(errors="replace"))
+        self.tail.extend(part for part in text if part not in self.tail)
         if self._load_failure is None and (failed := _LOAD_FAILED.search(line)):
             # Triton logs the whole Python traceback on this line; its first line is the reason.
             model = line[failed.start() :].split(b"'")[1].decode(errors="replace")

