@@ -378,6 +378,7 @@ def pipeline(server: Server) -> Iterator[Pipeline]:
         yield pipeline
 
 
+@pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
 def test_fifty_answers_of_a_pipeline_are_the_servers(
     request: pytest.FixtureRequest, server: Server, pipeline: Pipeline
 ) -> None:
@@ -403,6 +404,7 @@ def test_fifty_answers_of_a_pipeline_are_the_servers(
     assert len(texts) > len(bodies) / 2
 
 
+@pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
 def test_several_answers_and_streams_of_a_pipeline_are_the_servers(
     server: Server, pipeline: Pipeline
 ) -> None:

@@ -6,8 +6,10 @@ import _thread
 import asyncio
 import contextlib
 import gc
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -428,3 +430,24 @@ def test_outputs_are_json(pipeline: Pipeline) -> None:
     with contextlib.closing(pipeline.stream(TEXT, max_tokens=20, return_log_probs=True)) as parts:
         for part in parts:
             assert json.loads(json.dumps(part.outputs())) == part.outputs()
+
+
+def test_the_programs_of_the_documentation_run(
+    repository: Path, bpe_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """They run on the engine of these tests, which knows neither dtype nor max_batch_size."""
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    load = Pipeline.from_model
+    used = inspect.signature(load)
+
+    def replayed(*arguments: Any, **options: Any) -> Pipeline:
+        used.bind(*arguments, **options)
+        model = repository.with_name("repo-model")
+        return load(model, engine="replay:ReplayEngine", tokenizer_dir=bpe_dir)
+
+    monkeypatch.setattr(Pipeline, "from_model", replayed)
+    programs = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(programs) == 5
+    for program in programs:
+        exec(program, {})
+    assert "Once upon a time" in capsys.readouterr().out
