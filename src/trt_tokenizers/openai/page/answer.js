@@ -10,7 +10,7 @@ const FIGURES = {
   answer: "Answer",
   finish: "Finish",
 };
-let tokensOpen = true; // as the reader left it
+let tokensOpen = matchMedia("(min-width: 641px)").matches; // later: as the reader left it
 
 export class Answer {
   /** *model*: its name. */
@@ -29,11 +29,12 @@ export class Answer {
     this.list = make("dl", { class: "figures", "aria-label": "Figures" });
     this.promptTokens = new TokenList("Prompt tokens");
     this.answerTokens = new TokenList("Answer tokens");
+    this.beside = make("div", { class: "beside" }, this.body, this.list);
     this.element = make(
       "article",
       { class: "turn answer", "aria-label": `Answer of ${model}`, "aria-busy": "true" },
       make("h2", {}, model),
-      make("div", { class: "beside" }, this.body, this.list),
+      this.beside,
     );
   }
 
