@@ -100,7 +100,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("page")
     repository = generate(folder / "repo", "--engine", "transformers", "--model", str(smollm2))
     (port,) = free_ports(1)
-    with launched(repository, folder, "--drain-timeout", "3", "--openai-port", str(port)) as server:
+    with launched(repository, folder, "--openai-port", str(port)) as server:
         yield server, f"http://127.0.0.1:{port}/"
 
 
@@ -306,6 +306,34 @@ def test_reasoning_and_calls_are_folded(open_page: Open, replay: str) -> None:
     last = page.get_by_role("article", name="Answer of").last
     finish(last, "length")
     assert text(last) == "It is written."
+
+
+def test_a_server_without_token_ids_is_served_too(open_page: Open, replay: str) -> None:
+    why = "return_token_ids is not served: the ensemble has no output 'token_ids'; leave it out"
+
+    def refuse(route: Any) -> None:
+        if "return_token_ids" in route.request.post_data_json:
+            error = {"message": why, "param": "return_token_ids"}
+            route.fulfill(status=400, json={"error": error})
+        else:
+            route.continue_()
+
+    page = open_page(replay)
+    page.route("**/v1/chat/completions", refuse)
+    for _ in range(2):
+        answer = send(page, "hello")
+        finish(answer, "length")
+        assert text(answer) == "hello"
+        expect(answer.locator(".inspect")).to_contain_text(why)
+    page.unroute("**/v1/chat/completions")
+    page.reload()
+    unknown = {"error": {"message": "INSPECT is 'tokens'", "param": None}}
+    page.route("**/detokenize", lambda route: route.fulfill(status=400, json=unknown))
+    answer = send(page, "hello")
+    finish(answer, "length")
+    assert text(answer) == "hello"
+    expect(answer.locator(".inspect")).to_have_count(1)
+    expect(answer.locator(".inspect")).to_contain_text("INSPECT is 'tokens'")
 
 
 def test_a_key_is_asked_for(open_page: Open, server: tuple[Server, str]) -> None:

@@ -120,10 +120,12 @@ export class Answer {
       );
       this.element.append(this.fold);
     }
+    if (!this.fold.isConnected) return; // the server did not tell their bytes
     try {
       await list.add(ids);
     } catch (error) {
-      this.fold.replaceChildren(make("summary", {}, "Tokens"), make("p", {}, error.message));
+      if (this.fold.isConnected) this.explain(error.message);
+      this.fold.remove();
     }
     const { promptTokens: prompt, answerTokens: answer } = this;
     this.counts.textContent = `${prompt.ids.length} in the prompt, ${answer.ids.length} in the answer`;
@@ -131,6 +133,12 @@ export class Answer {
       "Prompt, as the engine gets it ",
       make("span", { class: "counts" }, prompt.begins),
     );
+  }
+
+  /** Show why there are no tokens. */
+  explain(message) {
+    const text = make("p", { class: "counts" }, message);
+    this.element.append(make("details", { class: "inspect" }, make("summary", {}, "Tokens"), text));
   }
 
   figure(name, value) {

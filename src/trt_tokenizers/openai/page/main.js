@@ -12,7 +12,7 @@ let turns = []; // {text, element} of a question, or an Answer
 let running = null; // the AbortController of the answer that comes
 let following = false; // false: the reader has scrolled up, or nothing comes
 let scrolled = 0; // where the conversation was scrolled to
-let withIds = true; // false: the server's repository sends no token ids
+let noIds = ""; // why the server sends no token ids
 
 function messages(before) {
   const found = systemMessage();
@@ -59,14 +59,16 @@ async function answer(fields) {
 }
 
 async function read(its, body, signal) {
+  if (noIds) its.explain(noIds);
   try {
-    const asked = withIds ? { ...body, return_token_ids: true } : body;
+    const asked = noIds ? body : { ...body, return_token_ids: true };
     for await (const event of events("v1/chat/completions", asked, signal)) {
       its.take(event);
     }
   } catch (error) {
-    if (!withIds || error.param !== "return_token_ids") throw error;
-    withIds = false;
+    // An ensemble or a preprocessing model of another version does not tell them.
+    if (noIds || (error.param !== "return_token_ids" && error.status !== 501)) throw error;
+    noIds = error.message;
     await read(its, body, signal);
   }
 }
