@@ -100,7 +100,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("page")
     repository = generate(folder / "repo", "--engine", "transformers", "--model", str(smollm2))
     (port,) = free_ports(1)
-    with launched(repository, folder, "--drain-timeout", "8", "--openai-port", str(port)) as server:
+    with launched(repository, folder, "--openai-port", str(port)) as server:
         yield server, f"http://127.0.0.1:{port}/"
 
 
@@ -248,6 +248,26 @@ def test_an_error_is_shown_as_its_text(open_page: Open, url: str) -> None:
     assert text(answer) == '"Paris"'
 
 
+def test_a_token_may_be_a_part_of_a_character(open_page: Open, replay: str) -> None:
+    page = open_page(replay)
+    answer = send(page, "a𝄞b")
+    finish(answer, "length")
+    tokens = answer.get_by_role("listbox", name="Answer tokens").get_by_role("option")
+    expect(tokens.nth(2)).to_be_visible()
+    pieces = tokens.all_text_contents()
+    assert bytes.fromhex("".join(pieces[1:-1])).decode() == "𝄞"
+    tokens.nth(1).focus()
+    expect(page.get_by_role("tooltip")).to_contain_text("part of 𝄞")
+    expect(tokens.nth(1)).to_have_attribute("aria-label", re.compile("part of 𝄞, Bytes f0"))
+
+
+def test_the_end_of_the_text_stays_in_sight(open_page: Open, replay: str) -> None:
+    page = open_page(replay, viewport={"width": 900, "height": 500})
+    answer = send(page, "\n".join(f"line {number}" for number in range(60)))
+    finish(answer, "length")
+    expect(answer.get_by_role("button", name="Retry")).to_be_in_viewport()
+
+
 @pytest.mark.parametrize(
     "written", ["안녕하세요 👍🏽\n\t한국어 é 𝄞", "<img src=x onerror=alert(1)><b>&amp;"]
 )
@@ -286,6 +306,34 @@ def test_reasoning_and_calls_are_folded(open_page: Open, replay: str) -> None:
     last = page.get_by_role("article", name="Answer of").last
     finish(last, "length")
     assert text(last) == "It is written."
+
+
+def test_a_server_without_token_ids_is_served_too(open_page: Open, replay: str) -> None:
+    why = "return_token_ids is not served: the ensemble has no output 'token_ids'; leave it out"
+
+    def refuse(route: Any) -> None:
+        if "return_token_ids" in route.request.post_data_json:
+            error = {"message": why, "param": "return_token_ids"}
+            route.fulfill(status=400, json={"error": error})
+        else:
+            route.continue_()
+
+    page = open_page(replay)
+    page.route("**/v1/chat/completions", refuse)
+    for _ in range(2):
+        answer = send(page, "hello")
+        finish(answer, "length")
+        assert text(answer) == "hello"
+        expect(answer.locator(".inspect")).to_contain_text(why)
+    page.unroute("**/v1/chat/completions")
+    page.reload()
+    unknown = {"error": {"message": "INSPECT is 'tokens'", "param": None}}
+    page.route("**/detokenize", lambda route: route.fulfill(status=400, json=unknown))
+    answer = send(page, "hello")
+    finish(answer, "length")
+    assert text(answer) == "hello"
+    expect(answer.locator(".inspect")).to_have_count(1)
+    expect(answer.locator(".inspect")).to_contain_text("INSPECT is 'tokens'")
 
 
 def test_a_key_is_asked_for(open_page: Open, server: tuple[Server, str]) -> None:
@@ -351,13 +399,14 @@ def test_all_by_keyboard(open_page: Open, replay: str) -> None:
     assert "Retry" in reached
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_everyone_can_use_it(open_page: Open, replay: str, scheme: str, width: int) -> None:
     page = open_page(replay, color_scheme=scheme, viewport={"width": width, "height": 740})
     no_problem(page)
-    answer = send(page, f"<think>\nwell\n</think>{'word ' * 40}é{'x' * 300}")
+    answer = send(page, f"<think>\nwell\n</think>{'word ' * 9}é{'x' * 99}")
     finish(answer, "length")
+    if width == 360:
+        answer.locator(".inspect > summary").click()
     answer.get_by_role("option").nth(3).focus()
     no_problem(page)
     page.keyboard.press("Escape")

@@ -255,7 +255,7 @@ class Chat(Answers):
         return None
 
     def _whole(self, index: int) -> Any:
-        whole = {"message": {"role": "assistant", "content": None}}
+        whole: dict[str, Any] = {"message": {"role": "assistant", "content": None}}
         if self._request.return_token_ids:
             whole["token_ids"] = []
         return _choice(index, whole, None, "")

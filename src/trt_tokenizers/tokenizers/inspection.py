@@ -43,7 +43,7 @@ def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]
     for token_id, (start, end) in zip(ids, spans, strict=True):
         text = tokenizer.token_bytes(token_id).decode("utf-8", "backslashreplace")
         span = (start, end) if start < end else (None, None)
-        found.append(Piece(token_id, text, *span, is_special(tokenizer, token_id)))
+        found.append(Piece(token_id, text, span[0], span[1], is_special(tokenizer, token_id)))
     return found
 
 

@@ -10,7 +10,7 @@ const FIGURES = {
   answer: "Answer",
   finish: "Finish",
 };
-let tokensOpen = true; // as the reader left it
+let tokensOpen = matchMedia("(min-width: 641px)").matches; // later: as the reader left it
 
 export class Answer {
   /** *model*: its name. */
@@ -29,11 +29,12 @@ export class Answer {
     this.list = make("dl", { class: "figures", "aria-label": "Figures" });
     this.promptTokens = new TokenList("Prompt tokens");
     this.answerTokens = new TokenList("Answer tokens");
+    this.beside = make("div", { class: "beside" }, this.body, this.list);
     this.element = make(
       "article",
       { class: "turn answer", "aria-label": `Answer of ${model}`, "aria-busy": "true" },
       make("h2", {}, model),
-      make("div", { class: "beside" }, this.body, this.list),
+      this.beside,
     );
   }
 
@@ -119,10 +120,12 @@ export class Answer {
       );
       this.element.append(this.fold);
     }
+    if (!this.fold.isConnected) return; // the server did not tell their bytes
     try {
       await list.add(ids);
     } catch (error) {
-      this.fold.replaceChildren(make("summary", {}, "Tokens"), make("p", {}, error.message));
+      if (this.fold.isConnected) this.explain(error.message);
+      this.fold.remove();
     }
     const { promptTokens: prompt, answerTokens: answer } = this;
     this.counts.textContent = `${prompt.ids.length} in the prompt, ${answer.ids.length} in the answer`;
@@ -130,6 +133,12 @@ export class Answer {
       "Prompt, as the engine gets it ",
       make("span", { class: "counts" }, prompt.begins),
     );
+  }
+
+  /** Show why there are no tokens. */
+  explain(message) {
+    const text = make("p", { class: "counts" }, message);
+    this.element.append(make("details", { class: "inspect" }, make("summary", {}, "Tokens"), text));
   }
 
   figure(name, value) {

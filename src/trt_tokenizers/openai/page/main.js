@@ -4,13 +4,15 @@ import { ApiError, events, getJson, setKey } from "./api.js";
 import { Answer } from "./answer.js";
 import { byId, make, say } from "./dom.js";
 import { covers, openSettings, readSettings, startSettings, systemMessage } from "./settings.js";
-import { hide } from "./tokens.js";
+import { hide, place } from "./tokens.js";
 
 const question = byId("question");
 const chat = byId("chat");
 let turns = []; // {text, element} of a question, or an Answer
 let running = null; // the AbortController of the answer that comes
-let withIds = true; // false: the server's repository sends no token ids
+let following = false; // false: the reader has scrolled up, or nothing comes
+let scrolled = 0; // where the conversation was scrolled to
+let noIds = ""; // why the server sends no token ids
 
 function messages(before) {
   const found = systemMessage();
@@ -36,8 +38,8 @@ async function answer(fields) {
   turns.push(its);
   byId("turns").append(its.element);
   running = new AbortController();
+  following = true;
   show();
-  scroll();
   say("Answering");
   try {
     await read(its, body, running.signal);
@@ -50,21 +52,23 @@ async function answer(fields) {
     if (turns.includes(its)) {
       running = null;
       show();
+      follow();
+      following = false;
     }
   }
 }
 
 async function read(its, body, signal) {
+  if (noIds) its.explain(noIds);
   try {
-    const asked = withIds ? { ...body, return_token_ids: true } : body;
+    const asked = noIds ? body : { ...body, return_token_ids: true };
     for await (const event of events("v1/chat/completions", asked, signal)) {
-      const follow = atEnd();
       its.take(event);
-      if (follow) scroll();
     }
   } catch (error) {
-    if (!withIds || error.param !== "return_token_ids") throw error;
-    withIds = false;
+    // An ensemble or a preprocessing model of another version does not tell them.
+    if (noIds || (error.param !== "return_token_ids" && error.status !== 501)) throw error;
+    noIds = error.message;
     await read(its, body, signal);
   }
 }
@@ -74,10 +78,11 @@ function refuse(its, error) {
   if (error.status === 401) askForKey();
 }
 
-const atEnd = () => chat.scrollHeight - chat.scrollTop - chat.clientHeight < 60;
-
-function scroll() {
-  chat.scrollTop = chat.scrollHeight;
+/** Keep the end of the last answer's text in sight; its tokens are below it. */
+function follow() {
+  const end = turns.at(-1)?.beside?.getBoundingClientRect().bottom ?? 0;
+  const over = end + 16 - chat.getBoundingClientRect().bottom;
+  if (following && over > 0) chat.scrollTop += over;
 }
 
 /** Show what can be done now. */
@@ -180,7 +185,12 @@ document.addEventListener("keydown", (event) => {
   if (running) stop();
   else if (!wasShown && covers()) openSettings(false);
 });
-document.addEventListener("scroll", hide, true);
+document.addEventListener("scroll", place, true);
+chat.addEventListener("scroll", () => {
+  if (chat.scrollTop < scrolled) following = false;
+  scrolled = chat.scrollTop;
+});
+new ResizeObserver(follow).observe(chat.firstElementChild);
 byId("stop").addEventListener("click", stop);
 byId("new").addEventListener("click", clear);
 byId("key-form").addEventListener("submit", (event) => {

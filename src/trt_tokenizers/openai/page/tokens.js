@@ -8,6 +8,7 @@ const known = new Map(); // id -> {bytes, special}
 let bosId = null;
 const unknown = new Set();
 let asking = null;
+let shownToken = null; // whose card is shown
 
 /** Ask for the bytes of all *ids* that are not known, many at once. */
 function learn(ids) {
@@ -113,8 +114,26 @@ export class TokenList {
     });
     for (const part of parts(bytes)) element.append(...shown(part));
     if (!bytes.length) element.append(make("span", { class: "byte" }, `id ${id}`));
-    element.setAttribute("aria-label", this.facts(index).map((fact) => fact.join(" ")).join(", "));
+    element.setAttribute("aria-label", spoken(this.facts(index)));
     return element;
+  }
+
+  /** The characters of which the token is a part, as far as their other tokens are drawn. */
+  characters(index) {
+    const first = Math.max(0, index - 3);
+    const near = this.ids.slice(first, Math.min(this.drawn, index + 4)).map((id) => known.get(id).bytes);
+    const start = near.slice(0, index - first).reduce((sum, bytes) => sum + bytes.length, 0);
+    const end = start + known.get(this.ids[index]).bytes.length;
+    let at = 0;
+    let found = "";
+    for (const part of parts(Uint8Array.from(near.flatMap((bytes) => [...bytes])))) {
+      for (const character of part.text ?? [""]) {
+        const next = at + (encoder.encode(character).length || 1);
+        if (character && at < end && next > start) found += character;
+        at = next;
+      }
+    }
+    return found;
   }
 
   facts(index) {
@@ -127,7 +146,7 @@ export class TokenList {
       ["Id", `${id}`],
     ];
     if (whole) facts.push(["Text", JSON.stringify(found.map((part) => part.text).join(""))]);
-    else facts.push(["Text", "part of a character"]);
+    else facts.push(["Text", `part of ${this.characters(index) || "a character"}`]);
     facts.push(["Bytes", hex(bytes) || "none"]);
     if (this.isPrompt && index === 0 && id === bosId) facts.push(["Kind", "BOS, begins the prompt"]);
     else if (special) facts.push(["Kind", "special token"]);
@@ -158,13 +177,17 @@ export class TokenList {
     token.setAttribute("aria-selected", "true");
     const card = byId("token-card");
     const facts = this.facts(Number(token.dataset.index));
+    token.setAttribute("aria-label", spoken(facts));
     card.replaceChildren(
       make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
     );
     card.hidden = false;
-    place(card, token.getClientRects()[0]);
+    shownToken = token;
+    place();
   }
 }
+
+const spoken = (facts) => facts.map((fact) => fact.join(" ")).join(", ");
 
 function shown({ text, bytes }) {
   if (text === undefined) return [make("span", { class: "byte" }, hex(bytes))];
@@ -175,8 +198,11 @@ function shown({ text, bytes }) {
   });
 }
 
-/** Put the card above the token, or below it where there is no room. */
-function place(card, token) {
+/** Put the card above its token, or below it where there is no room. */
+export function place() {
+  const card = byId("token-card");
+  if (card.hidden) return;
+  const token = shownToken.getClientRects()[0];
   const { width, height } = card.getBoundingClientRect();
   const left = Math.min(Math.max(8, token.left), document.documentElement.clientWidth - width - 8);
   const above = token.top - height - 6;
