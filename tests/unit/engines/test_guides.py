@@ -78,7 +78,7 @@ def compiled(guides: Guides, asked: GenerationRequest) -> Guide:
         except BaseException as error:
             made.put(error)
 
-    guides.submit(begin)
+    guides.submit(asked, begin)
     guide = made.get(timeout=60)
     if isinstance(guide, BaseException):
         raise guide
@@ -343,10 +343,21 @@ def test_errors_of_one_request(engine: TransformersEngine, tokenizer: Any) -> No
         begin(engine, request("regexp", "a"))
 
 
+def test_a_long_guide_does_not_delay_short_ones(engine: TransformersEngine) -> None:
+    """Each long one takes 0.1 s to compile, one after another."""
+    names = [f"property {at}" for at in range(1000)]
+    schema = {"properties": {name: {"pattern": "^[a-z]+$"} for name in names}, "required": names}
+    guide = json.dumps(schema, separators=(",", ":"))
+    long = [begin(engine, request("json_schema", guide, max_tokens=3)) for _ in range(12)]
+    assert rest(begin(engine, request("regex", "[0-9]{4}")))[1].finish_reason is FinishReason.STOP
+    assert long[-1].empty()
+    assert {rest(chunks)[1].error for chunks in long} == {None}
+
+
 def test_a_cancel_while_the_guide_is_compiled(engine: TransformersEngine) -> None:
     """Other requests do not wait for the compiler."""
     busy: queue.SimpleQueue[None] = queue.SimpleQueue()
-    engine._guides.submit(busy.get)
+    engine._guides.submit(request("json"), busy.get)
     waiting, cancelled = request("json", max_tokens=3), request("json")
     first, second = begin(engine, waiting), begin(engine, cancelled)
     assert len(rest(begin(engine, request(max_tokens=3)))[0]) == 3
