@@ -23,6 +23,7 @@ needs_engine()
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from guided import SCHEMAS  # noqa: E402
 from trt_tokenizers.engines.base import (  # noqa: E402
     Chunk,
     FinishReason,
@@ -296,6 +297,22 @@ def test_the_same_text_alone_and_in_a_batch(engine: TransformersEngine, tokenize
         found = json.loads(tokenizer.decode(ids))
         assert found["name"] in SCHEMA["properties"]["name"]["enum"]  # type: ignore[index]
         assert found["n"] <= 9
+
+
+def test_answers_to_60_schemas_alone_and_among_32(engine: TransformersEngine) -> None:
+    """Each is once whole and once streamed."""
+    schemas = [json.dumps(schema) for schema in SCHEMAS.values()]
+
+    def asked(at: int, *, stream: bool) -> GenerationRequest:
+        more = {"max_tokens": 16, "seed": at, "stream": stream, **SAMPLED}
+        return request("json_schema", schemas[at], **more)
+
+    numbers = range(len(schemas))
+    open_ = [begin(engine, asked(at, stream=at % 2 == 0)) for at in numbers]
+    among = [rest(chunks)[0] for chunks in open_]
+    alone = [rest(begin(engine, asked(at, stream=at % 2 == 1)))[0] for at in numbers]
+    assert among == alone
+    assert engine.max_batch_size == 32
 
 
 @pytest.mark.parametrize(
