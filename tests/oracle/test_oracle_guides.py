@@ -67,7 +67,7 @@ class Walk:
         )
         request = GenerationRequest(key=1, prompt_ids=(1,), max_tokens=1, guide=guide)
         made: queue.SimpleQueue[Guide] = queue.SimpleQueue()
-        self.guides.submit(lambda: made.put(self.guides.compile(request)))
+        self.guides.submit(request, lambda: made.put(self.guides.compile(request)))
         return made.get(timeout=60)
 
     def answer(self, guide: Guide, begin: str, seed: int) -> list[Piece]:

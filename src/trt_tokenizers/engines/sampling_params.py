@@ -20,7 +20,7 @@ GUIDES = {
     "ebnf_grammar": "grammar",
     "structural_tag": "structural_tag",
 }
-#: Bytes of a guide. The worst one takes llguidance 5 s; longer ones can end a process.
+#: Bytes of a guide. The worst one takes llguidance 3 s; longer ones can end a process.
 _MAX_BYTES = 64 << 10
 _MAX_BYTES_OF = {"regex": 32 << 10, "ebnf_grammar": 32 << 10}
 #: XGrammar's messages begin with the time and the line of its source.
