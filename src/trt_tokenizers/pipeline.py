@@ -21,6 +21,7 @@ import queue
 import weakref
 from collections.abc import (
     AsyncGenerator,
+    Callable,
     Generator,
     Iterable,
     Mapping,
@@ -29,11 +30,11 @@ from collections.abc import (
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trt_tokenizers.errors import EngineError, SettingsError
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 from trt_tokenizers.mpi_environment import read_rank
 from trt_tokenizers.processing.answer import Answer, whole_answer
 from trt_tokenizers.repository.generate import GenerateOptions, render
-from trt_tokenizers.repository.in_process import InProcessEnsemble, Item, Put, RunningRequest
+from trt_tokenizers.repository.in_process import InProcessEnsemble, Item, Put
 from trt_tokenizers.repository.tensorrtllm_backend import CPP_BACKEND
 from trt_tokenizers.repository.wiring import Wiring
 from trt_tokenizers.settings import as_text
@@ -177,7 +178,7 @@ class Pipeline:
         ahead = 2 * self._ensemble.max_batch_size or _AHEAD
         items: queue.SimpleQueue[tuple[int, Item]] = queue.SimpleQueue()
         numbered = enumerate(prompts)
-        running: dict[int, tuple[RunningRequest, list[Answer]]] = {}
+        running: dict[int, tuple[Callable[[], None], list[Answer]]] = {}
 
         def put(index: int, item: Item) -> None:
             items.put((index, item))
@@ -185,8 +186,8 @@ class Pipeline:
         try:
             while True:
                 for index, prompt in itertools.islice(numbered, ahead - len(running)):
-                    started = self._start(prompt, parameters, functools.partial(put, index))
-                    running[index] = started, []
+                    cancel = self._start(prompt, parameters, functools.partial(put, index))
+                    running[index] = cancel, []
                 if not running:
                     return
                 index, item = items.get()
@@ -194,12 +195,12 @@ class Pipeline:
                     running[index][1].append(item)
                     continue
                 _, parts = running.pop(index)
-                if (died := self._ensemble.died) is not None:
+                if item is not None and (died := self._ensemble.died) is not None:
                     raise EngineError(died)
                 yield index, whole_answer(parts) if item is None else item
         finally:
-            for request, _ in running.values():
-                request.cancel()
+            for cancel, _ in running.values():
+                cancel()
 
     def stream(self, prompt: Prompt, /, **parameters: Any) -> Generator[Answer, None, None]:
         """The parts of an answer as they are generated; the last one has a finish reason.
@@ -208,14 +209,14 @@ class Pipeline:
         it, cancels the request. Arguments and exceptions are those of `generate`.
         """
         items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        request = self._start(prompt, parameters, items.put, stream=True)
+        cancel = self._start(prompt, parameters, items.put, stream=True)
         try:
             while (item := items.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield item
         finally:
-            request.cancel()
+            cancel()
 
     async def stream_async(
         self, prompt: Prompt, /, **parameters: Any
@@ -231,21 +232,31 @@ class Pipeline:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
-        request = self._start(prompt, parameters, put, stream=True)
+        cancel = self._start(prompt, parameters, put, stream=True)
         try:
             while (item := await items.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield item
         finally:
-            request.cancel()
+            cancel()
 
     def _start(
         self, prompt: Prompt, parameters: Mapping[str, Any], put: Put, *, stream: bool = False
-    ) -> RunningRequest:
+    ) -> Callable[[], None]:
+        """Start a request whose items go to *put*; returns what cancels it.
+
+        Raises:
+            EngineError: the pipeline is closed.
+        """
         if not self._closing.alive:
             raise EngineError("the pipeline is closed; make another one")
-        return self._ensemble.start(_inputs(prompt, parameters, stream=stream), put)
+        try:
+            inputs = _inputs(prompt, parameters, stream=stream)
+        except RequestError as error:
+            put(error)
+            return lambda: None
+        return self._ensemble.start(inputs, put).cancel
 
 
 def _cpp_backend() -> SettingsError:
@@ -261,8 +272,15 @@ def _inputs(prompt: Prompt, parameters: Mapping[str, Any], *, stream: bool) -> d
     own: Mapping[str, Any]
     if isinstance(prompt, Mapping):
         own = prompt
+    elif isinstance(prompt, str):
+        own = {"text_input": prompt}
+    elif isinstance(prompt, Sequence) and all(isinstance(each, Mapping) for each in prompt):
+        own = {"messages": prompt}
     else:
-        own = {"text_input" if isinstance(prompt, str) else "messages": prompt}
+        raise RequestError(
+            f"the prompt is {prompt!r:.60}; give a text, a list of messages or an object of "
+            "inputs, and several prompts to generate_batch"
+        )
     inputs = {name: each for name, each in {**parameters, **own}.items() if each is not None}
     # Several answers need a stream; `as_completed` joins its parts.
     inputs["stream"] = stream or inputs.get("num_return_sequences", 1) != 1

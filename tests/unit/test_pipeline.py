@@ -29,6 +29,8 @@ from trt_tokenizers import Answer, Pipeline, backend
 from trt_tokenizers.engines.base import Chunk
 from trt_tokenizers.errors import EngineError, RepositoryError, RequestError, SettingsError
 from trt_tokenizers.processing.answer import whole_answer
+from trt_tokenizers.repository.generate import GenerateOptions, render
+from trt_tokenizers.settings import as_text
 from trt_tokenizers.streams.stream_folder import open_streams
 
 TEXT = "".join(HARD_TEXTS)
@@ -216,6 +218,12 @@ def test_a_batch_keeps_its_order_and_its_errors_apart(pipeline: Pipeline) -> Non
     assert isinstance(answers[70], Answer)
     assert answers[70].num_output_tokens == 3
     assert pipeline.generate_batch([]) == []
+    mistakes: list[Any] = [["a", "b"], b"bytes", None, 7, "right"]
+    *wrong, right = pipeline.generate_batch(mistakes, max_tokens=9)
+    assert isinstance(right, Answer)
+    for mistake, error in zip(mistakes, wrong, strict=False):
+        assert isinstance(error, RequestError)
+        assert str(error).startswith(f"the prompt is {mistake!r}; give a text")
     assert contexts(pipeline) == 0
 
 
@@ -435,14 +443,16 @@ def test_outputs_are_json(pipeline: Pipeline) -> None:
 def test_the_programs_of_the_documentation_run(
     repository: Path, bpe_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """They run on the engine of these tests, which knows neither dtype nor max_batch_size."""
+    """They run on the engine of these tests, which has other settings."""
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
     load = Pipeline.from_model
     used = inspect.signature(load)
 
     def replayed(*arguments: Any, **options: Any) -> Pipeline:
-        used.bind(*arguments, **options)
+        settings = used.bind(*arguments, **options).arguments.get("settings", {})
         model = repository.with_name("repo-model")
+        values = {name: as_text(value) for name, value in settings.items()}
+        render(GenerateOptions("transformers", model, values=values))  # refuses unknown settings
         return load(model, engine="replay:ReplayEngine", tokenizer_dir=bpe_dir)
 
     monkeypatch.setattr(Pipeline, "from_model", replayed)
