@@ -170,7 +170,8 @@ export class Answer {
   fail({ status, message }) {
     this.failed = true;
     this.note.remove();
-    const title = status && status !== 200 ? `The server refused: ${status}` : "The answer failed";
+    const did = status < 500 ? "refused" : "failed";
+    const title = status >= 400 ? `The server ${did}: ${status}` : "The answer failed";
     this.buttons.before(
       make("div", { class: "failure", role: "alert" }, make("strong", {}, title), make("p", {}, message)),
     );
