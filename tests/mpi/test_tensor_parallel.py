@@ -60,7 +60,7 @@ def tokens(answer: Generated) -> list[int]:
 
 def ask_all(server: Server, bodies: list[dict[str, Any]]) -> list[Generated]:
     with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda body: server.ask({**body, "return_token_ids": True}), bodies))
+        return list(pool.map(server.ask, bodies))
 
 
 def assert_same(found: list[Generated], expected: list[Generated]) -> None:
@@ -82,7 +82,7 @@ PROMPTS = [
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 2, 3, 4,",
     "Roses are red,", "The three primary colours are", "To be, or not", "Dear Sir or Madam,",
 ]  # fmt: skip
-GREEDY = [{"text_input": prompt, "max_tokens": 16} for prompt in PROMPTS]
+GREEDY = [{"text_input": prompt, "max_tokens": 16, "return_token_ids": True} for prompt in PROMPTS]
 
 
 # Two ranks, with a small model that has an even number of heads.
@@ -299,9 +299,7 @@ def test_smollm2_over_three_ranks(smollm2: Path, tmp_path: Path) -> None:
     (expected,) = one_rank(made, tmp_path, GREEDY)
     with launched(made, tmp_path, "--world-size", "3") as ranks:
         assert_same(ask_all(ranks, GREEDY), expected)
-        streams = ranks.streams(
-            [{**body, "stream": True, "return_token_ids": True} for body in GREEDY]
-        )
+        streams = ranks.streams([{**body, "stream": True} for body in GREEDY])
         for chunks, answer in zip(streams, expected, strict=True):
             assert len(chunks) > 1
             assert joined(chunks) == answer["text_output"]

@@ -415,6 +415,10 @@ def test_everyone_can_use_it(open_page: Open, replay: str, scheme: str, width: i
         page.get_by_role("button", name="Settings").click()
         no_problem(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.keyboard.press("Shift+Tab")  # not to what the panel covers
+        expect(page.get_by_role("button", name="Close")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("button", name="Settings")).to_be_focused()
 
 
 def no_problem(page: Any) -> None:

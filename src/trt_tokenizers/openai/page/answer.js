@@ -40,7 +40,10 @@ export class Answer {
 
   /** Take one event of the stream. */
   take(chunk) {
-    if (chunk.prompt_token_ids) this.showTokens(this.promptTokens, chunk.prompt_token_ids);
+    if (chunk.prompt_token_ids) {
+      this.figure("prompt", count(chunk.prompt_token_ids.length));
+      this.showTokens(this.promptTokens, chunk.prompt_token_ids);
+    }
     for (const choice of chunk.choices) {
       const { content, reasoning_content: one, reasoning: other, tool_calls: calls } = choice.delta;
       const ids = choice.token_ids ?? [];
@@ -51,15 +54,15 @@ export class Answer {
       for (const part of calls ?? []) this.call(part);
       if (ids.length) {
         this.tokens += ids.length;
+        this.figure("answer", count(this.tokens));
         this.showTokens(this.answerTokens, ids);
-        this.figure("answer", `${this.tokens} tokens`);
       }
       if (choice.finish_reason) this.finish = choice.finish_reason;
     }
     if (chunk.usage) {
       this.tokens = chunk.usage.completion_tokens;
-      this.figure("prompt", `${chunk.usage.prompt_tokens} tokens`);
-      this.figure("answer", `${this.tokens} tokens`);
+      this.figure("prompt", count(chunk.usage.prompt_tokens));
+      this.figure("answer", count(this.tokens));
     }
     this.measure();
   }
@@ -160,14 +163,15 @@ export class Answer {
     this.figure("finish", finish);
     for (const call of this.calls) call.code.textContent = pretty(call.arguments);
     this.element.setAttribute("aria-busy", "false");
-    say(`The answer has ended: ${finish}, ${this.tokens} tokens.`);
+    say(`The answer has ended: ${finish}, ${count(this.tokens)}.`);
   }
 
   /** Show an error of the server as its text. */
   fail({ status, message }) {
     this.failed = true;
     this.note.remove();
-    const title = status && status !== 200 ? `The server refused: ${status}` : "The answer failed";
+    const did = status < 500 ? "refused" : "failed";
+    const title = status >= 400 ? `The server ${did}: ${status}` : "The answer failed";
     this.buttons.before(
       make("div", { class: "failure", role: "alert" }, make("strong", {}, title), make("p", {}, message)),
     );
@@ -196,6 +200,8 @@ export class Answer {
 function fold(title, kind, ...children) {
   return make("details", { class: `fold ${kind}` }, make("summary", {}, title), ...children);
 }
+
+const count = (tokens) => `${tokens} ${tokens === 1 ? "token" : "tokens"}`;
 
 function seconds(milliseconds) {
   return milliseconds < 1000 ? `${milliseconds.toFixed(0)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;

@@ -103,7 +103,6 @@ function show() {
 function send(text) {
   const fields = !running && text.trim() && readSettings();
   if (!fields) return;
-  if (covers()) openSettings(false);
   const element = make(
     "article",
     { class: "turn question", "aria-label": "Your message" },

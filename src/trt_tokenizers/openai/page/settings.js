@@ -31,10 +31,12 @@ export function openSettings(open, { focus = true } = {}) {
   byId("settings").hidden = !open;
   byId("toggle-settings").setAttribute("aria-expanded", `${open}`);
   document.body.classList.toggle("with-settings", open);
+  keepOut();
   if (focus) byId(open ? "system" : "toggle-settings").focus();
 }
 
 export function startSettings() {
+  wide.addEventListener("change", keepOut);
   openSettings(wide.matches, { focus: false });
   byId("toggle-settings").addEventListener("click", () => openSettings(byId("settings").hidden));
   byId("close-settings").addEventListener("click", () => openSettings(false));
@@ -51,6 +53,11 @@ export function startSettings() {
 
 /** Whether the panel covers the conversation. */
 export const covers = () => !wide.matches && !byId("settings").hidden;
+
+/** Keep the focus out of what the panel covers. */
+function keepOut() {
+  for (const part of document.querySelectorAll(".bar, main")) part.inert = covers();
+}
 
 /** The JSON in the field *name*; undefined if it is empty. Throws if it is none. */
 function check(name) {
