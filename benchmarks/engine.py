@@ -71,9 +71,17 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
             shutil.copy(file, folder)
 
 
-async def ask(port: int, body: bytes) -> tuple[float, int]:
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(port: int) -> Connection:
+    """A connection to the server, for one request."""
+    return await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+
+
+async def ask(connection: Connection, body: bytes) -> tuple[float, int]:
     """Send one request; return seconds to the first token and the number of tokens."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    reader, writer = connection
     started = time.perf_counter()
     head = "POST /v2/models/ensemble/generate_stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -96,22 +104,28 @@ def rounds(streams: int) -> int:
 
 
 def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float]:
-    """Measure *streams* concurrent clients, each with a different prompt."""
+    """Measure *streams* concurrent clients, each with a different prompt.
 
-    async def client(body: dict[str, object]) -> list[tuple[float, int]]:
-        return [await ask(port, json.dumps(body).encode()) for _ in range(rounds(streams))]
+    The time begins when all are connected, as it does for clients that keep their connections.
+    """
 
-    async def every() -> list[tuple[float, int]]:
+    async def every() -> dict[str, float]:
         bodies = [
-            {"text_input": prompt, "max_tokens": tokens, "end_id": -1, "stream": True, **more}
+            json.dumps(
+                {"text_input": prompt, "max_tokens": tokens, "end_id": -1, "stream": True, **more}
+            ).encode()
             for prompt in prompts(streams)
         ]
-        answers = await asyncio.gather(*map(client, bodies))
-        return [each for its in answers for each in its]
+        answers: list[tuple[float, int]] = []
+        seconds = 0.0
+        for _ in range(rounds(streams)):
+            connections = [await connect(port) for _ in bodies]
+            started = time.perf_counter()
+            answers += await asyncio.gather(*map(ask, connections, bodies))
+            seconds += time.perf_counter() - started
+        return figures(answers, seconds)
 
-    started = time.perf_counter()
-    answers = asyncio.run(every())
-    return figures(answers, time.perf_counter() - started)
+    return asyncio.run(every())
 
 
 def prompts(streams: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import trt_tokenizers
+from trt_tokenizers.cli.builds import build_command, versions
 from trt_tokenizers.cli.chat import chat
 from trt_tokenizers.cli.common import SETTINGS
 from trt_tokenizers.cli.generate import generate
@@ -35,3 +36,5 @@ main.add_command(tokenizers)
 main.add_command(chat)
 main.add_command(openai)
 main.add_command(run)
+main.add_command(build_command)
+main.add_command(versions)

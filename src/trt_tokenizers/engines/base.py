@@ -235,7 +235,8 @@ def validate(request: GenerationRequest, engine: Engine) -> None:
         )
     check_length(len(request.prompt_ids), request.max_tokens, engine.max_seq_len)
     for each in _RANGED:
-        each.check(getattr(request, each.target))
+        if each.name in request.given:
+            each.check(getattr(request, each.target))
     if request.min_tokens > request.max_tokens:
         raise RequestError(
             f"min_tokens is {request.min_tokens}; it must be at most max_tokens "

@@ -17,6 +17,9 @@ from trt_tokenizers.tokenizers.base import Tokenizer
 
 #: Characters that a word may follow without a space. T5-like tokenizers drop line ends.
 _ANCHORS = ("\n", "(", "-", "x")
+_BIAS_INPUTS = (
+    "embedding_bias_words", "embedding_bias_weights", "logit_bias_ids", "logit_bias_values",
+)  # fmt: skip
 
 
 class WordInputs:
@@ -39,6 +42,8 @@ class WordInputs:
 
     def words(self, request: TextRequest, name: str, row: int) -> tuple[str, ...]:
         """The words in the input *name*; empty ones, which clients send for none, are dropped."""
+        if name not in request.inputs:
+            return ()
         words = self._texts(request, name, row)
         if self._csv_form:
             words = [word for line in words for word in next(csv.reader([line]), [])]
@@ -48,6 +53,8 @@ class WordInputs:
     def embedding_bias(self, request: TextRequest, row: int) -> npt.NDArray[np.float32] | None:
         """The bias of each logit; None if the request has neither embedding_bias_words nor
         logit_bias_ids."""
+        if request.inputs.keys().isdisjoint(_BIAS_INPUTS):
+            return None
         words = self._texts(request, "embedding_bias_words", row)
         weights = request.at("embedding_bias_weights", row, ())
         ids, values = (request.at(f"logit_bias_{part}", row, ()) for part in ("ids", "values"))

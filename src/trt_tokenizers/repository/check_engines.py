@@ -7,7 +7,6 @@ TensorRT-LLM. Without it these errors appear minutes later, as a rank that waits
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from trt_tokenizers.errors import RepositoryError
 from trt_tokenizers.hf_config import read_mapping, splittable
 from trt_tokenizers.memory.engine_folder import BuiltEngine, read_config, read_engine
 from trt_tokenizers.memory.gpus import host_gpus, visible_gpus
+from trt_tokenizers.repository.builds.facts import host_version, mismatch
 from trt_tokenizers.repository.ensemble import parameters
 from trt_tokenizers.repository.problems import ConfigError, read_model_config
 
@@ -193,16 +193,10 @@ def _rank_problems(engine: BuiltEngine, world_size: int | None) -> Iterator[str]
 
 
 def _version_problems(engine: BuiltEngine) -> Iterator[str]:
-    try:
-        installed = importlib.metadata.version("tensorrt_llm")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if engine.version and engine.version.partition("+")[0] != installed.partition("+")[0]:
-        yield (
-            f"{engine.folder / 'config.json'}: the engine was built by TensorRT-LLM "
-            f"{engine.version} and {installed} is installed, which cannot load it; build it again "
-            f"with {installed}, or use a container with {engine.version}"
-        )
+    # An engine of 0.8 or newer without a version may be of any.
+    known = engine.version or "tensor_parallel" in engine.built
+    if known and (host := host_version()) and (why := mismatch(engine.version, host)):
+        yield f"{engine.folder / 'config.json'}: {why}"
 
 
 def _transformers_problems(model: _Model, world_size: int) -> Iterator[str]:

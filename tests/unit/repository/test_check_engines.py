@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from trt_tokenizers.memory.gpus import Gpu, host_gpus, visible_gpus
+from trt_tokenizers.repository import check_engines
+from trt_tokenizers.repository.builds import facts
 from trt_tokenizers.repository.check_engines import engine_problems, gpu_problems, python_processes
 
 NEW = {
@@ -207,10 +209,61 @@ def test_the_engines_version_and_the_installed_one(
     model(repository, gpt_model_path=folder)
     expected = (
         f"{folder}/config.json: the engine was built by TensorRT-LLM {built} and {installed} is "
-        f"installed, which cannot load it; build it again with {installed}, or use a "
-        f"container with {built}"
+        "installed here, which cannot load it; use "
+        "nvcr.io/nvidia/tritonserver:25.01-trtllm-python-py3, or build it again: trt-tokenizers "
+        f"build-command --tensorrt-llm-version {installed}"
     )
     assert found(repository, 4) == ([] if good else [expected])
+
+
+def test_an_engine_without_a_version_is_older_than_0_8(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model(repository, gpt_model_path=engine(tmp_path / "engine", OLD, OLD_FILES))
+    monkeypatch.setattr(check_engines, "host_version", lambda: "0.7.0")
+    assert found(repository, 2) == []
+    monkeypatch.setattr(check_engines, "host_version", lambda: "0.17.0")
+    (line,) = found(repository, 2)
+    assert "built by TensorRT-LLM 0.5, 0.6 or 0.7 (its config.json has no version)" in line
+    assert "use nvcr.io/nvidia/tritonserver:23.10-trtllm-python-py3 (0.5.0) or " in line
+    assert "--tensorrt-llm-version 0.17.0" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "backend", "problem"),
+    [
+        ("25.01", True, False),
+        ("26.07", True, True),
+        ("26.07", False, False),  # an image without TensorRT-LLM, such as -py3
+        ("99.01", True, False),
+        ("", True, False),
+    ],
+)
+def test_the_version_of_nvidias_container_is_known_without_its_python_package(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: str,
+    backend: bool,
+    problem: bool,
+) -> None:
+    """Containers before 24.04 have only the C++ backend."""
+    monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", number)
+    monkeypatch.setattr(facts, "_BACKEND", tmp_path if backend else tmp_path / "none")
+    model(repository, gpt_model_path=engine(tmp_path / "engine"))
+    lines = found(repository, 4)
+    assert ["1.2.1 is installed here" in line for line in lines] == ([True] if problem else [])
+
+
+def test_a_host_that_runs_no_engines(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_engines, "host_version", lambda: "1.3.0rc5")
+    model(repository, gpt_model_path=engine(tmp_path / "engine"))
+    (line,) = found(repository, 4)
+    assert line.endswith(
+        "25.01-trtllm-python-py3, or serve the model's folder with the engine llmapi"
+    )
 
 
 def test_several_engines_are_each_checked(repository: Path, tmp_path: Path) -> None:

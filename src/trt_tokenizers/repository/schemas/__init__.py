@@ -16,7 +16,12 @@ from typing import Any
 from trt_tokenizers.errors import RepositoryError
 
 
-def _number(version: str) -> tuple[int, int]:
+def minor_version(version: str) -> tuple[int, int]:
+    """The first two numbers of a version such as 0.17.0.
+
+    Raises:
+        RepositoryError: *version* is not a version.
+    """
     match = re.match(r"v?(\d+)\.(\d+)", version)
     if not match:
         raise RepositoryError(
@@ -27,7 +32,7 @@ def _number(version: str) -> tuple[int, int]:
 
 _FILES = [file.name for file in files(__name__).iterdir() if file.name.endswith(".json")]
 #: The surveyed versions, oldest first: those that have a file here.
-VERSIONS = tuple(sorted((name.removesuffix(".json") for name in _FILES), key=_number))
+VERSIONS = tuple(sorted((name.removesuffix(".json") for name in _FILES), key=minor_version))
 #: Between these two versions the types of the engine's inputs changed, in an unknown release.
 _UNKNOWN = (0, 5), (0, 11)
 
@@ -41,9 +46,9 @@ def schema(version: str) -> Mapping[str, Any]:
 
 def unknown_version(version: str) -> str:
     """The most similar schema if the tensors of *version* are not known; empty if they are."""
-    if not _UNKNOWN[0] < _number(version) < _UNKNOWN[1]:
+    if not _UNKNOWN[0] < minor_version(version) < _UNKNOWN[1]:
         return ""
-    return VERSIONS[0] if _number(version) < (0, 8) else VERSIONS[1]
+    return VERSIONS[0] if minor_version(version) < (0, 8) else VERSIONS[1]
 
 
 def schema_version(version: str) -> str:
@@ -52,16 +57,16 @@ def schema_version(version: str) -> str:
     Raises:
         RepositoryError: *version* is not a version, or no schema fits it.
     """
-    wanted = _number(version)
-    if wanted < _number(VERSIONS[0]) or unknown_version(version):
+    wanted = minor_version(version)
+    if wanted < minor_version(VERSIONS[0]) or unknown_version(version):
         raise RepositoryError(
             f"the tensors of TensorRT-LLM {version} are not known; fill NVIDIA's templates of "
             "that version (fill_template -i FILE KEY:VALUE,…), then run: trt-tokenizers adopt "
             "REPOSITORY"
         )
-    if wanted > _number(VERSIONS[-1]):
+    if wanted > minor_version(VERSIONS[-1]):
         raise RepositoryError(
             f"TensorRT-LLM {version} has no known C++ backend, the newest known one is "
             f"{VERSIONS[-1]}; use TensorRT-LLM {VERSIONS[-1]}, or another engine"
         )
-    return max((v for v in VERSIONS if _number(v) <= wanted), key=_number)
+    return max((v for v in VERSIONS if minor_version(v) <= wanted), key=minor_version)

@@ -2,7 +2,7 @@
 
 The engine returns the prompt at full speed. Client, front end and server share the machine's cores.
 
-    python benchmarks/openai.py [--turns 3] [--tokens 167]
+    python benchmarks/openai_api.py [--turns 3] [--tokens 167]
 """
 
 from __future__ import annotations
