@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from trt_tokenizers.cli.common import FILE, FOLDER, PATH, Command, pairs, schema_option
-from trt_tokenizers.cli.generate import _nested, generate
+from trt_tokenizers.cli.common import (
+    FILE,
+    FOLDER,
+    PATH,
+    Command,
+    nested,
+    pairs,
+    schema_option,
+)
+from trt_tokenizers.cli.generate import generate
 from trt_tokenizers.processing.answer_schema import AnswerSchema
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input
 
@@ -201,8 +209,8 @@ def _loader(
     options |= {
         "engine": engine,
         "engine_parameters": pairs(engine_parameters),
-        "llm_args": _nested("--llm-arg", llm_args),
-        "engine_args": _nested("--engine-arg", engine_args),
+        "llm_args": nested("--llm-arg", llm_args),
+        "engine_args": nested("--engine-arg", engine_args),
     }
     return functools.partial(Pipeline.from_model, model_dir or "", **{**options, **pairs(values)})
 
