@@ -84,7 +84,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 def test_the_examples_have_one_name() -> None:
     """The repository is model_repo, the model's folder is model."""
-    other = r"--output (?!model_repo\b)\w|--model(?:-repo)? \./(?!model\b)|SmolLM2-135M-Instruct/"
+    other = r"generate.*--output (?!model_repo\b)\w|--model(?:-repo)? \./|SmolLM2-135M-Instruct/"
     for page in PAGES:
         for block in blocks(page):
             if block.language in RUN:

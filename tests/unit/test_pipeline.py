@@ -77,7 +77,7 @@ BODIES: list[dict[str, Any]] = [
     {"text_input": "one two three four", "max_tokens": 99, "stop_words": ["wo th"]},
     {"text_input": "one two three", "max_tokens": 99, "stop_words": ["wo th", "x"],
      "include_stop_str_in_output": True},
-    {"messages": USER, "max_tokens": 50},
+    {"messages": USER, "max_tokens": 50, "return_token_ids": True},
     {"messages": USER, "max_tokens": 50, "skip_special_tokens": False, "return_added_tokens": True,
      "return_log_probs": True},
     {"messages": USER, "chat_template_kwargs": {"add_generation_prompt": False}},
@@ -103,6 +103,9 @@ def outputs(client: Client) -> dict[str, Any]:
                 found.setdefault(name, []).extend(
                     v.decode(errors="replace") if isinstance(v, bytes) else v for v in values
                 )
+        if "token_ids" in chunk:
+            ids = [each for each in chunk["token_ids"].ravel().tolist() if each >= 0]
+            found.setdefault("token_ids", []).extend(ids)
         if "added_tokens" in chunk:
             flat = [each for each in chunk["added_tokens"].ravel().tolist() if each >= 0]
             flat = [place + shift * (at % 3 < 2) for at, place in enumerate(flat)]

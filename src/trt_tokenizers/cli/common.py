@@ -106,21 +106,6 @@ def pairs(options: Sequence[str]) -> dict[str, str]:
     return dict(option.split("=", 1) for option in options)
 
 
-def _read_schema(
-    context: click.Context, option: click.Parameter, path: Path | None
-) -> AnswerSchema | None:
-    return AnswerSchema.read(path) if path else None
-
-
-#: The option --schema FILE; the command gets an AnswerSchema or None.
-schema_option: Callable[[Any], Any] = click.option(
-    "--schema",
-    type=FILE,
-    callback=_read_schema,
-    help="A file with a JSON schema. Answers must follow it; others are not printed.",
-)
-
-
 def nested(option: str, options: Sequence[str]) -> dict[str, Any]:
     """Parse options NAME=VALUE, A.B=VALUE, … into nested values. A value is JSON or plain text.
 
@@ -143,3 +128,18 @@ def nested(option: str, options: Sequence[str]) -> dict[str, Any]:
                 raise SettingsError(f"{option} {path}={text}: {group} has a value already")
         inner[name] = value
     return made
+
+
+def _read_schema(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> AnswerSchema | None:
+    return AnswerSchema.read(path) if path else None
+
+
+#: The option --schema FILE; the command gets an AnswerSchema or None.
+schema_option: Callable[[Any], Any] = click.option(
+    "--schema",
+    type=FILE,
+    callback=_read_schema,
+    help="A file with a JSON schema. Answers must follow it; others are not printed.",
+)

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from trt_tokenizers.cli.common import FILE, FOLDER, PATH, Command, nested, pairs, schema_option
+from trt_tokenizers.cli.common import (
+    FILE,
+    FOLDER,
+    PATH,
+    Command,
+    nested,
+    pairs,
+    schema_option,
+)
 from trt_tokenizers.cli.generate import generate
 from trt_tokenizers.processing.answer_schema import AnswerSchema
 from trt_tokenizers.streams.ensemble_inputs import INPUTS, Input

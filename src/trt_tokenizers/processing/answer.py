@@ -29,6 +29,7 @@ class Answer:
         prompt_end: with return_added_tokens: the end of the prompt's text, in the first part.
         tokens: with return_added_tokens and return_log_probs: the bytes of each token.
         perf: with return_perf_metrics: the engine's figures, at the end.
+        return_token_ids: whether `outputs` has ``token_ids``.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Answer:
     prompt_end: str | None = None
     tokens: tuple[bytes, ...] = ()
     perf: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    return_token_ids: bool = False
 
     @classmethod
     def of_step(cls, step: TextStep, sequence: int, perf: Mapping[str, float]) -> Answer:
@@ -61,6 +63,7 @@ class Answer:
             prompt_end=step.prompt_end,
             tokens=tuple(step.tokens),
             perf=perf,
+            return_token_ids=step.return_token_ids,
         )
 
     def outputs(self) -> dict[str, Any]:
@@ -70,6 +73,8 @@ class Answer:
             found["finish_reason"] = self.finish_reason
             found["num_input_tokens"] = self.num_input_tokens
             found["num_output_tokens"] = self.num_output_tokens
+        if self.return_token_ids:
+            found["token_ids"] = list(self.token_ids)
         if self.log_probs:
             found["output_log_probs"] = list(self.log_probs)
             found["cum_log_probs"] = self.cum_log_prob

@@ -15,6 +15,7 @@ from trt_tokenizers.processing.request import from_tensors, text_of
 from trt_tokenizers.tokenizers.inspection import is_special
 
 Arrays = dict[str, npt.NDArray[Any]]
+_MAX_TOKENS = 4096  # a tenth of a second
 
 
 def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) -> Arrays:
@@ -37,6 +38,10 @@ def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) 
     if what == "text":
         return _text(tokenizer.decode(given, skip_special_tokens=False))
     if what == "tokens":
+        if len(given) > _MAX_TOKENS:
+            raise RequestError(
+                f"the bytes of {len(given)} tokens are asked for; send at most {_MAX_TOKENS}"
+            )
         tokens = [
             {"id": i, "bytes": [*tokenizer.token_bytes(i)], "special": is_special(tokenizer, i)}
             for i in given

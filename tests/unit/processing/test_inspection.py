@@ -55,6 +55,8 @@ def test_bytes_of_tokens(preprocessor: Preprocessor) -> None:
     assert [token["id"] for token in others] == ids
     assert not any(token["special"] for token in others)
     assert bytes(byte for token in others for byte in token["bytes"]).decode() == text
+    unknown = json.loads(ask(preprocessor, "tokens", TOKEN_IDS=[2**31 - 1])["PROMPT"].item())
+    assert unknown["tokens"] == [{"id": 2**31 - 1, "bytes": [], "special": False}]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_bytes_of_tokens(preprocessor: Preprocessor) -> None:
         ("prompt", {}, "the prompt is empty"),
         ("prompt", {"QUERY": b"a" * 9999}, "the prompt has 9999 characters"),
         ("prompt", {"MESSAGES": b"[]"}, "messages must be"),
+        ("tokens", {"TOKEN_IDS": [5] * 4097}, "4097 tokens are asked for; send at most 4096"),
         ("other", {}, "INSPECT is 'other'; send prompt, text, tokens or template"),
     ],
 )

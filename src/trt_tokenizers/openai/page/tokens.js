@@ -4,6 +4,7 @@ import { getJson } from "./api.js";
 import { byId, make } from "./dom.js";
 
 const COLOURS = 5;
+const AT_ONCE = 4096; // the server tells the bytes of so many
 const known = new Map(); // id -> {bytes, special}
 let bosId = null;
 const unknown = new Set();
@@ -16,8 +17,8 @@ function learn(ids) {
   asking ??= (async () => {
     try {
       while (unknown.size) {
-        const tokens = [...unknown];
-        unknown.clear();
+        const tokens = [...unknown].slice(0, AT_ONCE);
+        for (const id of tokens) unknown.delete(id);
         const answer = await getJson("detokenize", { tokens, return_bytes: true });
         bosId = answer.bos_id;
         for (const { id, bytes, special } of answer.tokens) {
