@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from guided import CASES, body
+from guided import CASES, SCHEMAS, body
 from harness import Server, joined
+from trt_tokenizers.cli.main import main
 
 pytestmark = [
     pytest.mark.triton,
@@ -102,3 +105,17 @@ def test_a_stop_string_and_max_tokens(server: Server) -> None:
     assert answer["finish_reason"] == "length"
     assert set(answer["text_output"]) == {"a", "b"}
     assert json.loads(server.ask({**asked, "guided_decoding_guide": r"\{\}"})["text_output"]) == {}
+
+
+def test_chat_prints_only_what_follows_its_schema(server: Server, tmp_path: Path) -> None:
+    path, schema = tmp_path / "schema.json", SCHEMAS["sentiment"]
+    path.write_text(json.dumps(schema))
+    chat = ["chat", "--url", server.http, "--schema", str(path), "--seed", "1", "--max-tokens"]
+    done = CliRunner().invoke(main, [*chat, "20"], input="How do you feel?\nAnd now?\n")
+    assert done.exit_code == 0, done.output
+    assert {json.loads(line) for line in done.stdout.splitlines()} <= {
+        *SCHEMAS["sentiment"]["enum"]
+    }
+    done = CliRunner().invoke(main, [*chat, "1"], input="How do you feel?\n")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the answer was cut by max_tokens = 1; raise max_tokens")

@@ -106,8 +106,18 @@ def follows(guide: Guide, ids: list[int]) -> bool:
         (
             "json_schema",
             json.dumps(SCHEMA),
-            ['{"name": "서울", "n": 7}', '{"name":"🗼","n":-12}', '{"name":"🗼",\n "n":0}'],
-            ['{"name": "부산", "n": 7}', '{"name": "서울", "n": 10}', '{"name": "서울"}'],
+            [
+                '{"name": "서울", "n": 7}',
+                '{"name":"🗼","n":-12}',
+                '{\n  "name" : "🗼",\r\n\t"n":0\n}',
+            ],
+            [
+                '{"name": "부산", "n": 7}',
+                '{"name": "서울", "n": 10}',
+                '{"name": "서울"}',
+                '{"name": "서울",  "n": 7}',
+                '{\n\n"name": "서울", "n": 7}',
+            ],
         ),
         ("regex", r"^\d{2,3}[가-힣]+$", ["12개", "123조각"], ["1개", "12", "12a", "١٢개"]),
         ("regex", r"(?:👍🏽|/)\w", ["👍🏽a", "/_"], ["👍a", "/é"]),
@@ -161,6 +171,7 @@ EBNF = {"type": "grammar", "grammar": 'root ::= "1" "2"'}
             ["a <bx> "],
         ),
         (tag(type="const_string", value='"\n<|im_start|>'), ['"\n<|im_start|>'], ['"\n']),
+        (tag(type="json_schema", json_schema={"type": "array"}), ["[1,\n\t2]"], ["[1,  2]"]),
     ],
 )
 def test_formats_of_structural_tags(
