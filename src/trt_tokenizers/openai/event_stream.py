@@ -29,6 +29,12 @@ _HEADERS = [
 _TURNS = 4
 
 
+_DONE = b"data: [DONE]\n\n"
+#: Takes the place of the chunk after the last one.
+END: dict[str, Any] = {}
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class ClientGoneError(Exception):
     """The client has closed the connection."""
 
@@ -83,7 +89,7 @@ class EventStream(Response):
         chunks: AsyncGenerator[list[dict[str, Any]], None],
         explain: Callable[[Exception], ApiError],
     ) -> None:
-        """*chunks*: what each step makes; *explain*: an error of it -> what the client is told."""
+        """*chunks*: what each step makes, `END` at last; *explain*: an error -> what is told."""
         super().__init__()
         self._chunks = chunks
         self._explain = explain
@@ -97,23 +103,20 @@ class EventStream(Response):
         try:
             async with aclosing(self._chunks) as steps:
                 async for chunks in steps:
-                    await self._send(send, b"".join(map(_event, chunks)))
+                    await self._send(send, b"".join(map(_event, chunks)), more=chunks[-1] != END)
         except Exception as error:
             told = self._explain(error)
-            if not self._started:
+            if self._started:
+                await self._send(send, _event(told.body()) + _DONE, more=False)
+            else:
                 await error_response(told)(scope, receive, send)
-                return
-            await self._send(send, _event(told.body()))
-        await self._send(send, b"data: [DONE]\n\n")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         self._last = time.monotonic()
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _comment(self, send: Send) -> None:
         """Send comments in silence."""
@@ -124,7 +127,7 @@ class EventStream(Response):
 
 
 def _event(chunk: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % _to_json(chunk).encode() if chunk else _DONE
 
 
 def error_response(error: ApiError) -> JSONResponse:
