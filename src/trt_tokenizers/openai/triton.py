@@ -44,9 +44,7 @@ _OPTIONS = [
 #: Seconds for a stream to end after its answers: the engine may not have heard of a stop string.
 _END_S = 10.0
 #: Outputs that a stream needs; others are asked for when a request needs them.
-_ALWAYS = (
-    "text_output", "finish_reason", "num_input_tokens", "num_output_tokens", "sequence_index",
-)  # fmt: skip
+_ALWAYS = ("text_output", "finish_reason", "num_input_tokens", "num_output_tokens")
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,12 @@ class Triton:
         self._types: Any = model_config_pb2.DataType
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # The same bytes as of the stub's ModelStreamInfer, in fewer steps: one request a stream.
+        self._infer_stream = self._channel.unary_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self.model = model
         self._models: dict[str, Model] = {}
         self._ending: set[asyncio.Future[None]] = set()
@@ -135,11 +139,12 @@ class Triton:
         """
         model = await self.describe()
         request = self._request(self.model, model, inputs, request_id)
-        for name in (*_ALWAYS, *more_outputs):
+        left = inputs.get("num_return_sequences", 1)
+        several = ("sequence_index",) if left > 1 else ()
+        for name in (*_ALWAYS, *several, *more_outputs):
             if name in model.outputs:
                 request.outputs.add(name=name)
-        call = self._stub.ModelStreamInfer(iter([request]))
-        left = inputs.get("num_return_sequences", 1)
+        call = self._infer_stream(request)
         try:
             async for response in call:
                 if response.error_message:
