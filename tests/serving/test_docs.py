@@ -162,7 +162,7 @@ def pages(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     (wheel,) = folder.glob("*.whl")
     (port,) = free_ports(1)
     # A template with tools, and answers that do not take long.
-    more = ("--template", "qwen", "--set", "default_max_tokens=64")
+    more = ("--template", "qwen", "--set", "default_max_tokens=32")
     repository = generate(
         folder / "model_repo", "--engine", "transformers", "--model", str(smollm2), *more
     )
