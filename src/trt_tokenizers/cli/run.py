@@ -127,6 +127,8 @@ def run(
         raise click.UsageError("give one of PROMPT, --messages and --input")
     if (requests is None) != (answers is None):
         raise click.UsageError("--input and --output go together; give both")
+    if requests is not None and stream:
+        raise click.UsageError("--input has whole answers; leave --stream out")
 
     def check(answer: Answer) -> None:
         if schema is not None:
@@ -217,8 +219,9 @@ def _loader(
 
 def _prompt(prompt: str | None, messages: str | None) -> Prompt:
     if messages is not None:
-        given = messages if messages.lstrip().startswith("[") else Path(messages).read_text("utf-8")
-        return {"messages": given}
+        if not messages.lstrip().startswith("["):
+            messages = Path(messages).read_bytes().decode(errors="surrogateescape")
+        return {"messages": messages}
     if prompt is not None:
         return prompt
     if sys.stdin.isatty():

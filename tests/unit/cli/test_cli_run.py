@@ -197,6 +197,9 @@ def test_every_option_of_a_request_is_an_input() -> None:
         (["--model-repo", "REPO", "--stream", "--num-return-sequences", "2", "x"], 2,
          "--num-return-sequences without --json needs whole answers"),
         (["--model", "MODEL", "--set", "dtype", "x"], 2, "'dtype' is not NAME=VALUE"),
+        (["--model", "MODEL", "--input", __file__, "--output", "x", "--stream"], 2,
+         "--input has whole answers"),
+        (["--model-repo", "REPO", "--messages", sys.executable], 1, "messages is not valid UTF-8"),
         (["--model", "nowhere", "x"], 1, "holds no config.json"),
         (["--model-repo", "REPO", "--max-tokens", "0", "x"], 1, "max_tokens is 0"),
         (["--model-repo", "REPO", "--messages", "nowhere.json"], 1, "nowhere.json: No such file"),
@@ -288,7 +291,7 @@ def test_a_killed_job_goes_on_where_it_stopped(model: list[str], tmp_path: Path)
         )
     )
     # Each answer takes some steps, because the engine takes them for streams only.
-    slow = ["--engine-parameter", "steps_per_second=10", "--num-return-sequences", "2"]
+    slow = ["--engine-parameter", "steps_per_second=5", "--num-return-sequences", "2"]
 
     def start(output: Path, *more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
