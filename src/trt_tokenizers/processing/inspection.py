@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,8 +34,7 @@ def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) 
         ids = inputs["TOKEN_IDS"].ravel().tolist() if "TOKEN_IDS" in inputs else []
         return _text(tokenizer.decode(ids, skip_special_tokens=False))
     if what == "template":
-        source = tokenizer.chat_template or ""
-        return _text(source if isinstance(source, str) else json.dumps(source))
+        return _text(preprocessor.prompts.template_source)
     if what != "prompt":
         raise RequestError(f"INSPECT is {what[:40]!r}; send prompt, text or template")
     if not inputs:
