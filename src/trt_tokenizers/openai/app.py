@@ -115,8 +115,7 @@ class FrontEnd:
         """An endpoint that gives *handle* the JSON of the request."""
 
         async def endpoint(http: Request) -> Response:
-            body = await read_body(http, self._options.max_body)
-            return await handle(http, load_json(body))
+            return await handle(http, load_json(await read_body(http, self._options.max_body)))
 
         return endpoint
 

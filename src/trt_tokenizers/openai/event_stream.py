@@ -74,6 +74,8 @@ async def until_gone(
         for task in (working, *others):
             task.cancel()
         await asyncio.gather(working, *others, return_exceptions=True)
+        # An error would keep this frame, and the task the error: until a garbage collection.
+        del working, others, task
 
 
 async def _gone(receive: Receive) -> None:

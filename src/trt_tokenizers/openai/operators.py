@@ -156,17 +156,27 @@ async def read_body(http: Request, limit: int) -> bytes:
     if length.isdigit() and int(length) > limit:
         raise too_long
 
-    async def read() -> bytes:
-        body = bytearray()
+    body, late, task = bytearray(), False, asyncio.current_task()
+    assert task is not None
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    # asyncio.wait_for would keep the body of a client that has left until a garbage collection.
+    timer = asyncio.get_running_loop().call_later(BODY_S, expire)
+    try:
         async for piece in http.stream():
             body += piece
             if len(body) > limit:
                 raise too_long
-        return bytes(body)
-
-    try:
-        return await asyncio.wait_for(read(), BODY_S)
-    except asyncio.TimeoutError:
+    except asyncio.CancelledError:
+        if not late:
+            raise
         raise ApiError(
             408, f"the request did not arrive within {BODY_S:g} s; send it without a pause"
         ) from None
+    finally:
+        timer.cancel()
+    return bytes(body)
