@@ -32,14 +32,16 @@ class Ensemble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.responses = responses
         self.ends: asyncio.Queue[str] = asyncio.Queue()
 
-    async def ModelConfig(self, request: Any, context: Any) -> Any:
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         answer = service_pb2.ModelConfigResponse()
         answer.config.input.add(name="text_input", data_type="TYPE_STRING")
         for name in OUTPUTS:
             answer.config.output.add(name=name, data_type="TYPE_STRING")
         return answer
 
-    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+    async def ModelStreamInfer(  # noqa: N802
+        self, requests: Any, context: Any
+    ) -> AsyncIterator[Any]:
         try:
             for each in self.responses:
                 yield each
@@ -82,7 +84,7 @@ def test_nor_is_one_with_an_error() -> None:
     ensemble = Ensemble(refused)
 
     async def test(triton: Triton) -> None:
-        with pytest.raises(ApiError, match="^top_k is 0"):
+        with pytest.raises(ApiError, match=r"^top_k is 0"):
             await anext(triton.stream({"text_input": b"x"}, (), "1"))
         assert await asyncio.wait_for(ensemble.ends.get(), 5) == "ended"
 
