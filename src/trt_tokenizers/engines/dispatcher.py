@@ -246,8 +246,8 @@ class ResponseDispatcher:
         if chunk.error is not None:
             request.ended = True
             if request.began and self._window is not None and request.sender.postprocessed:
-                # Triton up to 26.01 never ends a request of an ensemble if one step of it fails
-                # while another one runs.
+                # Triton 24.10, and others before pull request 466 of its core, never end a request
+                # of an ensemble if one step of it fails while another one runs.
                 self._window.settle()
             kind = RequestError if chunk.refused else EngineError
             request.sender.fail(kind(chunk.error))
