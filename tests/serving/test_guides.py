@@ -64,16 +64,19 @@ def test_sampled_answers_follow_their_guides(
 
 
 def test_whole_streamed_alone_and_among_others(server: Server) -> None:
-    """All schemas with one seed: each of the three times an answer has other neighbours."""
+    """All schemas with one seed: each of the three times an answer has other neighbours.
+
+    At most 32 at once: vLLM on a CPU ends if a prompt with a seed needs two steps.
+    """
     asked = [{**body(case), "max_tokens": 16} for case in CASES if case[1] == "json_schema"]
-    with ThreadPoolExecutor(len(asked)) as pool:
+    with ThreadPoolExecutor(32) as pool:
         found = list(pool.map(server.generate, asked))
     bodies = [each for each, (status, _) in zip(asked, found, strict=True) if status == 200]
     whole = [answer["text_output"] for status, answer in found if status == 200]
     assert len(whole) > 40
-    others = [{**each, "seed": 8} for each in bodies[:8]]
-    streams = server.streams([{**each, "stream": True} for each in (*others, *bodies[::-1])])
-    assert [joined(chunks) for chunks in streams[: len(others) - 1 : -1]] == whole
+    for half in (slice(None, None, 2), slice(1, None, 2)):
+        streams = server.streams([{**each, "stream": True} for each in bodies[half]])
+        assert [joined(chunks) for chunks in streams] == whole[half]
     alone = slice(None, None, 12)
     assert [server.ask(each)["text_output"] for each in bodies[alone]] == whole[alone]
 
