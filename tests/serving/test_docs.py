@@ -2,7 +2,7 @@
 
 What a page starts (`launch_server`, `trt-tokenizers serve`, `openai`) is checked, not started: the
 server of this module answers instead. Blocks that need a GPU, a cluster or NVIDIA's image do not
-run; tests/unit/test_docs.py counts them.
+run; tests/unit/test_documentation.py counts them.
 """
 
 from __future__ import annotations
