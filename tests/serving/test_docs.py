@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,10 +177,24 @@ def pages(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         yield Pages(addresses, smollm2, repository, programs, wheel)
 
 
+@pytest.fixture(scope="module")
+def ran(
+    pages: Pages, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """The runs of the chosen pages, two at a time; the longest one is first."""
+    chosen = [item.callspec.params["page"] for item in request.session.items
+              if item.path == request.path]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            page: pool.submit(pages.run, page, tmp_path_factory.mktemp(page.stem))
+            for page in sorted(chosen, key=lambda page: page.stem != "python")
+        }
+
+
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(block.language in RUN for block in blocks(page))],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_the_commands_of_a_page(pages: Pages, page: Path, tmp_path: Path) -> None:
-    pages.run(page, tmp_path)
+def test_the_commands_of_a_page(ran: dict[Path, Future[None]], page: Path) -> None:
+    ran[page].result()
