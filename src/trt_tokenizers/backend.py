@@ -228,8 +228,7 @@ class PostprocessingModel(_Model):
                     self._cancels.send(sequence_key(step.key, step.sequence))
                 elif self._stop_model and (request_id := _text(request.request_id)):
                     self._stop_requests.submit(_stop, self._stop_model, request_id)
-        ids_wanted = "OUT_IDS" in request.requested_output_names()
-        return _response(output_arrays(steps, log_probs="LOG_PROBS" in inputs, ids=ids_wanted))
+        return _response(output_arrays(steps, log_probs="LOG_PROBS" in inputs))
 
     def _triton_key(self, request: Any) -> tuple[int | None, bool]:
         """The key that Triton passes on, and whether its flags mark the engine's last response."""

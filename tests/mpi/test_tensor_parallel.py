@@ -37,7 +37,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 RUNNING = "trt_tokenizers:engine_sequences_running"
-OUTPUTS = "text_output,finish_reason,num_output_tokens,output_ids,output_log_probs"
+OUTPUTS = "text_output,finish_reason,num_output_tokens,token_ids,output_log_probs"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,7 +54,7 @@ def repository(folder: Path, model: Path) -> Path:
 
 
 def tokens(answer: Generated) -> list[int]:
-    ids: list[int] = np.ravel(answer["output_ids"]).tolist()
+    ids: list[int] = np.ravel(answer["token_ids"]).tolist()
     return ids
 
 
@@ -82,7 +82,7 @@ PROMPTS = [
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 2, 3, 4,",
     "Roses are red,", "The three primary colours are", "To be, or not", "Dear Sir or Madam,",
 ]  # fmt: skip
-GREEDY = [{"text_input": prompt, "max_tokens": 16} for prompt in PROMPTS]
+GREEDY = [{"text_input": prompt, "max_tokens": 16, "return_token_ids": True} for prompt in PROMPTS]
 
 
 # Two ranks, with a small model that has an even number of heads.

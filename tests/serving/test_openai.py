@@ -147,9 +147,14 @@ def test_tokens_and_prompts(client: OpenAI, port: int) -> None:
     tokenized = post(port, "/tokenize", {"messages": QUESTION})
     assert tokenized == {"count": 37, "max_model_len": 8192, "tokens": rendered["token_ids"]}
     assert rendered["prompt"].endswith("?<|im_end|>\n<|im_start|>assistant\n")
-    assert post(port, "/detokenize", {"tokens": rendered["token_ids"]}) == {
-        "prompt": rendered["prompt"]
-    }
+    ids = rendered["token_ids"]
+    assert post(port, "/detokenize", {"tokens": ids}) == {"prompt": rendered["prompt"]}
+    answer = post(port, "/detokenize", {"tokens": ids, "return_bytes": True})
+    assert [token["id"] for token in answer["tokens"]] == ids
+    assert (
+        bytes(b for token in answer["tokens"] for b in token["bytes"]).decode()
+        == (rendered["prompt"])
+    )
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,10 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from harness import free_ports, generate_replay, launched
+from harness import free_ports, launched
+from replayed_answers import END, generate_replayed_answers
 
 pytestmark = pytest.mark.triton
-#: The prompt is the last message, and so is the answer. Its text has the signs of the formats.
-TEMPLATE = (
-    "{% if tools and false %}<tool_call></tool_call></think>{% endif %}{{ messages[-1].content }}"
-)
 TOOLS: Any = [
     {
         "type": "function",
@@ -29,23 +25,12 @@ TOOLS: Any = [
 ]
 ARGUMENTS = {"text": '안녕 👍🏽 {"a": [1]}'}
 CALL = json.dumps({"name": "write", "arguments": ARGUMENTS}, ensure_ascii=False)
-END = "<|im_end|>"
 
 
 @pytest.fixture(scope="module")
 def client(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     folder = tmp_path_factory.mktemp("openai-tools")
-    tokenizer = folder / "tokenizer"
-    shutil.copytree(bpe_dir, tokenizer)
-    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
-    config["chat_template"] = TEMPLATE
-    markers = ("<tool_call>", "</tool_call>", "<think>", "</think>")
-    config["added_tokens_decoder"] = {
-        str(700 + at): {"content": marker, "special": False} for at, marker in enumerate(markers)
-    }
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config))
-    sizes = ("--engine-parameter", "chunk_sizes=1,3,2,7", "--set", "max_tokens_per_chunk=1")
-    repository = generate_replay(folder / "repo", tokenizer, *sizes)
+    repository = generate_replayed_answers(folder, bpe_dir)
     (port,) = free_ports(1)
     with launched(repository, folder, "--openai-port", str(port)):
         url = f"http://127.0.0.1:{port}/v1"

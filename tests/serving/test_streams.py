@@ -58,9 +58,7 @@ def server(
     kind = request.param
     folder = tmp_path_factory.mktemp(f"replay-{kind}")
     tokenizer = request.getfixturevalue("bpe_dir" if kind == "auto" else "sentencepiece_dir")
-    outputs = (
-        "text_output,finish_reason,num_output_tokens,output_log_probs,cum_log_probs,output_ids"
-    )
+    outputs = "text_output,finish_reason,num_output_tokens,output_log_probs,cum_log_probs,token_ids"
     two = ("--set", "preprocessing_instance_count=2")
     options = (
         "--tokenizer-type", kind, "--set", "add_bos=false", "--set", "max_queue_size=0",
@@ -189,10 +187,11 @@ def test_log_probs_match_the_tokens_of_the_answer(server: Server) -> None:
         assert sum(float(c["output_log_probs"].sum()) for c in chunks) == -count
 
 
-def test_output_ids_are_those_of_the_text(server: Server) -> None:
+def test_token_ids_are_those_of_the_text(server: Server) -> None:
     prompt = server.preprocess({"text_input": text(3)})["INPUT_ID"][0].tolist()
-    (chunks,) = server.streams([body(3)])
-    assert [i for c in chunks for i in c["output_ids"].ravel().tolist() if i >= 0] == prompt
+    plain, chunks = server.streams([body(3), body(3, return_token_ids=True)])
+    assert not any("token_ids" in chunk for chunk in plain)
+    assert [i for c in chunks for i in c["token_ids"].ravel().tolist() if i >= 0] == prompt
 
 
 STOPS: list[tuple[str, list[str]]] = [

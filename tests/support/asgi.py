@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,9 @@ from trt_tokenizers.streams.ensemble_inputs import INPUTS
 _BYTES = {"STRING": "BYTES"}
 ENSEMBLE = Model(
     {each.name: _BYTES.get(each.type, each.type) for each in INPUTS},
-    dict.fromkeys(("text_output", "finish_reason", "output_log_probs", "output_tokens"), "BYTES"),
+    dict.fromkeys(
+        ("text_output", "finish_reason", "output_log_probs", "output_tokens", "token_ids"), "BYTES"
+    ),
 )
 WHOLE = [Step(text="Par"), Step(text="is."), Step(0, "", "stop", 5, 2)]
 
@@ -31,6 +35,7 @@ class ScriptedTriton:
         cancelled: number of streams that were closed before their end.
         template: of a preprocessing of ours; empty: it is another one.
         prompt: what that one renders.
+        ids: of that prompt.
     """
 
     steps: list[Any] = field(default_factory=lambda: list(WHOLE))
@@ -42,6 +47,7 @@ class ScriptedTriton:
     no_preprocessing: Exception | None = None
     template: str = ""
     prompt: str = ""
+    ids: Sequence[int] = ()
 
     async def describe(self, name: str = "") -> Model:
         if name and self.no_preprocessing is not None:
@@ -52,7 +58,8 @@ class ScriptedTriton:
 
     async def infer(self, name: str, inputs: dict[str, Any]) -> dict[str, bytes]:
         text = {b"template": self.template, b"prompt": self.prompt}[inputs["INSPECT"]].encode()
-        return {"PROMPT": len(text).to_bytes(4, "little") + text}
+        ids = struct.pack(f"<{len(self.ids)}i", *self.ids)
+        return {"PROMPT": len(text).to_bytes(4, "little") + text, "INPUT_ID": ids}
 
     async def ready(self) -> bool:
         return self.is_ready

@@ -20,6 +20,7 @@ def test_a_wheel_alone_generates_a_repository(tmp_path: Path, bpe_dir: Path) -> 
     zipfile.ZipFile(wheel).extractall(installed)
     assert (installed / "trt_tokenizers" / "py.typed").is_file()
     assert (installed / "trt_tokenizers" / "repository" / "schemas" / "1.2.json").is_file()
+    assert (installed / "trt_tokenizers" / "openai" / "page" / "main.js").is_file()
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"max_position_embeddings": 64}')

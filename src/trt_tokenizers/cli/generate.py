@@ -122,7 +122,7 @@ def _load(path: Path) -> dict[str, Any]:
     default="",
     metavar="A,B,…",
     show_default="the usual ones",
-    help="The ensemble's outputs: the usual ones, output_ids, batch_index, sequence_index, …",
+    help="The ensemble's outputs: the usual ones, batch_index, sequence_index, …",
 )
 @click.option(
     "--engine-parameter",

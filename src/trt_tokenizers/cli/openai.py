@@ -71,6 +71,7 @@ _KEYS = "TRT_TOKENIZERS_API_KEYS"
     "--certificate", type=click.Path(path_type=Path, exists=True), help="For TLS: a PEM file."
 )
 @click.option("--key", type=click.Path(path_type=Path, exists=True), help="For TLS: its key.")
+@click.option("--no-ui", is_flag=True, help="Do not serve the page for trying the model at /.")
 @click.option("--no-access-log", is_flag=True, help="Do not write a line for each request.")
 @click.option(
     "--drain-timeout",
@@ -80,7 +81,12 @@ _KEYS = "TRT_TOKENIZERS_API_KEYS"
     help="Seconds for running answers to end after a stop request.",
 )
 def openai(
-    *, api_key_file: Path | None, metrics_url: str | None, no_access_log: bool, **options: Any
+    *,
+    api_key_file: Path | None,
+    metrics_url: str | None,
+    no_ui: bool,
+    no_access_log: bool,
+    **options: Any,
 ) -> None:
     """Serve OpenAI's API for an ensemble of a running Triton.
 
@@ -116,7 +122,11 @@ def openai(
         host = options["triton"].rpartition("/")[2].rpartition(":")[0]
         metrics_url = f"http://{host}:8002/metrics"
     made = FrontEndOptions(
-        api_keys=keys, metrics_url=metrics_url, log_requests=not no_access_log, **options
+        api_keys=keys,
+        metrics_url=metrics_url,
+        page=not no_ui,
+        log_requests=not no_access_log,
+        **options,
     )
     click.echo(f"openai: listening at {made.host}:{made.port}, asking {made.triton}", err=True)
     serve(made)

@@ -72,8 +72,10 @@ class Answers:
     object = ""
     prefix = ""
 
-    def __init__(self, request: AnswerRequest) -> None:
+    def __init__(self, request: AnswerRequest, prompt_ids: list[int] | None = None) -> None:
+        """*prompt_ids*: of the prompt, for the first chunk; None: do not send them."""
         self._request = request
+        self._prompt_ids = prompt_ids
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self.left = request.n * len(request.prompts)
@@ -115,7 +117,10 @@ class Answers:
             self._prompt_tokens[prompt] = step.prompt_tokens
             self.left -= 1
         answer.held += zip(step.tokens, step.log_probs, strict=False)
-        return [self.chunk([choice]) for choice in self._choices(answer, step)]
+        chunks = [self.chunk([choice]) for choice in self._choices(answer, step)]
+        if chunks and self._prompt_ids is not None:
+            chunks[0]["prompt_token_ids"], self._prompt_ids = self._prompt_ids, None
+        return chunks
 
     def _choices(self, answer: _Answer, step: Step) -> list[Any]:
         raise NotImplementedError
@@ -123,11 +128,14 @@ class Answers:
     def fold(self, chunks: Sequence[Chunk]) -> Chunk:
         """The whole answer: what a client that joins *chunks* has."""
         wholes: list[Any] = [self._whole(index) for index in range(len(self._answers))]
+        more = {}
         for chunk in chunks:
+            if "prompt_token_ids" in chunk:
+                more["prompt_token_ids"] = chunk["prompt_token_ids"]
             for choice in chunk["choices"]:
                 self._join(wholes[choice["index"]], choice)
         return {**self.chunk(wholes), "object": self.object.removesuffix(".chunk"),
-                "usage": self.usage}  # fmt: skip
+                "usage": self.usage, **more}  # fmt: skip
 
     def _whole(self, index: int) -> Any:
         raise NotImplementedError
@@ -179,7 +187,11 @@ class Chat(Answers):
     prefix = "chatcmpl"
 
     def __init__(
-        self, request: AnswerRequest, make_parser: MakeParser, reasoning_field: str
+        self,
+        request: AnswerRequest,
+        make_parser: MakeParser,
+        reasoning_field: str,
+        prompt_ids: list[int] | None = None,
     ) -> None:
         """Begin.
 
@@ -187,15 +199,16 @@ class Chat(Answers):
             request: what to answer.
             make_parser: called with the end of the prompt, once for each answer.
             reasoning_field: name of the field for reasoning.
+            prompt_ids: see `Answers`.
         """
         self._make_parser = make_parser
         self._reasoning = reasoning_field
-        super().__init__(request)
+        super().__init__(request, prompt_ids)
 
     def _choices(self, answer: _Answer, step: Step) -> list[Any]:
         if step.prompt_end is not None:
             answer.prompt_end = step.prompt_end
-        if not (step.text or step.finish_reason):
+        if not (step.text or step.finish_reason or step.token_ids):
             return []
         deltas: list[Any] = []
         if answer.parser is None:
@@ -210,7 +223,11 @@ class Chat(Answers):
             called = answer.whole_calls and not self._request.named  # as OpenAI's
             finish = "tool_calls" if finish == "stop" and called else finish
             deltas.append({})
+        if step.token_ids and not deltas:
+            deltas.append({})
         choices = [_choice(answer.index, {"delta": delta}, None, "") for delta in deltas]
+        if step.token_ids:
+            choices[0]["token_ids"] = step.token_ids
         if deltas and self._request.logprobs:
             choices[0]["logprobs"] = {"content": [*map(_log_prob, answer.held)], "refusal": None}
             answer.held = []
@@ -238,8 +255,10 @@ class Chat(Answers):
         return None
 
     def _whole(self, index: int) -> Any:
-        message = {"role": "assistant", "content": None}
-        return _choice(index, {"message": message}, None, "")
+        whole: dict[str, Any] = {"message": {"role": "assistant", "content": None}}
+        if self._request.return_token_ids:
+            whole["token_ids"] = []
+        return _choice(index, whole, None, "")
 
     def _join(self, whole: Any, choice: Any) -> None:
         message, delta = whole["message"], choice["delta"]
@@ -253,6 +272,8 @@ class Chat(Answers):
                 calls.append({**call, "function": dict(part["function"])})
             else:
                 calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+        if "token_ids" in choice:
+            whole["token_ids"] += choice["token_ids"]
         if choice["finish_reason"]:
             whole["finish_reason"] = choice["finish_reason"]
             if message.get("tool_calls") and not message["content"]:

@@ -28,6 +28,7 @@ from trt_tokenizers.openai.event_stream import (
 from trt_tokenizers.openai.guides import GUIDED, TEXT, TYPE, Guide, chat_guide
 from trt_tokenizers.openai.operators import Operators, read_body
 from trt_tokenizers.openai.options import FrontEndOptions
+from trt_tokenizers.openai.page_files import page_routes
 from trt_tokenizers.openai.parsing import (
     AnswerParser,
     choose,
@@ -69,6 +70,7 @@ class FrontEnd:
         options = self._options
         operators = Operators(options.api_keys, options.metrics_url, log=options.log_requests)
         routes = [
+            *(page_routes() if options.page else ()),
             Route("/v1/chat/completions", self._answering(self._chat), methods=["POST"]),
             Route("/v1/completions", self._answering(self._completion), methods=["POST"]),
             Route("/v1/models", self._models),
@@ -130,7 +132,8 @@ class FrontEnd:
         def parser(prompt_end: str) -> AnswerParser:
             return make_parser(tool, reasoning, tools=request.tools, prompt_end=prompt_end)
 
-        answers = Chat(request, parser, options.reasoning_field)
+        ids = await self._tokens.ids(request.prompts[0]) if request.return_token_ids else None
+        answers = Chat(request, parser, options.reasoning_field, ids)
         guide = await self._guide(request, tool, reasoning)
         return await self._respond(http, request, answers, guide, marked=marked)
 
@@ -181,11 +184,11 @@ class FrontEnd:
             )
         model = await self._triton.describe()
         prompts = [_fitting({**prompt, **more}, fields, model) for prompt in request.prompts]
-        if request.logprobs and "output_tokens" not in model.outputs:
-            raise refused("logprobs", "logprobs is not served: the ensemble has no output "
-                          "'output_tokens'; leave it out")  # fmt: skip
-        outputs = [name for name in ("added_tokens", "prompt_end") if marked]
-        outputs += [name for name in ("output_log_probs", "output_tokens") if request.logprobs]
+        for output, param in request.outputs.items():
+            if output not in model.outputs:
+                raise refused(param, f"{param} is not served: the ensemble has no output "
+                              f"{output!r}; leave it out")  # fmt: skip
+        outputs = [*request.outputs, *(("added_tokens", "prompt_end") if marked else ())]
         http.scope["answer"] = answers
         chunks = self._chunks(request, answers, self._steps(prompts, outputs, answers.id))
 

@@ -141,6 +141,9 @@ FIELDS = (
     Field("ignore_eos", "boolean", meaning="only `max_tokens` or `stop` ends the answer"),
     Field("skip_special_tokens", "boolean", "skip_special_tokens", meaning="false: special tokens "
           "stay in the text"),
+    Field("return_token_ids", "boolean", completions=False, meaning="add "
+          "`prompt_token_ids`, and `token_ids` to each choice: the counted tokens, also "
+          "those without text"),
     Field("include_stop_str_in_output", "boolean", "include_stop_str_in_output", meaning="end "
           "after the stop text"),
     Field("user", "string", meaning="no effect"),

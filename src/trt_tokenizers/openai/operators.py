@@ -21,8 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trt_tokenizers.openai.api_error import ApiError
 from trt_tokenizers.openai.event_stream import ClientGoneError, error_response
+from trt_tokenizers.openai.page_files import PAGE
 
-_OPEN = ("/health/live", "/health/ready", "/metrics")  # for probes and scrapers, without a key
+#: Without a key: for probes, scrapers and the page.
+_OPEN = ("/health/live", "/health/ready", "/metrics", "/")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PREFIX = "trt_tokenizers_openai"
 
@@ -80,7 +82,7 @@ class Operators:
                 self._write(scope, request_id, status, time.monotonic() - began, gone=gone)
 
     def _allowed(self, path: str, headers: Headers) -> bool:
-        if not self._keys or path in _OPEN:
+        if not self._keys or path in _OPEN or path.startswith(PAGE):
             return True
         sent = _digest(headers.get("authorization", "").removeprefix("Bearer ").strip())
         return any(hmac.compare_digest(sent, key) for key in self._keys)

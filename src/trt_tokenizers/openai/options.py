@@ -27,6 +27,7 @@ class FrontEndOptions:
         certificate, key: files for TLS.
         log_requests: write one line of JSON for each request.
         drain_s: seconds for running answers after a stop request.
+        page: serve the page for trying the model at ``/``.
     """
 
     triton: str
@@ -48,3 +49,4 @@ class FrontEndOptions:
     key: Path | None = None
     log_requests: bool = True
     drain_s: int = 20
+    page: bool = True

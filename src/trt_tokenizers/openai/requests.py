@@ -44,6 +44,7 @@ class AnswerRequest:
         named: the client has named the one of *forced*.
         parallel_tool_calls: false: only the first call is given out.
         keep_special: special tokens stay in the text.
+        return_token_ids: send the ids of prompt and answers.
         echo: the prompts' texts, which go before their answers; empty for none.
         fields: input of the ensemble -> the client's field, for error messages.
     """
@@ -60,8 +61,16 @@ class AnswerRequest:
     named: bool = False
     parallel_tool_calls: bool = True
     keep_special: bool = False
+    return_token_ids: bool = False
     echo: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """More outputs of the ensemble that the answers need -> the client's field."""
+        log_probs = {"output_tokens": "logprobs", "output_log_probs": "logprobs"}
+        ids = {"token_ids": "return_token_ids"}
+        return (log_probs if self.logprobs else {}) | (ids if self.return_token_ids else {})
 
 
 def load_json(body: bytes) -> Any:
@@ -191,6 +200,8 @@ def _request(
         inputs["end_id"], names["end_id"] = -1, "ignore_eos"
     if more["logprobs"]:
         inputs["return_log_probs"], names["return_log_probs"] = True, "logprobs"
+    if given.get("return_token_ids"):
+        inputs["return_token_ids"], names["return_token_ids"] = True, "return_token_ids"
     return AnswerRequest(
         model=given["model"],
         prompts=[{**prompt, **inputs, "stream": True} for prompt in prompts],
@@ -201,6 +212,7 @@ def _request(
         tools=_tools(given),
         parallel_tool_calls=given.get("parallel_tool_calls", True),
         keep_special=given.get("skip_special_tokens") is False,
+        return_token_ids=given.get("return_token_ids", False),
         fields={"text_input": "prompt", **names},
         **more,
     )

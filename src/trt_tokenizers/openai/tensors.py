@@ -26,6 +26,7 @@ class Step(NamedTuple):
         prompt_end: end of the rendered prompt, in the first response; None in others.
         log_probs: one per token of this response, if wanted.
         tokens: bytes of these tokens.
+        token_ids: ids of the tokens of this response, if wanted.
     """
 
     sequence: int = 0
@@ -37,6 +38,7 @@ class Step(NamedTuple):
     prompt_end: str | None = None
     log_probs: Sequence[float] = ()
     tokens: Sequence[bytes] = ()
+    token_ids: Sequence[int] = ()
 
 
 def pack(message: Any, values: Mapping[str, Any], types: Mapping[str, str]) -> None:
@@ -92,4 +94,6 @@ def step_of(response: Any) -> Step:
                 found["log_probs"] = unpack("FP32", raw)
             case "output_tokens":
                 found["tokens"] = unpack("BYTES", raw)
+            case "token_ids":
+                found["token_ids"] = [each for each in unpack("INT32", raw) if each >= 0]
     return Step(**found)

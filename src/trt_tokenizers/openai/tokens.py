@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +27,11 @@ _PROMPT_FIELDS["prompt"] = Field("prompt", "string")
 _PROMPT_FIELDS["add_special_tokens"] = Field(
     "add_special_tokens", "boolean", only=(True,), reason="preprocessing adds BOS as it is set to"
 )
-_IDS_FIELDS = {"model": CHAT["model"], "tokens": Field("tokens", "array")}
+_IDS_FIELDS = {
+    "model": CHAT["model"],
+    "tokens": Field("tokens", "array"),
+    "return_bytes": Field("return_bytes", "boolean"),
+}
 _MAX_ID = 2**31
 #: Input of the ensemble -> input of preprocessing.
 _TENSORS = {
@@ -82,6 +87,14 @@ class Tokens:
         """
         return (await self._inspect_prompt(inputs))[0] if await self.template() else ""
 
+    async def ids(self, inputs: Mapping[str, Any]) -> list[int]:
+        """The token ids of that prompt.
+
+        Raises:
+            ApiError: as `prompt`; 501, no preprocessing of ours tells it.
+        """
+        return (await self._inspect_prompt(inputs))[1]
+
     async def _tokenize(self, http: Request, body: Any) -> Response:
         _, ids = await self._prompt(body)
         model = await self._triton.describe(self._model)
@@ -93,11 +106,16 @@ class Tokens:
         return JSONResponse({"prompt": text, "token_ids": ids})
 
     async def _detokenize(self, http: Request, body: Any) -> Response:
-        ids = check_fields(body, _IDS_FIELDS).get("tokens")
+        given = check_fields(body, _IDS_FIELDS)
+        ids = given.get("tokens")
         if not ids or not all(type(each) is int and 0 <= each < _MAX_ID for each in ids):
             raise refused("tokens", "tokens must be a list of at least one token id")
         text, _ = await self._inspect("text", {"TOKEN_IDS": ids})
-        return JSONResponse({"prompt": text})
+        answer = {"prompt": text}
+        if given.get("return_bytes"):
+            tokens, _ = await self._inspect("tokens", {"TOKEN_IDS": ids})
+            answer |= json.loads(tokens)
+        return JSONResponse(answer)
 
     async def _prompt(self, body: Any) -> tuple[str, list[int]]:
         """The prompt that a request's messages or text makes, and its ids."""

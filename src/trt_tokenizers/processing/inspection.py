@@ -1,4 +1,4 @@
-"""Questions to preprocessing alone: the prompt of a request, the text of ids, the template."""
+"""Questions to preprocessing alone: the prompt of a request, its tokens, the template."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy.typing as npt
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.processing.preprocess import Preprocessor
 from trt_tokenizers.processing.request import from_tensors, text_of
+from trt_tokenizers.tokenizers.inspection import is_special
 
 Arrays = dict[str, npt.NDArray[Any]]
+_MAX_TOKENS = 4096  # a tenth of a second
 
 
 def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) -> Arrays:
@@ -21,7 +23,8 @@ def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) 
 
     Args:
         inputs: tensors of preprocessing. INSPECT is ``prompt`` for the prompt that the other inputs
-            make, ``text`` for the text of TOKEN_IDS, ``template`` for the chat template.
+            make, ``text`` for the text of TOKEN_IDS, ``tokens`` for the bytes of each of them,
+            ``template`` for the chat template.
 
     Returns:
         PROMPT, BYTES [1, 1]; for ``prompt`` also INPUT_ID, int32 [1, n].
@@ -31,14 +34,24 @@ def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) 
     """
     inputs, tokenizer = dict(inputs), preprocessor.tokenizer
     what = text_of(inputs.pop("INSPECT").ravel()[0], "INSPECT")
+    given = inputs["TOKEN_IDS"].ravel().tolist() if "TOKEN_IDS" in inputs else []
     if what == "text":
-        ids = inputs["TOKEN_IDS"].ravel().tolist() if "TOKEN_IDS" in inputs else []
-        return _text(tokenizer.decode(ids, skip_special_tokens=False))
+        return _text(tokenizer.decode(given, skip_special_tokens=False))
+    if what == "tokens":
+        if len(given) > _MAX_TOKENS:
+            raise RequestError(
+                f"the bytes of {len(given)} tokens are asked for; send at most {_MAX_TOKENS}"
+            )
+        tokens = [
+            {"id": i, "bytes": [*tokenizer.token_bytes(i)], "special": is_special(tokenizer, i)}
+            for i in given
+        ]
+        return _text(json.dumps({"tokens": tokens, "bos_id": tokenizer.bos_id}))
     if what == "template":
         source = tokenizer.chat_template or ""
         return _text(source if isinstance(source, str) else json.dumps(source))
     if what != "prompt":
-        raise RequestError(f"INSPECT is {what[:40]!r}; send prompt, text or template")
+        raise RequestError(f"INSPECT is {what[:40]!r}; send prompt, text, tokens or template")
     if not inputs:
         raise RequestError("the prompt is empty; send QUERY or MESSAGES")
     prompt = preprocessor.prompts_of(from_tensors(inputs, "", {}))[0]

@@ -12,7 +12,7 @@ from trt_tokenizers.processing.text_sequence import TextStep
 
 
 def output_arrays(
-    steps: Sequence[Sequence[TextStep]], *, log_probs: bool, ids: bool = False
+    steps: Sequence[Sequence[TextStep]], *, log_probs: bool
 ) -> dict[str, npt.NDArray[Any]]:
     """Arrays of one response.
 
@@ -21,14 +21,13 @@ def output_arrays(
     Args:
         steps: [rows][beams].
         log_probs: whether to send log-probabilities.
-        ids: whether to send token ids.
 
     Returns:
         OUTPUT and OUT_FINISH_REASON are BYTES [rows * beams], row by row: NVIDIA's clients decode
         the first element. NUM_INPUT_TOKENS int32 [rows, 1], NUM_OUTPUT_TOKENS int32 [rows, beams],
-        OUT_LOG_PROBS float32 [rows, 1, n] padded with 0, CUM_LOG_PROBS float32 [rows, 1], OUT_IDS
-        int32 [rows, beams, n] padded with -1, only in responses that need them: ADDED_TOKENS int32
-        [rows, n] padded with -1, PROMPT_END BYTES [rows, 1], OUT_TOKENS BYTES [rows, 1, n].
+        OUT_LOG_PROBS float32 [rows, 1, n] padded with 0, CUM_LOG_PROBS float32 [rows, 1]; only in
+        responses that need them: ADDED_TOKENS int32 [rows, n] padded with -1, PROMPT_END BYTES
+        [rows, 1], OUT_TOKENS BYTES [rows, 1, n], OUT_IDS int32 [rows, beams, n] padded with -1.
     """
     texts = [step.text.encode() for row in steps for step in row]
     arrays: dict[str, npt.NDArray[Any]] = {"OUTPUT": np.array(texts, dtype=np.object_)}
@@ -48,7 +47,7 @@ def output_arrays(
     if any(row[0].prompt_end is not None for row in steps):
         ends = [[(row[0].prompt_end or "").encode()] for row in steps]
         arrays["PROMPT_END"] = np.array(ends, dtype=np.object_)
-    if ids:
+    if any(row[0].return_token_ids for row in steps):
         arrays["OUT_IDS"] = _padded(
             [[step.token_ids for step in row] for row in steps], -1, np.int32
         )

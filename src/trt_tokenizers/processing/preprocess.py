@@ -303,6 +303,7 @@ class Preprocessor:
                 min_tokens=request.at("min_tokens", row),
                 stop_ids=(*((i,) for i in end_ids[1:]), *stop_words),
                 prompt_end=prompt.text[-_PROMPT_END:] if marked else None,
+                return_token_ids=request.at("return_token_ids", row),
             ),
         )
 

@@ -29,6 +29,7 @@ class TextStep:
         prompt_end: end of the prompt's text, in the first step if the client asked for it.
         tokens: bytes of each of ``token_ids``, if the client asked for both places and
             log-probabilities.
+        return_token_ids: whether the client asked for ``token_ids``.
     """
 
     text: str
@@ -42,6 +43,7 @@ class TextStep:
     added: Sequence[int] = ()
     prompt_end: str | None = None
     tokens: Sequence[bytes] = ()
+    return_token_ids: bool = False
 
     def after_end(self, finish_reason: FinishReason) -> TextStep:
         """The step for responses after the end: the same counts and no text."""
@@ -129,6 +131,7 @@ class TextSequence:
             added=added,
             prompt_end=prompt_end,
             tokens=tokens,
+            return_token_ids=self.context.return_token_ids,
         )
 
     def _take(

@@ -64,6 +64,7 @@ _TO_CLIENT = {
     "NUM_OUTPUT_TOKENS": "num_output_tokens",
     "ADDED_TOKENS": "added_tokens",
     "PROMPT_END": "prompt_end",
+    "OUT_IDS": "token_ids",
 }
 
 

@@ -10,11 +10,8 @@ from trt_tokenizers.repository.pbtxt import format_config, parse_config
 from trt_tokenizers.settings import nearest
 
 _TYPES = {np.int32: "TYPE_INT32", np.int64: "TYPE_INT64", np.float32: "TYPE_FP32"}
-#: Outputs that the skeleton's ensemble lacks -> step, its output, type, dims.
-_EXTRA_OUTPUTS = {
-    "output_ids": ("postprocessing", "OUT_IDS", "TYPE_INT32", (-1, -1)),
-    **{name: ("tensorrt_llm", name, _TYPES[dtype], (1,)) for name, dtype in PERF.items()},
-}
+#: Outputs of the engine that the skeleton's ensemble lacks -> type.
+_EXTRA_OUTPUTS = {name: _TYPES[dtype] for name, dtype in PERF.items()}
 
 
 def with_outputs(text: str, wanted: tuple[str, ...]) -> str:
@@ -35,9 +32,8 @@ def with_outputs(text: str, wanted: tuple[str, ...]) -> str:
                 f"the ensemble has no output {name!r}{nearest(name, known)}; valid are: "
                 + ", ".join(sorted(known))
             )
-        step, tensor, data_type, dims = _EXTRA_OUTPUTS[name]
-        steps[step].output_map[tensor] = name
-        config.output.add(name=name, data_type=data_type, dims=dims)
+        steps["tensorrt_llm"].output_map[name] = name
+        config.output.add(name=name, data_type=_EXTRA_OUTPUTS[name], dims=(1,))
     for name, output in present.items():
         if name not in wanted:
             config.output.remove(output)

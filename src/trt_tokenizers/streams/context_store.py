@@ -64,6 +64,7 @@ class RequestContext(NamedTuple):
         stop_ids: token ids of the stop words, in every tokenization that the engine got.
         prompt_end: end of the prompt's text, for a client that asks for the places of added tokens;
             None for other clients.
+        return_token_ids: whether the client asked for the answer's token ids.
     """
 
     num_input_tokens: int
@@ -79,6 +80,7 @@ class RequestContext(NamedTuple):
     arrived: float = 0.0
     stop_ids: tuple[tuple[int, ...], ...] = ()
     prompt_end: str | None = None
+    return_token_ids: bool = False
 
     def to_record(self) -> bytes:
         """The context as the values of its fields in order."""

@@ -171,6 +171,8 @@ INPUTS = (
     Input("return_added_tokens", "BOOL", "RETURN_ADDED_TOKENS", "", "add the outputs "
           "`added_tokens`, `prompt_end` and, with `return_log_probs`, `output_tokens`",
           default=False),
+    Input("return_token_ids", "BOOL", "RETURN_TOKEN_IDS", "", "add the output `token_ids`",
+          default=False),
     Input("num_return_sequences", "INT32", "", "num_return_sequences", "with `stream`: number of "
           "answers to the prompt, each as for a separate request, with `seed`, `seed` + 1, … if a "
           "seed is sent; see [below](#several-answers-to-a-prompt)",

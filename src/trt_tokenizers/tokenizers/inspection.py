@@ -1,4 +1,4 @@
-"""Tokens of a text and their positions, for the command ``tokenize`` only."""
+"""Tokens of a text and their positions, for people who look at them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,15 @@ def pieces(tokenizer: Tokenizer, prompt: str, ids: Sequence[int]) -> list[Piece]
     found = []
     for token_id, (start, end) in zip(ids, spans, strict=True):
         text = tokenizer.token_bytes(token_id).decode("utf-8", "backslashreplace")
-        hidden = not tokenizer.decode([token_id])
-        special = hidden and bool(tokenizer.decode([token_id], skip_special_tokens=False))
         span = (start, end) if start < end else (None, None)
-        found.append(Piece(token_id, text, span[0], span[1], special))
+        found.append(Piece(token_id, text, span[0], span[1], is_special(tokenizer, token_id)))
     return found
+
+
+def is_special(tokenizer: Tokenizer, token_id: int) -> bool:
+    """Whether ``skip_special_tokens`` omits the token."""
+    hidden = not tokenizer.decode([token_id])
+    return hidden and bool(tokenizer.decode([token_id], skip_special_tokens=False))
 
 
 def _match(

@@ -158,6 +158,25 @@ def test_an_ensemble_without_an_input_refuses_its_field_and_only_that() -> None:
     assert (answer.status, answer.json["error"]["param"]) == (400, "logit_bias")
     bare = ScriptedTriton(model=TritonModel(ENSEMBLE.inputs, {}))
     assert chat(bare, {**CHAT, "logprobs": True}).json["error"]["param"] == "logprobs"
+    bare.template = "a"
+    answer = chat(bare, {**CHAT, "return_token_ids": True})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "return_token_ids")
+
+
+def test_token_ids_of_prompt_and_answer() -> None:
+    steps = [Step(token_ids=[5]), Step(text="ab", token_ids=[6, 7]), Step(finish_reason="stop")]
+    triton = ScriptedTriton(steps, template="a", prompt="Hi", ids=(1, 2))
+    whole = chat(triton, {**CHAT, "return_token_ids": True}).json
+    assert whole["prompt_token_ids"] == [1, 2]
+    assert whole["choices"][0]["token_ids"] == [5, 6, 7]
+    events = chat(triton, {**STREAM, "return_token_ids": True}).events
+    assert ["prompt_token_ids" in event for event in events] == [True] + [False] * (len(events) - 1)
+    assert [event["choices"][0].get("token_ids") for event in events] == [[5], [6, 7], None]
+    assert triton.asked[0]["return_token_ids"] is True
+    assert triton.outputs[0] == ["token_ids"]
+    plain = chat(ScriptedTriton()).json
+    assert "prompt_token_ids" not in plain
+    assert "token_ids" not in plain["choices"][0]
 
 
 def test_markers_are_asked_for_only_if_a_parser_may_need_them() -> None:

@@ -45,13 +45,28 @@ def test_prompt_text_and_template(preprocessor: Preprocessor, tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "streams").iterdir() if "user-" not in p.name] == []
 
 
+def test_bytes_of_tokens(preprocessor: Preprocessor) -> None:
+    text = " é👍🏽"
+    ids = preprocessor.tokenizer.encode(text, add_special_tokens=False)
+    answer = json.loads(ask(preprocessor, "tokens", TOKEN_IDS=[1, *ids])["PROMPT"].item())
+    assert answer["bos_id"] == preprocessor.tokenizer.bos_id == 0
+    first, *others = answer["tokens"]
+    assert first == {"id": 1, "bytes": [*b"<|im_start|>"], "special": True}
+    assert [token["id"] for token in others] == ids
+    assert not any(token["special"] for token in others)
+    assert bytes(byte for token in others for byte in token["bytes"]).decode() == text
+    unknown = json.loads(ask(preprocessor, "tokens", TOKEN_IDS=[2**31 - 1])["PROMPT"].item())
+    assert unknown["tokens"] == [{"id": 2**31 - 1, "bytes": [], "special": False}]
+
+
 @pytest.mark.parametrize(
     ("what", "inputs", "message"),
     [
         ("prompt", {}, "the prompt is empty"),
         ("prompt", {"QUERY": b"a" * 9999}, "the prompt has 9999 characters"),
         ("prompt", {"MESSAGES": b"[]"}, "messages must be"),
-        ("other", {}, "INSPECT is 'other'; send prompt, text or template"),
+        ("tokens", {"TOKEN_IDS": [5] * 4097}, "4097 tokens are asked for; send at most 4096"),
+        ("other", {}, "INSPECT is 'other'; send prompt, text, tokens or template"),
     ],
 )
 def test_wrong_questions(

@@ -112,11 +112,11 @@ def test_every_input_reaches_its_models(model_dir: Path, tmp_path: Path, engine:
 
 
 def test_the_ensemble_has_the_outputs_of_the_options(model_dir: Path, tmp_path: Path) -> None:
-    repository = make(model_dir, tmp_path / "repo", outputs=("text_output", "output_ids"))
+    repository = make(model_dir, tmp_path / "repo", outputs=("text_output", "first_token_time_ns"))
     config = parse_config((repository / "ensemble" / "config.pbtxt").read_text())
-    assert [output.name for output in config.output] == ["text_output", "output_ids"]
+    assert [output.name for output in config.output] == ["text_output", "first_token_time_ns"]
     mapped = {v for s in config.ensemble_scheduling.step for v in s.output_map.values()}
-    assert {v for v in mapped if not v.startswith("_")} == {"text_output", "output_ids"}
+    assert {v for v in mapped if not v.startswith("_")} == {"text_output", "first_token_time_ns"}
     assert check(repository) == []
     with pytest.raises(
         RepositoryError, match=r"no output 'text_otput' \(did you mean 'text_output'"
