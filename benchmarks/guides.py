@@ -21,11 +21,11 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from guided import CASES, body  # noqa: E402
 from harness import VLLM_ON_A_CPU, Server, generate, launched  # noqa: E402
-from smollm2 import cache_dir  # noqa: E402
+from trt_tokenizers.repository.demo_model import demo_model  # noqa: E402
 
 STREAMS = 32
 #: An object that does not end before TOKENS tokens.
@@ -89,7 +89,7 @@ def main(engine: str, turns: int, skip_answers: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         more = (*VLLM_ON_A_CPU, "--engine-arg", "skip_tokenizer_init=false")
-        arguments = ("--engine", engine, "--model", str(cache_dir()))
+        arguments = ("--engine", engine, "--model", str(demo_model(print)))
         repository = generate(folder / "repo", *arguments, *(more if engine == "vllm" else ()))
         with launched(repository, folder) as server:
             if not skip_answers:

@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from trt_tokenizers import client
+from trt_tokenizers.launcher.launch import last_log
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """\
@@ -52,10 +53,7 @@ def main(serve: bool, by_openai: bool, http_port: int | None) -> None:
         port = http_port or (8000 if serve else free_port())
         ports = [port, *((8001, 8002) if serve else (free_port(), free_port()))]
         command = ["launch_server", "--model-repo", str(repository), "--ready-file", str(ready)]
-        command += [
-            "--log-file",
-            str(Path(folder) / "triton.log"),
-        ]  # on a failure the launcher prints its last lines
+        command += ["--log-file", str(last_log("demo"))]  # a failure shows what explains it
         for name, number in zip(("http", "grpc", "metrics"), ports, strict=True):
             command += [f"--{name}-port", str(number)]
         openai_port = 9000 if serve else free_port()

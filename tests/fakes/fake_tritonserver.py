@@ -71,6 +71,9 @@ def main() -> None:
 
     sys.stdout.write("standard output of the server\n")
     sys.stdout.flush()
+    log('E1123 15:49:25.0 7 server.cc:241] "CudaDriverHelper has not been initialized."')
+    for model in ("one", "two"):
+        log(f'I1123 15:49:25.0 7 model_lifecycle.cc:472] "loading: {model}:1"')
     log("I1123 15:49:25.1 7 model_lifecycle.cc:839] \"successfully loaded 'one'\"")
     if os.environ.get("FAKE_FAIL") == RANK:
         log(

@@ -24,6 +24,7 @@ import sentencepiece
 from hypothesis import given, settings
 
 from corpus import ANY_TEXT, texts
+from trt_tokenizers.repository.demo_model import demo_model
 from trt_tokenizers.tokenizers.base import Tokenizer, TokenizerSettings
 from trt_tokenizers.tokenizers.inspection import pieces
 from trt_tokenizers.tokenizers.registry import create
@@ -60,10 +61,9 @@ def hugging_face(folder: Path, kind: str = "auto", *, special: tuple[str, ...] =
 
 
 def smollm2(references: Path, work: Path) -> Pair:
-    import smollm2 as script
-
-    shutil.copy(script.cache_dir() / "tokenizer.json", work)
-    config = json.loads((script.cache_dir() / "tokenizer_config.json").read_text())
+    model = demo_model(print)
+    shutil.copy(model / "tokenizer.json", work)
+    config = json.loads((model / "tokenizer_config.json").read_text())
     config["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 4 does not know 5's name
     (work / "tokenizer_config.json").write_text(json.dumps(config))
     return hugging_face(work, special=("<|im_start|>", "<|im_end|>", "<|endoftext|>"))

@@ -127,10 +127,8 @@ def starting(folder: Path) -> Iterator[Start]:
                     *("--http_port", str(http), "--grpc_port", str(grpc)),
                     *("--metrics_port", str(metrics), *options),
                 ],
-                stdout=out,
-                stderr=err,
+                **{"stdout": out, "stderr": err, **more},
                 env={**os.environ, "FAKE_STATE": str(folder / "state"), **env},
-                **more,
             )
         started.append(Launch(folder, process))
         return started[-1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import runpy
 import subprocess
 import sys
 import zipfile
@@ -37,14 +35,3 @@ def test_a_wheel_alone_generates_a_repository(tmp_path: Path, bpe_dir: Path) -> 
     assert (output / "ensemble" / "1").is_dir()
     models = {path.parent.parent.name for path in output.glob("*/1/model.py")}
     assert models == {"preprocessing", "tensorrt_llm", "postprocessing"}
-
-
-def test_the_demo_model_is_not_marked_as_quantized(tmp_path: Path) -> None:
-    """Its weights were converted from GGUF; other loaders refuse the entry."""
-    config = tmp_path / "config.json"
-    config.write_text('{"vocab_size": 5, "quantization_config": {"quant_method": "gguf"}}')
-    clean = runpy.run_path(str(ROOT / "scripts" / "smollm2.py"))["without_quantization"]
-    for _ in range(2):
-        clean(config)
-        assert json.loads(config.read_text()) == {"vocab_size": 5}
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

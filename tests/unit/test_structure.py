@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "hf_config": set(),
     "mpi_environment": set(),
     "streams": set(),
-    "launcher": {"mpi_environment", "streams"},
+    "launcher": {"memory", "mpi_environment", "repository", "streams"},
     "templates": set(),
     "memory": {"hf_config"},
     "tokenizers": {"hf_config", "plugins"},

@@ -20,10 +20,20 @@ from trt_tokenizers.cli.common import FOLDER, PATH, Command
 )
 @click.option("--world-size", default=1, type=click.IntRange(1), help="Ranks, one GPU each.")
 @click.option(
-    "--tp", "tensor", default=0, type=click.IntRange(0), help="Tensor parallel size; 0: the rest."
+    "--tp",
+    "tensor",
+    default=0,
+    show_default="the rest",
+    type=click.IntRange(0),
+    help="Tensor parallel size.",
 )
 @click.option(
-    "--pp", "pipeline", default=0, type=click.IntRange(0), help="Pipeline parallel size; 0: 1."
+    "--pp",
+    "pipeline",
+    default=0,
+    show_default="1",
+    type=click.IntRange(0),
+    help="Pipeline parallel size.",
 )
 @click.option("--dtype", default="", show_default="the model's", help="float16, bfloat16, float32.")
 @click.option(
@@ -32,10 +42,34 @@ from trt_tokenizers.cli.common import FOLDER, PATH, Command
     show_default="none",
     help="int8_wo, int4_wo, int8_sq, int4_awq, fp8 or nvfp4.",
 )
-@click.option("--max-batch-size", default=0, type=click.IntRange(0), help="0: the version's.")
-@click.option("--max-input-len", default=0, type=click.IntRange(0), help="0: the version's.")
-@click.option("--max-seq-len", default=0, type=click.IntRange(0), help="0: the version's.")
-@click.option("--max-num-tokens", default=0, type=click.IntRange(0), help="0: the version's.")
+@click.option(
+    "--max-batch-size",
+    default=0,
+    show_default="the version's",
+    type=click.IntRange(0),
+    help="Requests at once.",
+)
+@click.option(
+    "--max-input-len",
+    default=0,
+    show_default="the version's",
+    type=click.IntRange(0),
+    help="Tokens of a prompt.",
+)
+@click.option(
+    "--max-seq-len",
+    default=0,
+    show_default="the version's",
+    type=click.IntRange(0),
+    help="Tokens of a prompt and its answer.",
+)
+@click.option(
+    "--max-num-tokens",
+    default=0,
+    show_default="the version's",
+    type=click.IntRange(0),
+    help="Tokens of one iteration.",
+)
 @click.option(
     "--gpu-memory",
     type=click.FloatRange(0, min_open=True),

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from trt_tokenizers.errors import LaunchError, SettingsError, TrtTokenizersError, one_line
+from trt_tokenizers.hf_config import parse_json
 
 #: Options accept _ instead of -, like the script that launch_server replaces.
 SETTINGS: dict[str, Any] = {
@@ -36,6 +37,9 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        for option in self.params:
+            if isinstance(option, click.Option) and option.default == "":
+                option.show_default = option.show_default or False  # "" says nothing
         help_text = "Show the traceback of an error."
         self.params.append(
             click.Option(["--debug"], is_flag=True, expose_value=False, help=help_text)
@@ -99,3 +103,27 @@ def pairs(options: Sequence[str]) -> dict[str, str]:
         if "=" not in option:
             raise SettingsError(f"{option!r} is not NAME=VALUE; write the name, = and the value")
     return dict(option.split("=", 1) for option in options)
+
+
+def nested(option: str, options: Sequence[str]) -> dict[str, Any]:
+    """Parse options NAME=VALUE, A.B=VALUE, … into nested values. A value is JSON or plain text.
+
+    Args:
+        option: the option's name, for messages.
+
+    Raises:
+        SettingsError: an option has no ``=``, or a name has a value and parts.
+    """
+    made: dict[str, Any] = {}
+    for path, text in pairs(options).items():
+        value: Any = text
+        with contextlib.suppress(ValueError):  # not JSON: plain text
+            value = parse_json(text)
+        *groups, name = path.split(".")
+        inner = made
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise SettingsError(f"{option} {path}={text}: {group} has a value already")
+        inner[name] = value
+    return made

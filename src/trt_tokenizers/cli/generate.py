@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.common import FILE, PATH, Command, pairs
+from trt_tokenizers.cli.common import FILE, PATH, Command, nested, pairs
 from trt_tokenizers.errors import SettingsError
-from trt_tokenizers.hf_config import parse_json, read_mapping
+from trt_tokenizers.hf_config import read_mapping
 from trt_tokenizers.settings import as_text, nearest
 
 
@@ -188,8 +187,8 @@ def generate(
         engine_dir=engine_dir,
         values=pairs(values),
         engine_parameters=pairs(engine_parameters),
-        llm_args=_nested("--llm-arg", llm_args),
-        engine_args=_nested("--engine-arg", engine_args),
+        llm_args=nested("--llm-arg", llm_args),
+        engine_args=nested("--engine-arg", engine_args),
         outputs=tuple(name.strip() for name in outputs.split(",") if name.strip()),
         **others,  # the fields with an option of the same name
     )
@@ -209,20 +208,3 @@ def generate(
     click.echo(
         f"wrote {output}; serve it with: launch_server --model-repo {output}{size}", err=True
     )
-
-
-def _nested(option: str, options: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE, A.B=VALUE, … -> nested values."""
-    nested: dict[str, Any] = {}
-    for path, text in pairs(options).items():
-        value: Any = text
-        with contextlib.suppress(ValueError):  # not JSON: plain text
-            value = parse_json(text)
-        *groups, name = path.split(".")
-        inner = nested
-        for group in groups:
-            inner = inner.setdefault(group, {})
-            if not isinstance(inner, dict):
-                raise SettingsError(f"{option} {path}={text}: {group} has a value already")
-        inner[name] = value
-    return nested

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trt_tokenizers.cli.common import PATH, SETTINGS, Command
-from trt_tokenizers.errors import LaunchError, SettingsError
+from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.launcher.mpi import FLAVOURS, Mpi, find_mpi, parse_hosts, read_hostfile
 
 _PORT = click.IntRange(1, 65535)
@@ -87,7 +87,12 @@ _PORT = click.IntRange(1, 65535)
     show_envvar=True,
     help="The tritonserver to run.  [default: /opt/tritonserver, PATH or the wheel]",
 )
-@click.option("--log-file", type=PATH, help="Append all output to this file.")
+@click.option(
+    "--log-file",
+    type=PATH,
+    help="Append the server's log to this file.  [default: on a terminal, a file that is named; "
+    "elsewhere, the standard outputs]",
+)
 @click.option(
     "--log-dir",
     type=PATH,
@@ -119,7 +124,8 @@ _PORT = click.IntRange(1, 65535)
     "gpu0_pool",
     default=0,
     type=click.IntRange(0),
-    help="Rank 0's CUDA memory pool on GPU 0; 0 is Triton's default.",
+    show_default="Triton's",
+    help="Bytes of rank 0's CUDA memory pool on GPU 0.",
 )
 @click.option(
     "--trtllm-llmapi-launch",
@@ -130,7 +136,13 @@ _PORT = click.IntRange(1, 65535)
     "--force", "-f", is_flag=True, help="Start even if another server runs on the repository."
 )
 @click.option("--dry-run", is_flag=True, help="Print the command instead of starting it.")
-@click.option("--verbose", "-v", count=True, help="Triton's --log-verbose; may be repeated.")
+@click.option(
+    "--verbose",
+    "-v",
+    count=True,
+    show_default=False,
+    help="Show the server's log on a terminal too; -vv, -vvv, …: Triton's --log-verbose=1, 2, …",
+)
 @click.argument("triton_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITON_ARGS]...")
 def launch_server(
     *,
@@ -183,13 +195,11 @@ def launch_server(
     from trt_tokenizers.launcher import preflight
     from trt_tokenizers.launcher.command import LaunchOptions, build_command
     from trt_tokenizers.launcher.front_end import FrontEnd
-    from trt_tokenizers.launcher.lock import locked
+    from trt_tokenizers.launcher.launch import launch
     from trt_tokenizers.launcher.process_tree import open_standard_streams
-    from trt_tokenizers.launcher.supervisor import supervise
     from trt_tokenizers.launcher.tritonserver import find_server
     from trt_tokenizers.memory.gpus import host_gpus
     from trt_tokenizers.mpi_environment import read_rank
-    from trt_tokenizers.repository import check_engines
 
     open_standard_streams()
     if (rank := read_rank(os.environ)).size > 1:
@@ -221,7 +231,7 @@ def launch_server(
     deployment = LaunchOptions(
         model_repository=model_repo.absolute(),
         world_size=world_size,
-        log_verbose=max(verbose, 3 if log else 0),
+        log_verbose=max(verbose - 1, 3 if log else 0),
         log_dir=log_dir.absolute() if log_dir else None,
         extra_args=triton_args,
         engine_models=tuple(engine_models.split(",")),
@@ -241,22 +251,13 @@ def launch_server(
     if dry_run:
         click.echo(launch_plan.text() + (front_end.text() if front_end else ""))
         return
-    repository, here = deployment.model_repository, preflight.ranks_here(deployment)
-    with locked(repository, launch_plan.ranks.launch_prefix, force=force):
-        found = list(preflight.problems(deployment)) or [
-            *preflight.shm_problems(check_engines.python_processes(repository)),
-            *check_engines.engine_problems(repository, world_size, multi_model=multi_model),
-            *check_engines.gpu_problems(
-                repository, world_size, here, os.environ, multi_model=multi_model
-            ),
-        ]
-        if found:
-            raise LaunchError("\n".join(found))
-        supervise(
-            launch_plan,
-            ready_timeout=ready_timeout,
-            say=lambda line: click.echo(f"launch: {line}", err=True),
-            log_file=log_file,
-            ready_file=ready_file,
-            front_end=front_end,
-        )
+    launch(
+        deployment,
+        launch_plan,
+        front_end,
+        ready_timeout=ready_timeout,
+        force=force,
+        verbose=bool(verbose),
+        log_file=log_file,
+        ready_file=ready_file,
+    )

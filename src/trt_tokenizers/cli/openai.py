@@ -45,6 +45,7 @@ _KEYS = "TRT_TOKENIZERS_API_KEYS"
     "--reasoning-field",
     default="reasoning_content",
     type=click.Choice(["reasoning_content", "reasoning"]),
+    metavar="[reasoning_content|reasoning]",
     help="The field of an answer that holds its reasoning.",
 )
 @click.option("--force-usage", is_flag=True, help="End every stream with the usage.")

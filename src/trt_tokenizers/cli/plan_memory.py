@@ -35,10 +35,18 @@ from trt_tokenizers.errors import SettingsError
     help="Value of kv_cache_free_gpu_mem_fraction.",
 )
 @click.option(
-    "--tp", default=0, type=click.IntRange(0), help="Tensor parallel size; 0: the engine's."
+    "--tp",
+    default=0,
+    show_default="the engine's",
+    type=click.IntRange(0),
+    help="Tensor parallel size.",
 )
 @click.option(
-    "--pp", default=0, type=click.IntRange(0), help="Pipeline parallel size; 0: the engine's."
+    "--pp",
+    default=0,
+    show_default="the engine's",
+    type=click.IntRange(0),
+    help="Pipeline parallel size.",
 )
 @click.option("--dtype", default="", show_default="its own", help="Type of a checkpoint's weights.")
 @click.option(

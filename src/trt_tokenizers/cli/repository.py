@@ -77,18 +77,19 @@ def fill_template(*, in_place: bool, file: Path, substitutions: str) -> None:
 
 @click.command("adopt", cls=Command)
 @click.argument("repository", type=FOLDER)
-@click.option("--dry-run", "-n", is_flag=True, help="Print the changes without making them.")
+@click.option("--dry-run", "-n", is_flag=True, help="Say what would change without changing it.")
+@click.option("--diff", is_flag=True, help="Print the whole diff to standard output.")
 @click.option("--skip-check", is_flag=True, help="Skip the check, which needs the tokenizer.")
-def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
+def adopt(*, repository: Path, dry_run: bool, diff: bool, skip_check: bool) -> None:
     """Put this package's text models into a filled repository of TensorRT-LLM's ensemble.
 
     preprocessing, postprocessing and the ensemble's maps are replaced. The engine, all filled
-    values, and every input and output that clients know stay. The old repository is kept beside
-    the new one. A second run changes nothing.
+    values, and every input and output that clients know stay. The old repository and the diff are
+    kept beside the new one. A second run changes nothing.
 
     \b
     Example:
-      trt-tokenizers adopt --dry-run /models/repository
+      trt-tokenizers adopt --dry-run --diff /models/repository
       trt-tokenizers adopt /models/repository
 
     \b
@@ -98,9 +99,11 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
       2  wrong options
     """
     from trt_tokenizers.repository import adopt as repository_adopt
+    from trt_tokenizers.repository.adoption_summary import changes, next_steps
 
     adoption = repository_adopt.plan_adoption(repository)
-    click.echo(adoption.diff, nl=False)
+    if diff:
+        click.echo(adoption.diff, nl=False)
     for note in adoption.notes:
         click.echo(f"note: {note}", err=True)
     found = [] if skip_check else repository_adopt.problems(repository, adoption)
@@ -108,11 +111,21 @@ def adopt(*, repository: Path, dry_run: bool, skip_check: bool) -> None:
         raise RepositoryError("\n".join(found))
     if not adoption.files:
         click.echo(f"{repository} is already adopted; nothing to do", err=True)
-    elif dry_run:
-        click.echo(f"{len(adoption.files)} files would change", err=True)
-    else:
-        backup = repository_adopt.adopt(repository, adoption)
-        click.echo(f"adopted {repository}; the old repository is in {backup}", err=True)
+        return
+    for line in changes(adoption):
+        click.echo(line, err=True)
+    if dry_run:
+        click.echo(
+            f"{len(adoption.files)} files would change, and none has; --diff shows the lines",
+            err=True,
+        )
+        return
+    backup, written = repository_adopt.adopt(repository, adoption)
+    click.echo(
+        f"adopted {repository}; the old repository is in {backup}, the diff in {written}", err=True
+    )
+    for line in next_steps(repository, backup, checked=not skip_check):
+        click.echo(line, err=True)
 
 
 @click.command("check", cls=Command)

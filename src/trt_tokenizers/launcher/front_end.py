@@ -24,11 +24,13 @@ class FrontEnd:
     Attributes:
         argv: what it runs.
         url: its address for clients.
+        port: where it listens.
     """
 
     def __init__(self, port: int, options: LaunchOptions, command: LaunchCommand) -> None:
         host = "127.0.0.1" if options.host == "0.0.0.0" else options.host
         self.url = f"http://{host}:{port}/v1"
+        self.port = port
         self._address = (host, port)
         self.argv = (
             *(sys.executable, "-m", "trt_tokenizers.cli.openai"),

@@ -35,7 +35,7 @@ def problems(options: LaunchOptions) -> Iterator[str]:
     leader = d.hosts[0].address if d.hosts else d.leader_host
     if not leader or is_local(leader):
         for option, port in d.ports.items():
-            yield from _port_problems(option, d.host, port)
+            yield from port_problems(option, d.host, port)
     elif ipaddress.ip_address(d.host).is_loopback:
         yield (
             f"--host {d.host}: rank 0 runs on {leader} and cannot be reached from this host; "
@@ -85,7 +85,8 @@ def _repository_problems(folder: Path) -> Iterator[str]:
             yield f"{config}: not a regular file; replace it by the model's configuration"
 
 
-def _port_problems(option: str, host: str, port: int) -> Iterator[str]:
+def port_problems(option: str, host: str, port: int) -> Iterator[str]:
+    """Why this host cannot bind *port*, with the fix; *option* chose it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

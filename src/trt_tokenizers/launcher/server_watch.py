@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trt_tokenizers.launcher.health_thread import HealthThread
+from trt_tokenizers.launcher.log_lines import LINES, explaining
 from trt_tokenizers.launcher.process_tree import children
 from trt_tokenizers.streams.process_stat import handles, read_stat
 
@@ -27,7 +28,6 @@ _UNLOADING = re.compile(rb"Timeout \d+: Found \d+ live models and 0 in-flight")
 #: Seconds after which a zombie counts as a failed process.
 UNCOLLECTED = 1.0
 _SEARCH_EVERY = 0.25  # seconds; a server has hundreds of threads, whose children are searched
-_TAIL = 20  # lines
 _LONGEST_LINE = 16_384  # bytes; bounds the memory for a line without an end
 
 
@@ -35,13 +35,13 @@ class LogReader:
     """Parses the server's output, fed in pieces of any size.
 
     Attributes:
-        tail: the last lines.
+        tail: the last lines that may explain a failure, each once.
         unloading: whether a stopping server has finished all requests and unloads its models. An
             idle gRPC stream keeps the server, and perhaps the ensemble, from ending.
     """
 
     def __init__(self) -> None:
-        self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
+        self.tail: collections.deque[str] = collections.deque(maxlen=LINES)
         self.unloading = False
         self._partial: dict[int, bytes] = {}
         self._load_failure: str | None = None
@@ -72,7 +72,9 @@ class LogReader:
         return [name for line in lines if (name := self._read(line)) is not None]
 
     def _read(self, line: bytes) -> str | None:
-        self.tail.append(line.decode(errors="replace").rstrip())
+        # Triton repeats the traceback of a model that fails.
+        text = explaining(line.decode(errors="replace"))
+        self.tail.extend(part for part in text if part not in self.tail)
         if self._load_failure is None and (failed := _LOAD_FAILED.search(line)):
             # Triton logs the whole Python traceback on this line; its first line is the reason.
             model = line[failed.start() :].split(b"'")[1].decode(errors="replace")

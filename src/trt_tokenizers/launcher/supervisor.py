@@ -14,15 +14,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import process_tree, socket_buffers
 from trt_tokenizers.launcher.command import LaunchCommand
+from trt_tokenizers.launcher.console import Console
 from trt_tokenizers.launcher.front_end import FrontEnd
 from trt_tokenizers.launcher.lifecycle import Lifecycle, StarvedStubError
+from trt_tokenizers.launcher.log_lines import read_explanation
 from trt_tokenizers.launcher.mpi import session_environment
 from trt_tokenizers.launcher.notify import notify_systemd, write_ready_file
 from trt_tokenizers.launcher.rank_protocol import RankEvent
@@ -42,19 +44,21 @@ def supervise(
     command: LaunchCommand,
     *,
     ready_timeout: float,
-    say: Callable[[str], None],
+    console: Console,
     log_file: Path | None = None,
     ready_file: Path | None = None,
     front_end: FrontEnd | None = None,
+    when_ready: Sequence[str] = (),
 ) -> None:
     """Run *command* until it ends. Call it in the main thread, which handles the signals.
 
     Args:
         ready_timeout: seconds for all models to load; 0 means no limit.
-        say: prints one line for the user.
+        console: shows what happens.
         log_file: the servers' output is appended to it instead of going to stdout and stderr.
         ready_file: JSON of the addresses; it exists while the server is ready.
         front_end: runs beside the ranks; None for none.
+        when_ready: more lines, shown once the server is ready.
 
     Raises:
         LaunchError: anything but a clean stop after a signal.
@@ -62,21 +66,33 @@ def supervise(
     if ready_file is not None and not ready_file.absolute().parent.is_dir():
         raise LaunchError(f"--ready-file {ready_file}: its folder does not exist; create it first")
     with contextlib.ExitStack() as stack:
-        outputs = (1, 2)
+        outputs, before = (1, 2), 0
         if log_file is not None:
             try:
                 log = stack.enter_context(open(log_file, "ab", buffering=0, opener=_opener))
             except OSError as error:
                 raise LaunchError(f"--log-file {log_file}: {error.strerror}") from None
-            outputs = (log.fileno(), log.fileno())
+            outputs, before = (log.fileno(), log.fileno()), os.fstat(log.fileno()).st_size
         new = partial(
-            _Supervisor, command, outputs, say, ready_file, ready_timeout, front_end=front_end
-        )
+            _Supervisor, command, outputs, console, ready_file, ready_timeout,
+            front_end=front_end, when_ready=when_ready,
+        )  # fmt: skip
+        launch = new()
         try:
-            new().run()
-        except StarvedStubError as error:
-            say(f"{error}; a Python process got no processor for a second; starting once more")
-            new().run()
+            try:
+                launch.run()
+            except StarvedStubError as error:
+                console.say(
+                    f"{error}; a Python process got no processor for a second; starting once more"
+                )
+                launch = new()
+                launch.run()
+        except LaunchError:
+            if log_file is not None and log_file.is_file():
+                if not launch.explained:
+                    _show_tail(console, "the log", read_explanation(log_file, before))
+                console.say(f"the whole log is in {log_file}")
+            raise
 
 
 def _opener(path: str, flags: int) -> int:
@@ -86,22 +102,36 @@ def _opener(path: str, flags: int) -> int:
     return file
 
 
+def _show_tail(console: Console, what: str, lines: Sequence[str]) -> None:
+    if lines:
+        console.say(f"the last lines of {what}:")
+        for line in lines:
+            console.say(f"  {line}")
+
+
 class _Supervisor:
-    """One launch: carries out the actions of its `Lifecycle` and runs the threads that listen."""
+    """One launch: carries out the actions of its `Lifecycle` and runs the threads that listen.
+
+    Attributes:
+        explained: a failure needs no more explanation.
+    """
 
     def __init__(
         self,
         command: LaunchCommand,
         outputs: tuple[int, int],
-        say: Callable[[str], None],
+        console: Console,
         ready_file: Path | None,
         ready_timeout: float,
         *,
         front_end: FrontEnd | None,
+        when_ready: Sequence[str],
     ) -> None:
         self._command = command
         self._outputs = outputs
-        self._say = say
+        self._console = console
+        self._when_ready = when_ready
+        self.explained = False
         self._ready_file = ready_file.absolute() if ready_file else None
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._life = Lifecycle(
@@ -184,8 +214,7 @@ class _Supervisor:
 
     def say(self, line: str) -> None:
         notify_systemd(f"STATUS={line}")
-        with contextlib.suppress(OSError):  # the reader may be gone
-            self._say(line)
+        self._console.say(line)
 
     def announce(self, models: tuple[str, ...]) -> None:
         command = self._command
@@ -203,6 +232,8 @@ class _Supervisor:
         if self._front_end is not None:
             self.say(f"  OpenAI   {ready['openai']}")
         self.say(f"  metrics  {ready['metrics']}")
+        for line in self._when_ready:
+            self._console.show(line)
         notify_systemd("READY=1", f"STATUS=serving at {ready['http']}")
         if self._ready_file is not None:
             try:
@@ -213,6 +244,7 @@ class _Supervisor:
 
     def stopping(self) -> None:
         notify_systemd("STOPPING=1")
+        self._console.end_loading()
         if self._ready_file is not None:
             with contextlib.suppress(OSError):
                 self._ready_file.unlink(missing_ok=True)
@@ -221,9 +253,8 @@ class _Supervisor:
         in_file = self._outputs != (1, 2) or self._command.ranks.log_dir
         # With one server on the terminal, the lines are there already.
         if end.tail and (in_file or self._command.world_size > 1):
-            self.say(f"the last lines of rank {end.rank}:")
-            for line in end.tail.splitlines():
-                self.say(f"  {line}")
+            _show_tail(self._console, f"rank {end.rank}", end.tail.splitlines())
+            self.explained = True
 
     # The listeners. All but the signal handlers run in threads. They only queue events.
 
@@ -246,8 +277,10 @@ class _Supervisor:
 
     def _read_output(self, source: int, output: int) -> None:
         def take(piece: bytes) -> None:
-            text = b"".join(map(self._take_event_line, piece.splitlines(keepends=True)))
-            write_all(self._outputs[output], text)
+            lines = list(map(self._take_event_line, piece.splitlines(keepends=True)))
+            write_all(self._outputs[output], b"".join(lines))
+            for line in lines:
+                self._console.read(line)
 
         copy_output(source, take, 0.05)
 
@@ -270,6 +303,7 @@ class _Supervisor:
 
     def _probe(self) -> None:
         while not self._over.wait(_PROBE_EVERY):
+            self._console.tick(time.monotonic() - self._life.started)
             seen = read_readiness(self._command.http_url)
             for model, reason in seen.failed:
                 failure = f"model {model!r} is not available: {reason}"

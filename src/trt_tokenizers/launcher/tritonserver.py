@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trt_tokenizers.errors import ServerNotFoundError
+from trt_tokenizers.repository.demo_model import cache_folder
 
 _CONTAINER = Path("/opt/tritonserver")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -198,7 +199,7 @@ def _assemble(backend: Path, stub: Path, version: str) -> Path:
     The files are copies (3 MB), so removing one environment does not break another. Each appears
     whole, so concurrent launches may all write it.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-tokenizers"
+    cache = cache_folder()
     target = cache / f"triton-backends-{version}-py{_PYTHON}"
     if _run_from_source():  # models import this package from the backend's folder
         target = target.with_name(f"{target.name}-{zlib.crc32(os.fsencode(_PACKAGE)):08x}")

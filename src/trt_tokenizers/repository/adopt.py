@@ -65,11 +65,9 @@ def plan_adoption(repository: Path) -> Adoption:
             feature that our models lack.
     """
     configs = {name: _read(repository / name / "config.pbtxt") for name in ("ensemble", *_TEXT)}
-    engine_name = _engine_name(repository, configs["ensemble"])
-    engine = _read(repository / engine_name / "config.pbtxt")
-    engine.name = engine_name
+    engine = engine_config(repository)
     if any(tensor.name == "stream_key" for tensor in engine.output):
-        return Adoption({}, (f"{engine_name} is an engine of this package, with our models",))
+        return Adoption({}, (f"{engine.name} is an engine of this package, with our models",))
     notes: list[str] = []
     ours = skeleton_configs()
     for name in ("ensemble", *_TEXT):
@@ -91,6 +89,18 @@ def plan_adoption(repository: Path) -> Adoption:
     old_texts = {path: _text(repository / path) for path in new_texts}
     files = {p: (old_texts[p], text) for p, text in new_texts.items() if old_texts[p] != text}
     return Adoption(files, tuple(notes))
+
+
+def engine_config(repository: Path) -> Any:
+    """The configuration of the ensemble's engine model, with its name.
+
+    Raises:
+        RepositoryError: a file is missing, or the ensemble has other steps.
+    """
+    name = _engine_name(repository, _read(repository / "ensemble" / "config.pbtxt"))
+    engine = _read(repository / name / "config.pbtxt")
+    engine.name = name
+    return engine
 
 
 def problems(repository: Path, adoption: Adoption) -> list[str]:
@@ -120,8 +130,9 @@ def problems(repository: Path, adoption: Adoption) -> list[str]:
         ]
 
 
-def adopt(repository: Path, adoption: Adoption) -> Path:
-    """Make all changes at once and return the folder that keeps the old repository.
+def adopt(repository: Path, adoption: Adoption) -> tuple[Path, Path]:
+    """Make all changes at once; return the folder that keeps the old repository, and the file with
+    the diff beside it.
 
     A symbolic link in the way of a changed file becomes a copy of what it points to.
 
@@ -143,7 +154,9 @@ def adopt(repository: Path, adoption: Adoption) -> Path:
             target.write_text(text, encoding="utf-8")
         put_in_place(new, repository)
         new.rename(backup)
-    return backup
+        diff = backup.with_name(backup.name.replace(".before-", ".adopted-") + ".diff")
+        diff.write_text(adoption.diff, encoding="utf-8")
+    return backup, diff
 
 
 def _link(path: str | Path, link: str | Path) -> None:

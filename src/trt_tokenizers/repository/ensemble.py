@@ -128,7 +128,8 @@ class EnsembleBuilder:
         """Give its inputs the clients' types and its outputs the engine's types."""
         usual_map = self._skeleton.ensemble_scheduling.step[0].input_map
         own_inputs = {tensor.name: tensor for tensor in self._preprocessing.input}
-        for name, client_name in {**usual_map, **_OPTIONAL}.items():
+        # A map of protobuf has another order in each process.
+        for name, client_name in sorted({**usual_map, **_OPTIONAL}.items()):
             client_input = self._inputs.get(client_name)
             if client_input is None:
                 required = _REQUIRED_ENGINE_INPUT.get(client_name)

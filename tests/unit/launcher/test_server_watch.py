@@ -43,9 +43,9 @@ def test_loaded_models_are_found_at_every_split(line: bytes) -> None:
 def test_two_outputs_do_not_mix() -> None:
     log = LogReader()
     assert log.feed(b"successfully ", 0) == []
-    assert log.feed(b"| a table |\n", 1) == []
+    assert log.feed(b"a line\n", 1) == []
     assert log.feed(b"loaded 'x'\n", 0) == ["x"]
-    assert list(log.tail) == ["| a table |", "successfully loaded 'x'"]
+    assert list(log.tail) == ["a line", "successfully loaded 'x'"]
 
 
 def test_the_reason_is_the_first_model_that_failed() -> None:
@@ -55,6 +55,15 @@ def test_the_reason_is_the_first_model_that_failed() -> None:
     assert log.reason == "creating server: Internal - failed to load all models"
     log.feed(FAILED, 1)
     assert log.reason == "model 'identity2': ModuleNotFoundError: No module named '_struct'"
+
+
+def test_the_tail_has_the_traceback_once() -> None:
+    log = LogReader()
+    log.feed(FAILED + FAILED.replace(b"E1123", b"E1124"), 1)
+    first, *rest, second = log.tail
+    assert "ModuleNotFoundError" in first
+    assert "ModuleNotFoundError" in second
+    assert rest == ["At:", "  /usr/lib/x.py(13)"]
 
 
 def test_the_reason_of_an_expired_stop() -> None:

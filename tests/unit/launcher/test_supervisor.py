@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -139,6 +140,100 @@ def test_a_model_that_fails_is_named(start: Start, tmp_path: Path) -> None:
     assert "launch:   error: creating server: Internal - failed to load all models" in said
     assert launch.out() == ""
     assert log.read_text().startswith("kept\n")
+
+
+class Terminal:
+    """A terminal of 80 columns, and what it has shown."""
+
+    def __init__(self) -> None:
+        self._reader, self.device = pty.openpty()
+        os.set_blocking(self._reader, False)
+        self._shown = b""
+
+    def shown(self) -> str:
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self._reader, 65536):
+                self._shown += piece
+        return self._shown.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Terminal:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("TERM", "xterm")
+    return Terminal()
+
+
+def on(terminal: Terminal) -> dict[str, int]:
+    return {"stdout": terminal.device, "stderr": terminal.device}
+
+
+def test_a_terminal_shows_the_progress_and_a_file_the_log(
+    start: Start, terminal: Terminal, tmp_path: Path
+) -> None:
+    launch = start(FAKE_LOAD="2", **on(terminal)).until_ready()
+    launch.process.terminate()
+    assert launch.ended() == 0
+    (log,) = (tmp_path / "state" / "trt-tokenizers").iterdir()
+    *lines, _ = [line.rpartition("\033[K")[2] for line in terminal.shown().split("\n")]
+    lines = [line for line in lines if "HTTP streams may lose" not in line]  # needs privileges
+    assert [re.sub(r"[\d.]+ s\b|127\S+|http\S+", "…", line) for line in lines] == [
+        f"launch: the server's log is {log}",
+        "launch: model one is ready (…)",
+        "launch: model two is ready (…)",
+        "launch: ready",
+        "launch:   HTTP     …",
+        "launch:   gRPC     …",
+        "launch:   metrics  …",
+        "launch: SIGTERM: stopping, … for running requests; a second signal ends at once",
+    ]
+    assert "\033[Klaunch: loading two, 1 s" in terminal.shown()
+    assert "standard output of the server\n" in log.read_text()
+    assert "CudaDriverHelper" in log.read_text()
+
+
+def test_a_failed_start_shows_the_lines_that_explain_it_and_the_log(
+    start: Start, terminal: Terminal
+) -> None:
+    launch = start(FAKE_FAIL="0", **on(terminal))
+    assert launch.ended() == 1
+    shown = terminal.shown()
+    assert "CudaDriverHelper" not in shown
+    assert "loading: one" not in shown
+    assert "launch:   At:\nlaunch:     model.py(3): initialize\n" in shown
+    log = re.search("the server's log is (.+)\n", shown)
+    assert log is not None
+    assert shown.splitlines()[-2:] == [
+        f"launch: the whole log is in {log[1]}",
+        "error: tritonserver ended before it was ready (exit code 1): "
+        "model 'two': ValueError: no tokenizer",
+    ]
+
+
+def test_verbose_shows_the_log_on_a_terminal(
+    start: Start, terminal: Terminal, tmp_path: Path
+) -> None:
+    launch = start("--verbose", **on(terminal)).until_ready()
+    launch.process.terminate()
+    assert launch.ended() == 0
+    assert "CudaDriverHelper" in terminal.shown()
+    assert "loading two" not in terminal.shown()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_failure_without_a_dead_rank_shows_the_end_of_the_log(
+    start: Start, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("error of the last launch\n")
+    launch = start("--ready-timeout", "2", "--log-file", str(log), FAKE_LOAD="60")
+    assert launch.ended() == 1
+    assert launch.said()[-4:] == [
+        "launch: the last lines of the log:",
+        "launch:   standard output of the server",
+        f"launch: the whole log is in {log}",
+        "error: not ready within --ready-timeout 2 s; ready so far: one",
+    ]
 
 
 def test_ready_timeout(start: Start) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +50,7 @@ def old(version: str, bpe_dir: Path, tmp_path: Path) -> Path:
 
 def test_a_dry_run_prints_and_changes_nothing(old: Path) -> None:
     before = snapshot(old.parent)
-    done = run("--dry-run", old)
+    done = run("--dry-run", "--diff", old)
     assert done.exit_code == 0, done.output
     assert "+  step {" in done.stdout or "+ensemble_scheduling {" in done.stdout
     assert "a/preprocessing/1/model.py" in done.stdout
@@ -86,6 +90,7 @@ def test_engine_and_values_stay_and_the_old_one_is_kept(old: Path) -> None:
     before = snapshot(old)
     engine = old / "tensorrt_llm/1/rank0.engine"
     engine.write_bytes(b"e" * (1 << 21))
+    shown = run("--dry-run", "--diff", old).stdout
     done = run(old)
     assert done.exit_code == 0, done.output
     (backup,) = old.parent.glob("repo.before-*")
@@ -102,7 +107,60 @@ def test_engine_and_values_stay_and_the_old_one_is_kept(old: Path) -> None:
             if name in was.parameters and (value := was.parameters[name].string_value):
                 assert now.parameters[name].string_value == value
     assert config(old, "preprocessing").instance_group[0].count == 2
-    assert sorted(p.name for p in old.parent.iterdir()) == sorted(["repo", backup.name])
+    (diff,) = old.parent.glob("repo.adopted-*.diff")
+    assert {p.name for p in old.parent.iterdir()} == {"repo", backup.name, diff.name}
+    assert diff.read_text() == shown
+
+
+def test_the_summary(old: Path, version: str) -> None:
+    """Files, what clients may notice, and what to do next; the lines are commands to paste."""
+    before = config(old, "ensemble")
+    done = run(old)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    files = lines[lines.index("files:") + 1 :][:5]
+    assert {line.split()[0] for line in files} == {
+        "ensemble/config.pbtxt", "preprocessing/config.pbtxt", "postprocessing/config.pbtxt",
+        "preprocessing/1/model.py", "postprocessing/1/model.py",
+    }  # fmt: skip
+    assert all(re.search(r"  \+[1-9]\d* -[1-9]\d*$", line) for line in files)
+    (inputs,) = (line for line in lines if line.startswith("  new inputs"))
+    known = {tensor.name for tensor in before.input}
+    new = set(inputs.partition(": ")[2].split(", "))
+    assert "messages" in new
+    assert not new & known
+    assert new | known == {tensor.name for tensor in config(old, "ensemble").input}
+    assert any(line.startswith("  new outputs") and "finish_reason" in line for line in lines)
+    launch, back = lines[lines.index("next:") + 1 :]
+    assert launch == f"  launch_server --model-repo {old}"
+    subprocess.run(back, shell=True, check=True)
+    assert config(old, "ensemble") == before
+
+
+def test_a_dry_run_shows_what_adopt_then_does(bpe_dir: Path, tmp_path: Path) -> None:
+    """In another process, where protobuf's maps have another order."""
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir)
+    command = [sys.executable, "-c", "from trt_tokenizers.cli.main import main; main()", "adopt"]
+    arguments = ("--dry-run", "--diff", "--skip-check", str(old))
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout == run(*arguments).stdout
+
+
+def test_what_to_do_next(bpe_dir: Path, tmp_path: Path) -> None:
+    """Without the check, check first; the ranks are those of the engine."""
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    mapping = {"world_size": 2, "tp_size": 2, "pp_size": 1}
+    (engine / "config.json").write_text(
+        json.dumps({"pretrained_config": {"mapping": mapping}, "build_config": {}, "version": "1"})
+    )
+    old = upstream_repository(tmp_path / "r", "0.17", bpe_dir, engine_dir=str(engine))
+    done = run("--skip-check", old)
+    assert done.exit_code == 0, done.output
+    lines = done.stderr.splitlines()
+    check, launch, _ = lines[lines.index("next:") + 1 :]
+    assert check.startswith(f"  trt-tokenizers check {old} ")
+    assert launch == f"  launch_server --model-repo {old} --world-size 2"
 
 
 def test_dynamic_batching_is_removed_with_a_note(bpe_dir: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trt_tokenizers.mpi_environment import Rank
 #: masks of a changing batch fragment the memory: 78 GiB were held where 33 were used. The second
 #: name is for torch before 2.9.
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_PROGRESS_EVERY = 2.0  # seconds
 
 
 def import_libraries() -> None:
@@ -71,7 +72,10 @@ def load(s: TransformersSettings, rank: Rank, device: str) -> Any:
 
     if s.num_threads:
         torch.set_num_threads(s.num_threads)
-    transformers.utils.logging.disable_progress_bar()
+    if rank.index:
+        transformers.utils.logging.disable_progress_bar()
+    else:
+        transformers.utils.logging.set_tqdm_hook(_in_whole_lines)
     split = {}
     if rank.size > 1:
         split["distributed_config"] = transformers.DistributedConfig(
@@ -91,6 +95,16 @@ def load(s: TransformersSettings, rank: Rank, device: str) -> Any:
         raise EngineError(
             f"{WHERE}: the model in {s.model_dir} does not load: {one_line(error)}"
         ) from error
+
+
+def _in_whole_lines(make: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+    """A progress bar for a log: a line of percent every `_PROGRESS_EVERY`, none if it is fast.
+
+    *make* is tqdm's class.
+    """
+    make.monitor_interval = 0  # no thread of its own
+    every = {"mininterval": _PROGRESS_EVERY, "delay": _PROGRESS_EVERY}
+    return make(*args, **{**more, **every, "bar_format": "{desc}: {percentage:3.0f}%\n"})
 
 
 def max_sequence_length(s: TransformersSettings, config: Any) -> int:
