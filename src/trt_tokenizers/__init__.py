@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC
     from trt_tokenizers.errors import TemplateError as TemplateError
     from trt_tokenizers.errors import TokenizerError as TokenizerError
     from trt_tokenizers.errors import TrtTokenizersError as TrtTokenizersError
+    from trt_tokenizers.pipeline import Answer as Answer
+    from trt_tokenizers.pipeline import Pipeline as Pipeline
     from trt_tokenizers.streams.stream_key import FinishReason as FinishReason
     from trt_tokenizers.templates.render import ChatTemplate as ChatTemplate
     from trt_tokenizers.tokenizers.base import Tokenizer as Tokenizer
@@ -53,6 +55,7 @@ _PUBLIC = {
         "TokenizerError",
         "TrtTokenizersError",
     ),
+    "pipeline": ("Answer", "Pipeline"),
     "streams.stream_key": ("FinishReason",),
     "templates.render": ("ChatTemplate",),
     "tokenizers.base": ("Tokenizer", "TokenizerSettings"),

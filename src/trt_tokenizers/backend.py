@@ -47,7 +47,7 @@ from trt_tokenizers.processing.postprocess import PostprocessingSettings, Postpr
 from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSettings, Preprocessor
 from trt_tokenizers.processing.request import TextRequest, from_tensors, scalars
 from trt_tokenizers.processing.text_sequence import TextStep
-from trt_tokenizers.settings import MODEL_DIRECTORY, parse
+from trt_tokenizers.settings import model_settings, parse
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.context_store import ContextStore
 from trt_tokenizers.streams.response_window import ProcessedResponses, ResponseWindow
@@ -68,13 +68,9 @@ logger = logging.getLogger(__name__)
 def _start(args: Args) -> tuple[dict[str, str], str]:
     """The model's parameters, and its name for error messages; sends log lines to Triton."""
     logs.send_to(pb_utils.Logger)
-    # An empty value means not set. Triton itself uses two of the parameters.
-    parameters = {
-        name: value["string_value"].replace(MODEL_DIRECTORY, args["model_repository"])
-        for name, value in json.loads(args["model_config"]).get("parameters", {}).items()
-        if value["string_value"]
-        and name not in ("FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH")
-    }
+    config = json.loads(args["model_config"]).get("parameters", {})
+    given = {name: value["string_value"] for name, value in config.items()}
+    parameters = model_settings(given, args["model_repository"])
     return parameters, f"model {args['model_name']!r}, config.pbtxt"
 
 

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 #: Prefix of a path inside the model's folder, as in Triton's EXECUTION_ENV_PATH.
 MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
+#: Parameters that Triton's Python backend reads itself.
+_PYTHON_BACKEND = ("FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH")
 
 #: The only table of words for true and false, in any case. It holds the words of NVIDIA's Python
 #: models (true, t, yes, y, 1), of Triton's text format and C++ backend, and also on and off.
@@ -47,6 +49,15 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def model_settings(parameters: Mapping[str, str], model_directory: str) -> dict[str, str]:
+    """The settings among the ``parameters`` of a Python model: those with a value, paths filled."""
+    return {
+        name: value.replace(MODEL_DIRECTORY, model_directory)
+        for name, value in parameters.items()
+        if value and name not in _PYTHON_BACKEND
+    }
 
 
 def is_number(kind: type[int] | type[float], text: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from harness import Server, joined
 from texts import HARD_TEXTS
+from trt_tokenizers import Answer, Pipeline
 
 pytestmark = [pytest.mark.triton, pytest.mark.model]
 
@@ -332,3 +335,87 @@ def test_embedding_bias_changes_the_answer(server: Server) -> None:
     assert server.ask(body)["text_output"].count(" the") < 4
     biased = {**body, "embedding_bias_words": [" the"], "embedding_bias_weights": [100.0]}
     assert server.ask(biased)["text_output"].count(" the") == 8
+
+
+TEXTS = ["Once upon a time", "def fibonacci(n):", "Count: 1, 2, 3, 4,", "안녕하세요",
+         "The three primary colours are"]  # fmt: skip
+MESSAGES = [
+    [{"role": "user", "content": "What is the capital of France?"}],
+    [{"role": "system", "content": "Answer in Korean."}, {"role": "user", "content": "Hi 👋🏽"}],
+    [{"role": "user", "content": "List three colours, one in each line."}],
+]
+SEEDED = {"temperature": 1.0, "seed": 7}
+KINDS: list[dict[str, Any]] = [
+    {},
+    {**SEEDED, "top_p": 0.9},
+    {**SEEDED, "top_k": 20, "repetition_penalty": 1.2, "return_log_probs": True},
+    {"stop_words": ["\n", " the", "5"]},
+    {"stop_words": [", 8", "e t", "is"], "include_stop_str_in_output": True},
+    {"exclude_input_in_output": False, "min_tokens": 4, "bad_words": ["Paris"]},
+]
+BODIES: list[dict[str, Any]] = [
+    {**prompt, **kind, "max_tokens": 8 + number % 5}
+    for number, kind in enumerate(KINDS)
+    for prompt in (*({"text_input": p} for p in TEXTS), *({"messages": m} for m in MESSAGES))
+]
+BODIES += [
+    {"text_input": "a", "max_tokens": 0},
+    {"messages": [{"content": "x"}]},
+]
+
+
+def sent(body: dict[str, Any]) -> dict[str, Any]:
+    """*body* as HTTP takes it: messages are JSON text."""
+    return {key: json.dumps(v) if key == "messages" else v for key, v in body.items()}
+
+
+@pytest.fixture(scope="module")
+def pipeline(server: Server) -> Iterator[Pipeline]:
+    """The ensemble of the server's repository, in this process."""
+    if "TRT_TOKENIZERS_VERIFY" in os.environ:
+        pytest.skip("not applicable: the server's engine has the whole GPU")
+    with Pipeline.from_repository(server.log.with_name("repo")) as pipeline:
+        yield pipeline
+
+
+@pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
+def test_fifty_answers_of_a_pipeline_are_the_servers(
+    request: pytest.FixtureRequest, server: Server, pipeline: Pipeline
+) -> None:
+    assert len(BODIES) == 50
+    # The double of TensorRT-LLM is slow, and generates with transformers as well.
+    bodies = BODIES[::5] if request.node.callspec.params["server"] == "llmapi" else BODIES
+    with ThreadPoolExecutor(16) as pool:
+        theirs = list(pool.map(lambda body: server.generate(sent(body)), bodies))
+    texts = set()
+    for (status, answer), ours in zip(theirs, pipeline.generate_batch(bodies), strict=True):
+        if isinstance(ours, Exception):
+            assert status == 400
+            assert answer["error"] == f"in ensemble 'ensemble', {ours}"
+            continue
+        assert status == 200, answer
+        shown = ours.outputs()
+        names = ("text_output", "finish_reason", "num_input_tokens", "num_output_tokens")
+        assert {name: answer[name] for name in names} == {name: shown[name] for name in names}
+        if "output_log_probs" in shown:
+            expected = pytest.approx(answer["output_log_probs"], abs=1e-3)
+            assert shown["output_log_probs"] == expected
+        texts.add(ours.text)
+    assert len(texts) > len(bodies) / 2
+
+
+@pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
+def test_several_answers_and_streams_of_a_pipeline_are_the_servers(
+    server: Server, pipeline: Pipeline
+) -> None:
+    body = {"text_input": "Once upon a time", "max_tokens": 16, "num_return_sequences": 3, **SEEDED}
+    theirs = ["", "", ""]
+    for event in server.sse(body):
+        theirs[event["sequence_index"]] += event["text_output"]
+    first = pipeline.generate(body)
+    assert [first.text, *(other.text for other in first.others)] == theirs
+    assert len(set(theirs)) == 3
+    streamed = {"messages": MESSAGES[0], "max_tokens": 16, "stop_words": ["al o"]}
+    parts: list[Answer] = list(pipeline.stream(streamed))
+    text = "".join(event["text_output"] for event in server.sse(sent(streamed)))
+    assert "".join(part.text for part in parts) == text == "The capit"

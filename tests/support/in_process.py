@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 from google.protobuf.json_format import MessageToJson
 
 from trt_tokenizers import backend
 from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.repository.wiring import Wiring
 
 
 @dataclass
@@ -63,9 +63,8 @@ class InProcessTriton:
             for path in repository.glob("*/config.pbtxt")
         }
         ensemble = self.configs.pop("ensemble")
-        self._steps = {step.model_name: step for step in ensemble.ensemble_scheduling.step}
+        self._wiring = Wiring(lambda name: self.configs.get(name, ensemble), repository)
         self._outputs = {output.name for output in ensemble.output}
-        self._types = {i.name: i.data_type for i in ensemble.input}
         self.preprocessing = backend.PreprocessingModel()
         self.engine = engine()
         self.postprocessing = backend.PostprocessingModel()
@@ -87,7 +86,7 @@ class InProcessTriton:
 
     def start(self, *clients: Client) -> None:
         """Give the requests to preprocessing, in one batch, and then to the engine."""
-        pools = [self._tensors(client.body) for client in clients]
+        pools = [self._wiring.tensors(client.body) for client in clients]
         requests = [
             self._request("preprocessing", pool, request_id=client.request_id)
             for client, pool in zip(clients, pools, strict=True)
@@ -148,36 +147,14 @@ class InProcessTriton:
             response, flags = request.get_response_sender().sent.get(timeout=20)
             yield response
 
-    def _tensors(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one."""
-        numpy = {number: name for name, number in _data_types().items()}
-        return {
-            name: np.array(
-                [value if isinstance(value, list) else [value]],
-                dtype=pb_utils.triton_string_to_numpy(numpy[self._types[name]]),
-            )
-            for name, value in body.items()
-        }
-
     def _request(self, model: str, pool: dict[str, Any], **more: Any) -> Any:
-        step = self._steps[model]
+        inputs = self._wiring.inputs(model, pool)
         return pb_utils.InferenceRequest(
-            [
-                pb_utils.Tensor(n, pool[value])
-                for n, value in step.input_map.items()
-                if value in pool
-            ],
-            requested_output_names=list(step.output_map),
+            [pb_utils.Tensor(name, array) for name, array in inputs.items()],
+            requested_output_names=list(self._wiring.steps[model].output_map),
             **more,
         )
 
     def _mapped(self, model: str, response: Any) -> dict[str, Any]:
-        names = self._steps[model].output_map
         tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-        return {names[name]: array for name, array in tensors.items() if name in names}
-
-
-def _data_types() -> dict[str, int]:
-    from tritonclient.grpc import model_config_pb2
-
-    return dict(model_config_pb2.DataType.items())
+        return self._wiring.outputs(model, tensors)

@@ -21,6 +21,7 @@ from harness import free_ports
 from trt_tokenizers.cli.chat import Chat, run_chat
 from trt_tokenizers.client import generate, stream
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
+from trt_tokenizers.processing.answer_schema import AnswerSchema
 
 TEXT = "naïve 日本 🙂\u2028x"
 
@@ -57,9 +58,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         pieces = [TEXT[:7], TEXT[7:]] if text != "endless" else ["again "] * 1000
+        answers = [{"text_output": piece} for piece in pieces]
+        if text.startswith("["):
+            answers = json.loads(text)
         try:
-            for piece in pieces:
-                event = f"data: {json.dumps({'text_output': piece}, ensure_ascii=False)}\n\n"
+            for answer in answers:
+                event = f"data: {json.dumps(answer, ensure_ascii=False)}\n\n"
                 data = event.encode()
                 for number in range(len(data)):  # one chunk per byte splits characters
                     self.chunk(data[number : number + 1])
@@ -218,6 +222,33 @@ def test_a_question_without_an_answer_is_not_kept(server: Server) -> None:
     with pytest.raises(RequestError):
         chat.ask('status 400 {"error":"no"}', print)
     assert chat.messages == []
+
+
+def test_a_schema(server: Server) -> None:
+    """Only a whole answer that follows it is shown and kept."""
+    schema = AnswerSchema('{"type": "integer"}')
+    chat = Chat(server.url, "ensemble", None, {"max_tokens": 7}, schema)
+    shown: list[str] = []
+
+    def ask(reason: str, *pieces: str) -> str:
+        answers = [{"text_output": piece} for piece in pieces]
+        question = json.dumps([*answers, {"text_output": "", "finish_reason": reason}])
+        chat.ask(question, shown.append)
+        return question
+
+    first = ask("stop", "1", "2")
+    assert shown == ["12"]
+    body = server.bodies[0]
+    assert {name: body[name] for name in schema.inputs} == schema.inputs
+    with pytest.raises(RequestError, match="cut by max_tokens = 7"):
+        ask("length", "3")
+    with pytest.raises(EngineError, match="does not follow the schema"):
+        ask("stop", "1.5")
+    assert shown == ["12"]
+    assert chat.messages == [
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": "12"},
+    ]
 
 
 def test_a_terminal(server: Server) -> None:

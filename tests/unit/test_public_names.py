@@ -11,11 +11,11 @@ import pytest
 import trt_tokenizers
 
 PUBLIC = {
-    "ByteStreamDecoder", "ChatTemplate", "Chunk", "Emit", "Engine", "EngineError", "FinishReason",
-    "GenerationRequest", "LaunchError", "RepositoryError", "RequestError", "SegmentedTokenizer",
-    "ServerNotFoundError", "SettingsError", "StoppingError", "StreamDecoder", "TemplateError",
-    "Tokenizer", "TokenizerError", "TokenizerSettings", "TrtTokenizersError",
-    "WindowStreamDecoder", "generate", "stream",
+    "Answer", "ByteStreamDecoder", "ChatTemplate", "Chunk", "Emit", "Engine", "EngineError",
+    "FinishReason", "GenerationRequest", "LaunchError", "Pipeline", "RepositoryError",
+    "RequestError", "SegmentedTokenizer", "ServerNotFoundError", "SettingsError", "StoppingError",
+    "StreamDecoder", "TemplateError", "Tokenizer", "TokenizerError", "TokenizerSettings",
+    "TrtTokenizersError", "WindowStreamDecoder", "generate", "stream",
 }  # fmt: skip
 
 

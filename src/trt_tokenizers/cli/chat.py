@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TextIO
 
 import click
 
-from trt_tokenizers.cli.common import Command
+from trt_tokenizers.cli.common import Command, schema_option
 from trt_tokenizers.client import stream
 from trt_tokenizers.errors import EngineError, RequestError
+from trt_tokenizers.processing.answer_schema import AnswerSchema
 
 
 class Chat:
@@ -23,9 +24,14 @@ class Chat:
     """
 
     def __init__(
-        self, url: str, model: str, system: str | None, sampling: Mapping[str, Any]
+        self,
+        url: str,
+        model: str,
+        system: str | None,
+        sampling: Mapping[str, Any],
+        schema: AnswerSchema | None = None,
     ) -> None:
-        self._url, self._model = url, model
+        self._url, self._model, self._schema = url, model, schema
         self._sampling = {k: v for k, v in sampling.items() if v is not None}
         self._system = [{"role": "system", "content": system}] if system else []
         self.messages: list[dict[str, str]] = list(self._system)
@@ -37,29 +43,42 @@ class Chat:
     def ask(self, question: str, write: Callable[[str], None]) -> None:
         """Send *question* and pass each piece of the answer to *write*.
 
-        The history keeps the written part of an answer, also after KeyboardInterrupt. It does not
-        keep a question without an answer.
+        With a schema the answer is one piece, if it follows the schema. The history keeps the
+        written part of an answer, also after KeyboardInterrupt. It does not keep a question without
+        an answer.
 
         Raises:
-            RequestError, EngineError: as in `generate`.
+            RequestError, EngineError: as in `generate` and `AnswerSchema.check`.
         """
         messages = [*self.messages, {"role": "user", "content": question}]
         payload = {
             "messages": json.dumps(messages, ensure_ascii=False),
             "stream": True,
             **self._sampling,
+            **(self._schema.inputs if self._schema else {}),
         }
-        pieces: list[str] = []
-        answers = stream(self._url, payload, model=self._model)
+        written: list[str] = []
         try:
-            with contextlib.closing(answers):
-                for answer in answers:
-                    piece = str(answer.get("text_output", ""))
-                    pieces.append(piece)
+            with contextlib.closing(self._pieces(payload)) as pieces:
+                for piece in pieces:
+                    written.append(piece)
                     write(piece)
         finally:
-            if text := "".join(pieces):
+            if text := "".join(written):
                 self.messages = [*messages, {"role": "assistant", "content": text}]
+
+    def _pieces(self, payload: Mapping[str, Any]) -> Generator[str, None, None]:
+        with contextlib.closing(stream(self._url, payload, model=self._model)) as answers:
+            if self._schema is None:
+                for answer in answers:
+                    yield str(answer.get("text_output", ""))
+                return
+            text, reason = "", ""
+            for answer in answers:
+                text += str(answer.get("text_output", ""))
+                reason = str(answer.get("finish_reason", reason))
+            self._schema.check(text, reason, payload["max_tokens"])
+            yield text
 
 
 def run_chat(chat: Chat, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> None:
@@ -123,7 +142,10 @@ def _read_line(stdin: TextIO, terminal: bool) -> str | None:
 @click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus sampling.")
 @click.option("--seed", type=int, help="Seed of the sampling.")
-def chat(*, url: str, model: str, system: str | None, **sampling: Any) -> None:
+@schema_option
+def chat(
+    *, url: str, model: str, system: str | None, schema: AnswerSchema | None, **sampling: Any
+) -> None:
     """Chat with a running server.
 
     On a terminal, Ctrl-C stops an answer, /reset clears the conversation, and /exit or Ctrl-D ends
@@ -132,11 +154,13 @@ def chat(*, url: str, model: str, system: str | None, **sampling: Any) -> None:
     \b
     Example:
       echo "What is the capital of France?" | trt-tokenizers chat
+      echo "The weather in Seoul?" | trt-tokenizers chat --schema weather.json
 
     \b
     Exit codes:
       0  the chat ended
-      1  the server refused a request, failed or did not answer (never on a terminal)
+      1  the server refused a request, failed or did not answer, or the answer does not follow
+         --schema or was cut (never on a terminal)
       2  wrong options
     """
-    run_chat(Chat(url, model, system, sampling), sys.stdin, sys.stdout, sys.stderr)
+    run_chat(Chat(url, model, system, sampling, schema), sys.stdin, sys.stdout, sys.stderr)

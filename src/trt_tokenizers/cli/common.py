@@ -1,4 +1,4 @@
-"""What all commands share: option names, error lines, exit codes."""
+"""What commands share: options, error lines, exit codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import errno
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 
 from trt_tokenizers.errors import LaunchError, SettingsError, TrtTokenizersError, one_line
 from trt_tokenizers.hf_config import parse_json
+from trt_tokenizers.processing.answer_schema import AnswerSchema
 
 #: Options accept _ instead of -, like the script that launch_server replaces.
 SETTINGS: dict[str, Any] = {
@@ -127,3 +128,18 @@ def nested(option: str, options: Sequence[str]) -> dict[str, Any]:
                 raise SettingsError(f"{option} {path}={text}: {group} has a value already")
         inner[name] = value
     return made
+
+
+def _read_schema(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> AnswerSchema | None:
+    return AnswerSchema.read(path) if path else None
+
+
+#: The option --schema FILE; the command gets an AnswerSchema or None.
+schema_option: Callable[[Any], Any] = click.option(
+    "--schema",
+    type=FILE,
+    callback=_read_schema,
+    help="A file with a JSON schema. Answers must follow it; others are not printed.",
+)

@@ -14,6 +14,7 @@ from trt_tokenizers.cli.launch import launch_server
 from trt_tokenizers.cli.openai import openai
 from trt_tokenizers.cli.plan_memory import plan
 from trt_tokenizers.cli.repository import adopt, check, fill_template, settings
+from trt_tokenizers.cli.run import run
 from trt_tokenizers.cli.serve import serve
 from trt_tokenizers.cli.tokenize import tokenize, tokenizers
 from trt_tokenizers.settings import nearest
@@ -81,6 +82,7 @@ main.add_command(tokenize)
 main.add_command(tokenizers)
 main.add_command(chat)
 main.add_command(openai)
+main.add_command(run)
 main.add_command(serve)
 main.add_command(demo_model)
 main.add_command(build_command)
