@@ -293,6 +293,7 @@ class EngineModel(_Model):
             decoupled=policy.get("decoupled", False),
             window=ResponseWindow(self._contexts.directory),
             keep_alive=self._contexts.touch,
+            forget=self._contexts.release,
         )
         self._closing.callback(self._server.stop)
         for name, read in engine.gauges.items():

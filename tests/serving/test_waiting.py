@@ -105,3 +105,16 @@ def test_clients_that_wait_get_their_answer_only(bpe_dir: Path, tmp_path: Path) 
         assert {len(chunks) for chunks in answers[:100]} == {1}
         status, answer = server.generate(bodies[0])
         assert (status, answer["text_output"]) == (200, "one 0")
+
+
+def test_answers_that_fail_on_the_way_delay_no_stop(bpe_dir: Path, tmp_path: Path) -> None:
+    """Triton itself would count some of them as running for ever."""
+    fails = ("--engine-parameter", "fails_after=20", "--set", "max_tokens_per_chunk=1")
+    repository = generate_replay(tmp_path / "repo", bpe_dir, *fails)
+    body = {"text_input": "one two " * 20, "max_tokens": 99, "stream": True}
+    with launched(repository, tmp_path) as server, ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: server.sse(body), range(160)))
+        assert all("this answer fails" in answer[-1]["error"] for answer in answers)
+        until(lambda: server.contexts() == 0, 2)
+        stopped = time.monotonic()
+    assert time.monotonic() - stopped < 15, "the exit timeout is 20 s"

@@ -122,12 +122,14 @@ def ask(
     headers: dict[str, str] | None = None,
     method: str = "",
     hang_up_s: float | None = None,
+    part: int | None = None,
 ) -> Answer:
     """Send one request and read its answer.
 
     Args:
         body: bytes, or what becomes JSON; without any it is a GET.
         hang_up_s: the client leaves after so long.
+        part: the client sends so many bytes of the body only, and waits.
     """
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     answer = Answer()
@@ -137,7 +139,7 @@ def ask(
         nonlocal sent
         if not sent:
             sent = True
-            return {"type": "http.request", "body": data, "more_body": False}
+            return {"type": "http.request", "body": data[:part], "more_body": part is not None}
         await asyncio.sleep(1000 if hang_up_s is None else hang_up_s)
         return {"type": "http.disconnect"}
 

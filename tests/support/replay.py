@@ -23,6 +23,7 @@ class ReplaySettings:
     steps_per_second: float = setting(0.0, "steps of the batch per second; 0: no limit")
     delay_s: float = setting(0.0, "seconds until the first ids of an answer")
     chunk_sizes: tuple[int, ...] = setting((1,), "ids of one emission; the sizes repeat")
+    fails_after: int = setting(0, "ids of an answer after which it fails; 0: never")
     max_seq_len: int = setting(65536, "tokens of prompt and answer")
 
 
@@ -88,6 +89,11 @@ class ReplayEngine(Engine):
                 time.sleep(0)  # lets the sender run
 
     def _step(self, row: _Row) -> None:
+        if 0 < self._settings.fails_after <= row.at:
+            with self._changed:
+                self._rows.pop(row.request.key, None)
+            row.emit(Chunk(error="this answer fails"))
+            return
         size = next(row.sizes) if row.request.stream else len(row.ids)
         ids = row.ids[row.at : row.at + size]
         row.at += len(ids)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -234,6 +235,15 @@ def test_services_find_their_pods(name: str) -> None:
     for other in others & {"worker"}:
         labels = PODS[other]["metadata"]["labels"]
         assert not service["spec"]["selector"].items() <= labels.items()
+
+
+def test_the_pool_follows_its_schema() -> None:
+    (pool,) = objects("deploy/inferencepool.yaml")
+    (schema,) = objects("tests/unit/deploy_schemas/inferencepool.yaml")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(pool["spec"], schema)
+    with pytest.raises(jsonschema.ValidationError, match="targetPort"):
+        jsonschema.validate({**pool["spec"], "targetPortNumber": 9000}, schema)
 
 
 def test_routers_ask_the_port_of_openais_api() -> None:

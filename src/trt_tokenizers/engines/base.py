@@ -196,7 +196,8 @@ class Engine(ABC):
     @abstractmethod
     def submit(self, request: GenerationRequest, emit: Emit) -> None:
         """Start generating and return at once. *emit* gets every chunk, the last one with a
-        finish reason or an error. The request has passed `validate`.
+        finish reason or an error. The request has passed `validate`. A chunk after the last one is
+        dropped, so a step needs no lock against `cancel` from another thread.
 
         Raises:
             EngineError: the engine takes no more requests.

@@ -13,11 +13,11 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from trt_tokenizers.engines.base import Chunk, Engine, GenerationRequest, validate
+from trt_tokenizers.engines.pending_chunks import PendingChunks
 from trt_tokenizers.engines.serving_settings import ServingSettings
 from trt_tokenizers.engines.tensors import PERF, Array, merge, output_arrays
 from trt_tokenizers.errors import EngineError, RequestError, TrtTokenizersError, UnavailableError
@@ -73,6 +73,7 @@ class _Request:
         self.answers: list[Chunk] = [Chunk()] * len(rows)  # collected chunks, unless streaming
         self.cancel_checked_at = time.monotonic()
         self.silent = False  # whether nothing has been sent since the last poll
+        self.began = False  # whether a response has been sent
         # Nothing is sent once `ended` is set. Hold the lock to set it or to send.
         self.ended = False
         self.lock = threading.Lock()
@@ -86,35 +87,13 @@ class _Request:
         return self.sender.is_cancelled()
 
 
-class _Sequence:
+class _Sequence(PendingChunks):
     """One row and its chunks that are not sent yet."""
 
     def __init__(self, request: _Request, row: int) -> None:
+        super().__init__()
         self.request = request
         self.row = row
-        self._lock = threading.Lock()
-        self._pending: deque[Chunk] = deque()
-        self._queued = False
-
-    def add(self, chunk: Chunk) -> bool:
-        """Add a chunk; return whether the sequence must be put into the sender's queue."""
-        with self._lock:
-            self._pending.append(chunk)
-            first, self._queued = not self._queued, True
-            return first
-
-    def take(self, max_tokens: int) -> tuple[Chunk, bool]:
-        """Merge pending chunks up to *max_tokens* into one; also return whether chunks remain."""
-        taken: list[Chunk] = []
-        with self._lock:
-            tokens = 0
-            while self._pending:
-                tokens += len(self._pending[0].token_ids)
-                if taken and 0 < max_tokens < tokens:
-                    break
-                taken.append(self._pending.popleft())
-            self._queued = bool(self._pending)
-            return merge(taken), self._queued
 
 
 class ResponseDispatcher:
@@ -129,6 +108,7 @@ class ResponseDispatcher:
         decoupled: bool = True,
         window: ResponseWindow | None = None,
         keep_alive: Callable[[int], None] = lambda key: None,
+        forget: Callable[[int], None] = lambda key: None,
     ) -> None:
         """Start the sender thread.
 
@@ -139,7 +119,10 @@ class ResponseDispatcher:
             window: limits the responses that wait for postprocessing.
             keep_alive: called every few seconds with the key of each sequence that runs or waits
                 without sending responses.
+            forget: called with the key of each sequence that has failed, whose end postprocessing
+                does not see.
         """
+        self._forget = forget
         self._window = window
         self._decoupled = decoupled
         waiting = settings.max_queue_size
@@ -262,8 +245,14 @@ class ResponseDispatcher:
     def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
             request.ended = True
+            if request.began and self._window is not None and request.sender.postprocessed:
+                # Triton 24.10, and others before pull request 466 of its core, never end a request
+                # of an ensemble if one step of it fails while another one runs.
+                self._window.settle()
             kind = RequestError if chunk.refused else EngineError
             request.sender.fail(kind(chunk.error))
+            for key in request.keys:
+                self._forget(key)
             return
         if chunk.last:
             request.open_rows.discard(row)
@@ -272,6 +261,7 @@ class ResponseDispatcher:
         if request.stream:
             arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
             request.sender.send(arrays, final=request.ended)
+            request.began = True
             if not request.ended and request.cancelled():
                 self._cancel(request)
             return

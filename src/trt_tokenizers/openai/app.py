@@ -20,6 +20,7 @@ from starlette.routing import Route
 from trt_tokenizers.openai.answers import Answers, Chat, Chunk, Completions
 from trt_tokenizers.openai.api_error import ApiError, refused
 from trt_tokenizers.openai.event_stream import (
+    END,
     ClientGoneError,
     EventStream,
     error_response,
@@ -114,8 +115,7 @@ class FrontEnd:
         """An endpoint that gives *handle* the JSON of the request."""
 
         async def endpoint(http: Request) -> Response:
-            body = await read_body(http, self._options.max_body)
-            return await handle(http, load_json(body))
+            return await handle(http, load_json(await read_body(http, self._options.max_body)))
 
         return endpoint
 
@@ -211,19 +211,20 @@ class FrontEnd:
         answers: Answers,
         steps: AsyncGenerator[tuple[int, Step], None],
     ) -> AsyncGenerator[list[Chunk], None]:
-        """The chunks that each step makes."""
+        """The chunks that each step makes; after the last one `END`."""
         async with aclosing(steps):
             async for prompt, step in steps:
                 if step.finish_reason == "cancelled":
                     raise ApiError(503, "the server cancelled the answer; ask again")
-                if chunks := answers.feed(prompt, step):
-                    yield chunks
+                chunks = answers.feed(prompt, step)
                 if not answers.left:
-                    break
-            else:
-                raise ApiError(500, "the server ended the answer before its end; ask again")
-        if request.include_usage or self._options.force_usage:
-            yield [answers.chunk([], usage=answers.usage)]
+                    if request.include_usage or self._options.force_usage:
+                        chunks.append(answers.chunk([], usage=answers.usage))
+                    yield [*chunks, END]
+                    return
+                if chunks:
+                    yield chunks
+        raise ApiError(500, "the server ended the answer before its end; ask again")
 
     async def _steps(
         self, prompts: list[dict[str, Any]], outputs: list[str], request_id: str
@@ -291,7 +292,7 @@ async def _live(_: Request) -> Response:
 
 async def _collected(chunks: AsyncGenerator[list[Chunk], None]) -> list[Chunk]:
     async with aclosing(chunks):
-        return [chunk async for each in chunks for chunk in each]
+        return [chunk async for each in chunks for chunk in each if chunk]
 
 
 def _fitting(inputs: dict[str, Any], fields: Mapping[str, str], model: Model) -> dict[str, Any]:

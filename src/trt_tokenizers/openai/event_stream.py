@@ -25,37 +25,62 @@ _HEADERS = [
 ]
 
 
+#: Turns of the event loop between the end of a request and that of its connection.
+_TURNS = 4
+
+
+_DONE = b"data: [DONE]\n\n"
+#: Takes the place of the chunk after the last one.
+END: dict[str, Any] = {}
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class ClientGoneError(Exception):
     """The client has closed the connection."""
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def until_gone(
+    receive: Receive, work: Coroutine[Any, Any, T], *beside: Coroutine[Any, Any, None]
+) -> T:
     """The result of *work*, which is cancelled if the client hangs up.
 
+    If the client is gone already, *work* does not begin: a busy event loop sees the end of a
+    connection a few turns after its request.
+
+    Args:
+        beside: runs as long as *work*.
+
     Raises:
-        ClientGoneError: it has.
+        ClientGoneError: the client has hung up.
     """
-    return await _race(work, _gone(receive))
+    gone = asyncio.ensure_future(_gone(receive))
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    if gone.done():
+        for unused in (work, *beside):
+            unused.close()
+        gone.result()
+        raise ClientGoneError
+    working = asyncio.ensure_future(work)
+    others = (gone, *map(asyncio.ensure_future, beside))
+    try:
+        ended, _ = await asyncio.wait((working, *others), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        for task in ended:
+            task.result()
+        raise ClientGoneError
+    finally:
+        for task in (working, *others):
+            task.cancel()
+        await asyncio.gather(working, *others, return_exceptions=True)
+        # An error would keep this frame, and the task the error: until a garbage collection.
+        del working, others, task
 
 
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _race(work: Coroutine[Any, Any, T], watch: Coroutine[Any, Any, None]) -> T:
-    """The result of *work*; ClientGoneError if *watch* ends first."""
-    tasks = (asyncio.ensure_future(work), asyncio.ensure_future(watch))
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            return tasks[0].result()
-        tasks[1].result()
-        raise ClientGoneError
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(Response):
@@ -66,7 +91,7 @@ class EventStream(Response):
         chunks: AsyncGenerator[list[dict[str, Any]], None],
         explain: Callable[[Exception], ApiError],
     ) -> None:
-        """*chunks*: what each step makes; *explain*: an error of it -> what the client is told."""
+        """*chunks*: what each step makes, `END` at last; *explain*: an error -> what is told."""
         super().__init__()
         self._chunks = chunks
         self._explain = explain
@@ -74,48 +99,42 @@ class EventStream(Response):
         self._last = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _race(self._send_all(scope, receive, send), self._watch(receive, send))
+        await until_gone(receive, self._send_all(scope, receive, send), self._comment(send))
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with aclosing(self._chunks) as steps:
                 async for chunks in steps:
-                    await self._send(send, b"".join(map(_event, chunks)))
+                    await self._send(send, b"".join(map(_event, chunks)), more=chunks[-1] != END)
         except Exception as error:
             told = self._explain(error)
-            if not self._started:
+            if self._started:
+                await self._send(send, _event(told.body()) + _DONE, more=False)
+            else:
                 await error_response(told)(scope, receive, send)
-                return
-            await self._send(send, _event(told.body()))
-        await self._send(send, b"data: [DONE]\n\n")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         self._last = time.monotonic()
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        if data:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def _watch(self, receive: Receive, send: Send) -> None:
-        """Return when the client is gone; send comments in silence."""
+    async def _comment(self, send: Send) -> None:
+        """Send comments in silence."""
         while True:
-            try:
-                wait = self._last + SILENCE_S - time.monotonic()
-                await asyncio.wait_for(_gone(receive), max(0.001, wait))
-            except asyncio.TimeoutError:
-                if time.monotonic() - self._last >= SILENCE_S:
-                    await self._send(send, b": waiting\n\n")
-            else:
-                return
+            await asyncio.sleep(self._last + SILENCE_S - time.monotonic())
+            if time.monotonic() - self._last >= SILENCE_S:
+                await self._send(send, b": waiting\n\n")
 
 
 def _event(chunk: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % _to_json(chunk).encode() if chunk else _DONE
 
 
 def error_response(error: ApiError) -> JSONResponse:
     """The answer for *error*."""
     headers = {"retry-after": "1"} if error.status in (429, 503) else {}
+    if error.status == 408:
+        headers["connection"] = "close"  # the rest of the request may still come
     return JSONResponse(error.body(), error.status, headers)

@@ -27,6 +27,8 @@ from trt_tokenizers.openai.page_files import PAGE
 _OPEN = ("/health/live", "/health/ready", "/metrics", "/")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PREFIX = "trt_tokenizers_openai"
+#: Seconds for the body of a request to arrive, so that nobody keeps a connection with half of one.
+BODY_S = 60.0
 
 
 class Operators:
@@ -146,16 +148,35 @@ async def read_body(http: Request, limit: int) -> bytes:
     """The body of a request.
 
     Raises:
-        ApiError: 413, it is longer than *limit* bytes.
+        ApiError: 413, it is longer than *limit* bytes; 408, it takes longer than `BODY_S`.
         ClientDisconnect: the client left before its end.
     """
     too_long = ApiError(413, f"the request is longer than {limit} bytes; send less")
     length = http.headers.get("content-length", "0")
     if length.isdigit() and int(length) > limit:
         raise too_long
-    body = bytearray()
-    async for piece in http.stream():
-        body += piece
-        if len(body) > limit:
-            raise too_long
+
+    body, late, task = bytearray(), False, asyncio.current_task()
+    assert task is not None
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    # asyncio.wait_for would keep the body of a client that has left until a garbage collection.
+    timer = asyncio.get_running_loop().call_later(BODY_S, expire)
+    try:
+        async for piece in http.stream():
+            body += piece
+            if len(body) > limit:
+                raise too_long
+    except asyncio.CancelledError:
+        if not late:
+            raise
+        raise ApiError(
+            408, f"the request did not arrive within {BODY_S:g} s; send it without a pause"
+        ) from None
+    finally:
+        timer.cancel()
     return bytes(body)

@@ -77,7 +77,7 @@ def openapi(tokens: Mapping[str, Mapping[str, Field]], models: Sequence[str]) ->
 
 
 def _responses() -> dict[str, Any]:
-    errors = ("400", "401", "404", "413", "429", "500", "501", "503")
+    errors = ("400", "401", "404", "408", "413", "429", "500", "501", "503")
     return {"200": _ANSWER, **dict.fromkeys(errors, _ERROR)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -17,6 +19,10 @@ from trt_tokenizers.openai.options import FrontEndOptions
 from trt_tokenizers.openai.parsing import make_parser
 from trt_tokenizers.openai.triton import Triton
 
+#: glibc's number of the option, and the value: blocks from this size on go back to the system when
+#: they are freed. By default it raises the limit to the size of each block that is freed.
+_M_MMAP_THRESHOLD, _LARGE = -3, 64 << 10
+
 
 def serve(options: FrontEndOptions) -> None:
     """Listen until SIGINT or SIGTERM; running answers then get ``drain_s`` seconds to end.
@@ -26,6 +32,8 @@ def serve(options: FrontEndOptions) -> None:
         LaunchError: it cannot listen.
     """
     make_parser(options.tool_parser, options.reasoning_parser, tools=())  # refuses unknown names
+    with contextlib.suppress(AttributeError):  # no glibc
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
     def make_app() -> Starlette:  # in the event loop, which the connection needs

@@ -81,11 +81,11 @@ def step_of(response: Any) -> Step:
             case "finish_reason":
                 found["finish_reason"] = raw[4:].decode()
             case "sequence_index":
-                found["sequence"] = unpack("INT32", raw)[0]
+                found["sequence"] = int.from_bytes(raw[:4], "little")
             case "num_input_tokens":
-                found["prompt_tokens"] = unpack("INT32", raw)[0]
+                found["prompt_tokens"] = int.from_bytes(raw[:4], "little")
             case "num_output_tokens":
-                found["completion_tokens"] = unpack("INT32", raw)[0]
+                found["completion_tokens"] = int.from_bytes(raw[:4], "little")
             case "added_tokens":
                 found["added"] = [each for each in unpack("INT32", raw) if each >= 0]
             case "prompt_end":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,10 +41,10 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 ]
+#: Seconds for a stream to end after its answers: the engine may not have heard of a stop string.
+_END_S = 10.0
 #: Outputs that a stream needs; others are asked for when a request needs them.
-_ALWAYS = (
-    "text_output", "finish_reason", "num_input_tokens", "num_output_tokens", "sequence_index",
-)  # fmt: skip
+_ALWAYS = ("text_output", "finish_reason", "num_input_tokens", "num_output_tokens")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,15 @@ class Triton:
         self._types: Any = model_config_pb2.DataType
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # The same bytes as of the stub's ModelStreamInfer, in fewer steps: one request a stream.
+        self._infer_stream = self._channel.unary_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self.model = model
         self._models: dict[str, Model] = {}
+        self._ending: set[asyncio.Future[None]] = set()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -130,19 +139,43 @@ class Triton:
         """
         model = await self.describe()
         request = self._request(self.model, model, inputs, request_id)
-        for name in (*_ALWAYS, *more_outputs):
+        left = inputs.get("num_return_sequences", 1)
+        several = ("sequence_index",) if left > 1 else ()
+        for name in (*_ALWAYS, *several, *more_outputs):
             if name in model.outputs:
                 request.outputs.add(name=name)
-        call = self._stub.ModelStreamInfer(iter([request]))
+        call = self._infer_stream(request)
         try:
             async for response in call:
                 if response.error_message:
+                    left = 0
                     raise _error_of_stream(response.error_message)
-                yield step_of(response.infer_response)
+                step = step_of(response.infer_response)
+                left -= bool(step.finish_reason)
+                yield step
+                if not left:
+                    return
         except self._grpc.RpcError as error:
             raise self._explained(error) from None
         finally:
-            call.cancel()
+            if left:
+                call.cancel()
+            else:
+                self._let_end(call)
+
+    def _let_end(self, call: Any) -> None:
+        """Read *call*, whose answers have ended, to its end.
+
+        Triton up to 24.11 can die of a cancel that meets the end of a request.
+        """
+
+        async def read() -> None:
+            with contextlib.suppress(asyncio.TimeoutError, self._grpc.RpcError):
+                await asyncio.wait_for(_exhausted(call), _END_S)
+
+        task = asyncio.ensure_future(read())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def infer(self, name: str, inputs: Mapping[str, Any]) -> dict[str, bytes]:
         """Send one request to the model *name*; its outputs, raw.
@@ -173,6 +206,11 @@ class Triton:
             self._models.clear()  # the next server may be another one
         message = _for_clients(str(error.details()))
         return ApiError(_STATUS.get(code, 500), message or f"the server ended the stream: {code}")
+
+
+async def _exhausted(call: Any) -> None:
+    async for _ in call:
+        pass
 
 
 def _error_of_stream(text: str) -> ApiError:

@@ -36,6 +36,7 @@ from trt_tokenizers.errors import (
 )
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.ensemble_inputs import supported_by
+from trt_tokenizers.streams.response_window import ProcessedResponses, ResponseWindow
 from trt_tokenizers.streams.stream_key import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
@@ -75,6 +76,7 @@ class Recorder:
         self.error: TrtTokenizersError | None = None
         self.done = threading.Event()
         self.cancelled = False
+        self.postprocessed = False
         self.slow = slow
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
@@ -116,6 +118,47 @@ def test_tokens_accumulate_while_a_response_is_sent(engine: Manual) -> None:
     assert sender.sent == [([[0]], False), ([[1, 2, 3, 4, 5]], True)]
     assert sender.finish == [NOT_FINISHED, FinishReason.LENGTH]
     dispatcher.stop()
+
+
+def test_a_chunk_after_the_last_one_does_not_hide_the_end(engine: Manual) -> None:
+    """As of an engine whose step runs while another thread cancels the sequence."""
+    slow = threading.Event()
+    dispatcher, sender = ResponseDispatcher(engine, SETTINGS), Recorder(slow)
+    dispatcher.submit([request(1)], sender)
+    for chunk in (
+        Chunk(token_ids=(0,)),
+        Chunk(token_ids=(1,)),
+        Chunk(finish_reason=FinishReason.CANCELLED),
+        Chunk(token_ids=(2,)),
+    ):
+        engine.emits[1](chunk)
+        time.sleep(0.02)
+    slow.set()
+    assert sender.done.wait(5)
+    assert sender.sent == [([[0]], False), ([[1]], True)]
+    assert sender.finish == [NOT_FINISHED, FinishReason.CANCELLED]
+    assert dispatcher.running == 0
+    dispatcher.stop()
+
+
+def test_an_error_waits_for_the_responses_before_it(engine: Manual, tmp_path: Path) -> None:
+    """Triton would never end a request whose engine fails while postprocessing works for it."""
+    processed, forgotten = ProcessedResponses(tmp_path), []
+    dispatcher = ResponseDispatcher(
+        engine, SETTINGS, window=ResponseWindow(tmp_path), forget=forgotten.append
+    )
+    sender = Recorder()
+    sender.postprocessed = True
+    dispatcher.submit([request(1)], sender)
+    engine.emits[1](Chunk(token_ids=(0,)))
+    until(lambda: sender.sent)
+    engine.emits[1](Chunk(error="no memory"))
+    assert not sender.done.wait(0.004)
+    processed.add()
+    assert sender.done.wait(5)
+    assert str(sender.error) == "no memory"
+    dispatcher.stop()
+    assert forgotten == [1]
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1] * 6), (2, [1, 2, 2, 1]), (4, [1, 4, 1])])

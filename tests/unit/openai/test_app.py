@@ -121,6 +121,13 @@ def test_a_client_that_is_gone_is_cancelled_at_once(steps: list[Any], stream: bo
     assert triton.cancelled == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_left_while_its_request_waited_asks_nothing_of_triton(stream: bool) -> None:
+    triton = ScriptedTriton([1000])
+    ask(app(triton), "/v1/chat/completions", {**CHAT, "stream": stream}, hang_up_s=0)
+    assert triton.asked == []
+
+
 def test_comments_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "SILENCE_S", 0.05)
     steps = [0.12, Step(text="a"), 0.12, Step(finish_reason="stop")]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from asgi import ScriptedTriton, app, ask
+from trt_tokenizers.openai import operators
 from trt_tokenizers.openai.app import FrontEnd
 from trt_tokenizers.openai.options import FrontEndOptions
 
@@ -48,6 +49,16 @@ def test_a_body_beyond_the_limit_is_a_413(declared: bool) -> None:
     answer = ask(application, PATH, body, headers=headers)
     assert (answer.status, answer.json["error"]["type"]) == (413, "invalid_request_error")
     assert ask(application, PATH, CHAT).status == 200
+
+
+def test_half_a_body_gets_a_408_and_the_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "BODY_S", 0.1)
+    triton = ScriptedTriton()
+    answer = ask(app(triton), PATH, CHAT, part=20)
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+    assert answer.json["error"]["message"].startswith("the request did not arrive within 0.1 s")
+    assert triton.asked == []
+    assert ask(app(triton), PATH, CHAT).status == 200
 
 
 def test_a_log_line_has_the_counts_and_no_text(capsys: Any) -> None:
