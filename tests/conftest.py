@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -29,6 +30,27 @@ def pytest_configure() -> None:
     the tests start and then interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+#: File -> the file whose servers it shares.
+SHARES = {
+    "tests/serving/test_guides.py": "tests/serving/test_smollm2.py",
+    "tests/serving/test_llmapi_parameters.py": "tests/serving/test_smollm2.py",
+    "tests/serving/test_openai.py": "tests/serving/test_nvidia_client.py",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``, files that share servers run on one worker, as one file does."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return SHARES.get(file, file)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
