@@ -21,7 +21,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from texts import HARD_TEXTS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "default", deadline=None, derandomize=True, print_blob=True, max_examples=40
+)
 settings.load_profile("default")
 
 
