@@ -34,23 +34,26 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: File -> the file whose servers it shares.
-SHARES = {
-    "tests/serving/test_guides.py": "tests/serving/test_smollm2.py",
-    "tests/serving/test_llmapi_parameters.py": "tests/serving/test_smollm2.py",
-    "tests/serving/test_openai.py": "tests/serving/test_nvidia_client.py",
-}
+#: Files and folders of which one worker runs all tests: they share servers, or torch, which takes 4 s
+#: of CPU time to import.
+TOGETHER = (
+    ("tests/serving/test_smollm2", "tests/serving/test_guides", "tests/serving/test_llmapi_para"),
+    ("tests/serving/test_nvidia_client", "tests/serving/test_openai.py"),
+    ("tests/unit/engines/",),
+)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist loadfile``, files that share servers run on one worker, as one file does."""
+    """With ``--dist loadfile``, one worker runs all tests of a file, or of a line of `TOGETHER`."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return SHARES.get(file, file)
+            return next(
+                (group[0] for group in TOGETHER if nodeid.startswith(group)),
+                super()._split_scope(nodeid),
+            )
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -28,6 +28,7 @@ from trt_tokenizers.engines.base import (  # noqa: E402
     GenerationRequest,
     validate,
 )
+from trt_tokenizers.engines.transformers import guides as limits  # noqa: E402
 from trt_tokenizers.engines.transformers.engine import TransformersEngine  # noqa: E402
 from trt_tokenizers.engines.transformers.guides import Guide, Guides  # noqa: E402
 from trt_tokenizers.errors import RequestError  # noqa: E402
@@ -307,9 +308,13 @@ def test_ends(
     assert last.finish_reason is FinishReason[reason]
 
 
-def test_errors_of_one_request(engine: TransformersEngine, tokenizer: Any) -> None:
+def test_errors_of_one_request(
+    engine: TransformersEngine, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A guide that does not compile, one that explodes, and one that bad words contradict are
     refused; the request beside them is not affected."""
+    monkeypatch.setattr(limits, "_ANSWER_S", 0.1)
+    monkeypatch.setattr(limits, "_TOKEN_S", 0.002)
     other = request(max_tokens=30)
     expected = rest(begin(engine, other))[0]
     open_ = [begin(engine, other)]
