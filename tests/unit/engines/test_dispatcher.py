@@ -263,7 +263,8 @@ def test_death_is_reported_once_after_the_errors(
     engine.died = "no more"
     engine.emits[1](Chunk(error="no more"))
     assert sender.done.wait(5)
-    time.sleep(0.4)
+    until(lambda: reported)
+    time.sleep(0.3)
     assert reported == ["no more"]
     dispatcher.stop()
 
@@ -416,9 +417,10 @@ def test_no_error_ends_the_sender_thread(engine: Manual, monkeypatch: pytest.Mon
     dispatcher = ResponseDispatcher(engine, SETTINGS)
     broken, other = Recorder(), Recorder()
     broken.cancelled = True
-    broken.is_cancelled = lambda: 1 / 0
+    raised = []
+    broken.is_cancelled = lambda: raised.append(1) or 1 / 0
     dispatcher.submit([request(1)], broken)
-    time.sleep(0.4)  # is_cancelled was called and raised
+    until(lambda: raised)
     dispatcher.submit([request(2)], other)
     engine.emits[2](Chunk(token_ids=(1,), log_probs=(0.0, 0.0, 0.0)))  # more log-probs than tokens
     last = Recorder()
