@@ -135,8 +135,12 @@ def alone(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 def two(
     alone: list[Any], small_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    with launched(small_repository, tmp_path_factory.mktemp("two"), "--world-size", "2") as ranks:
+    """Its last test kills a rank."""
+    folder = tmp_path_factory.mktemp("two")
+    with launched(small_repository, folder, "--world-size", "2", exit_code=None) as ranks:
         yield ranks
+        if ranks.process.poll() is None:
+            ranks.process.kill()
 
 
 def test_two_ranks_give_the_tokens_of_one(two: Server, alone: list[Any]) -> None:
@@ -200,21 +204,28 @@ def test_every_mpi_gives_the_tokens_of_one(
         assert_same(ask_all(ranks, GREEDY), alone[0])
 
 
-NAMES = ("stub", "tritonserver")
+def kill_a_rank(ranks: Server, victim: int, name: str) -> None:
+    """It ends the other; the reason is on the last line."""
+    names = ("stub", "tritonserver")
+    processes = [rank_pid(ranks, rank, name) for rank in (0, 1) for name in names]
+    os.kill(rank_pid(ranks, victim, name), signal.SIGKILL)
+    assert ranks.process.wait(timeout=30) != 0
+    assert not any(map(alive, processes))
+    assert ranks.log.read_text().splitlines()[-1].startswith("error: rank ")
 
 
-@pytest.mark.parametrize("victim", [(0, "stub"), (0, "tritonserver"), (1, "stub")])
-def test_a_killed_rank_ends_the_other(
+@pytest.mark.parametrize("victim", [(0, "stub"), (0, "tritonserver")])
+def test_a_killed_leader_ends_the_other_rank(
     small_repository: Path, tmp_path: Path, victim: tuple[int, str]
 ) -> None:
     options = ("--world-size", "2", "--force")
     with launched(small_repository, tmp_path, *options, exit_code=None) as ranks:
-        processes = [rank_pid(ranks, rank, name) for rank in (0, 1) for name in NAMES]
-        os.kill(rank_pid(ranks, *victim), signal.SIGKILL)
-        assert ranks.process.wait(timeout=30) != 0
-        assert not any(map(alive, processes))
-    last = ranks.log.read_text().splitlines()[-1]
-    assert last.startswith("error: rank "), "the reason is on the last line"
+        kill_a_rank(ranks, *victim)
+
+
+def test_a_killed_follower_ends_the_leader(two: Server) -> None:
+    """The last test of `two`."""
+    kill_a_rank(two, 1, "stub")
 
 
 def test_a_model_that_cannot_be_split_is_refused(smollm2: Path, tmp_path: Path) -> None:
