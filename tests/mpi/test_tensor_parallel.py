@@ -193,17 +193,6 @@ def test_a_cancel_keeps_the_ranks_equal(two: Server, alone: list[Any]) -> None:
     until(lambda: two.metric(RUNNING) == 0)
 
 
-# The launch of `two` found Open MPI 5.
-@pytest.mark.parametrize("mpirun", ["openmpi-4", "mpich"], indirect=True)
-def test_every_mpi_gives_the_tokens_of_one(
-    mpirun: str, small_repository: Path, alone: list[Any], tmp_path: Path
-) -> None:
-    # --force: the ranks of the tests above serve the same repository.
-    options = ("--world-size", "2", "--mpirun", mpirun, "--force")
-    with launched(small_repository, tmp_path, *options) as ranks:
-        assert_same(ask_all(ranks, GREEDY), alone[0])
-
-
 def kill_a_rank(ranks: Server, victim: int, name: str) -> None:
     """It ends the other; the reason is on the last line."""
     names = ("stub", "tritonserver")
@@ -214,6 +203,22 @@ def kill_a_rank(ranks: Server, victim: int, name: str) -> None:
     assert ranks.log.read_text().splitlines()[-1].startswith("error: rank ")
 
 
+def test_a_killed_follower_ends_the_leader(two: Server) -> None:
+    """The last test of `two`: ranks without requests take CPU time too."""
+    kill_a_rank(two, 1, "stub")
+
+
+# `two` has Open MPI 5.
+@pytest.mark.parametrize("mpirun", ["openmpi-4", "mpich"], indirect=True)
+def test_every_mpi_gives_the_tokens_of_one(
+    mpirun: str, small_repository: Path, alone: list[Any], tmp_path: Path
+) -> None:
+    # --force: `two` may serve the same repository.
+    options = ("--world-size", "2", "--mpirun", mpirun, "--force")
+    with launched(small_repository, tmp_path, *options) as ranks:
+        assert_same(ask_all(ranks, GREEDY), alone[0])
+
+
 @pytest.mark.parametrize("victim", [(0, "stub"), (0, "tritonserver")])
 def test_a_killed_leader_ends_the_other_rank(
     small_repository: Path, tmp_path: Path, victim: tuple[int, str]
@@ -221,11 +226,6 @@ def test_a_killed_leader_ends_the_other_rank(
     options = ("--world-size", "2", "--force")
     with launched(small_repository, tmp_path, *options, exit_code=None) as ranks:
         kill_a_rank(ranks, *victim)
-
-
-def test_a_killed_follower_ends_the_leader(two: Server) -> None:
-    """The last test of `two`."""
-    kill_a_rank(two, 1, "stub")
 
 
 def test_a_model_that_cannot_be_split_is_refused(smollm2: Path, tmp_path: Path) -> None:
