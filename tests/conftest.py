@@ -34,12 +34,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: Files and folders of which one worker runs all tests: they share servers, or torch, whose import
-#: takes 4 s of CPU time.
+#: Files that share servers, so one worker runs all their tests.
 TOGETHER = (
     ("tests/serving/test_smollm2", "tests/serving/test_guides", "tests/serving/test_llmapi_para"),
     ("tests/serving/test_nvidia_client", "tests/serving/test_openai.py"),
-    ("tests/unit/engines/",),
 )
 
 
