@@ -34,17 +34,18 @@ def test_whole_answer(server: Server) -> None:
 
 
 def test_the_users_own_call(server: Server) -> None:
-    """The request of a user, unchanged: 200, and the same seed gives the same text twice."""
+    """The request of a user, unchanged: 200, and the same seed gives the same text for two at once."""
     body = (
         rb'{"text_input": "[INST] <<SYS>>\nAnswer very seriously\n<</SYS>>\n\nwho is the best '
         rb'sportsman in the world? [/INST]", "parameters": {"max_tokens": 512, "bad_words":[""], '
         rb'"stop_words":[""], "end_id": 2, "random_seed": 42, "top_k": 20, "top_p": 0.95, '
         rb'"temperature": 0.5, "repetition_penalty": 1.2}}'
     )
-    status, first = server.generate(body)
+    with ThreadPoolExecutor(2) as pool:
+        (status, first), (_, second) = pool.map(server.generate, [body, body])
     assert status == 200
     assert first["text_output"].strip()
-    assert server.generate(body)[1]["text_output"] == first["text_output"]
+    assert second["text_output"] == first["text_output"]
 
 
 QUESTIONS = [
@@ -68,7 +69,7 @@ QUESTIONS = [
 
 
 def test_streams_at_once_equal_the_whole_answers(server: Server) -> None:
-    bodies = [{"messages": user(q), "max_tokens": 48} for q in QUESTIONS]
+    bodies = [{"messages": user(q), "max_tokens": 32} for q in QUESTIONS]
     with ThreadPoolExecutor(len(bodies)) as pool:
         whole = list(pool.map(server.ask, bodies))
     streams = server.streams([{**body, "stream": True} for body in bodies])
