@@ -10,6 +10,7 @@ scores differ by more than the rounding.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ needs_engine()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from engine_rank import forked  # noqa: E402
 
 RUNNING = "trt_tokenizers:engine_sequences_running"
 OUTPUTS = "text_output,finish_reason,num_output_tokens,output_ids,output_log_probs"
@@ -245,47 +247,67 @@ def test_a_model_that_cannot_be_split_is_refused(smollm2: Path, tmp_path: Path) 
     ) in line
 
 
-def engine(rank: int, model: Path, port: int, size: int = 2, **more: str) -> subprocess.Popen[str]:
-    """A rank without a server: loads, prints that, and serves or follows until its input ends."""
-    variables = {"RANK": rank, "SIZE": size, "LOCAL_RANK": rank}
-    return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("engine_rank.py")), str(model)],
-        env={
-            **os.environ, "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            **{f"OMPI_COMM_WORLD_{name}": str(value) for name, value in variables.items()}, **more,
-        },
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def variables(rank: int, port: int) -> dict[str, str]:
+    """The environment of one of two ranks."""
+    found = {"RANK": rank, "SIZE": 2, "LOCAL_RANK": rank}
+    return {
+        "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        **{f"OMPI_COMM_WORLD_{name}": str(value) for name, value in found.items()},
+    }  # fmt: skip
+
+
+#: Starts ranks without a server; it imports the engine once.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["transformers.models.llama.modeling_llama", "trt_tokenizers.engines.transformers.engine"]
+)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_notices_by_itself_that_another_is_gone(small_model: Path, victim: int) -> None:
+def test_a_rank_notices_by_itself_that_another_is_gone(
+    small_model: Path, tmp_path: Path, victim: int
+) -> None:
     """Without mpirun, which would end all ranks when one fails."""
     (port,) = free_ports(1)
-    ranks = [engine(rank, small_model, port) for rank in range(2)]
+    logs = [tmp_path / "0", tmp_path / "1"]
+    pipes = [FORKS.Pipe() for _ in logs]
+    ranks = [
+        FORKS.Process(
+            target=forked, args=(str(small_model), variables(rank, port), pipes[rank][1], log)
+        )
+        for rank, log in enumerate(logs)
+    ]
+    for rank in ranks:
+        rank.start()
     try:
-        for rank in ranks:
-            assert rank.stdout is not None
-            assert rank.stdout.readline() == "loaded\n"
+        for own, _ in pipes:
+            assert own.poll(60)
+            assert own.recv() == "loaded"
         ranks[victim].kill()
         survivor = ranks[1 - victim]
-        assert survivor.wait(timeout=15) != 0
-        assert survivor.stderr is not None
-        log = survivor.stderr.read()
+        survivor.join(15)
+        assert survivor.exitcode not in (0, None)
         # The error of gloo does not name the rank.
         assert re.search(
-            "engine 'transformers' has died: RuntimeError: .*gloo.*; restart all ranks", log
+            "engine 'transformers' has died: RuntimeError: .*gloo.*; restart all ranks",
+            logs[1 - victim].read_text(),
         )
     finally:
         for rank in ranks:
             rank.kill()
-            rank.communicate()
+            rank.join()
 
 
 def test_followers_end_cleanly_when_the_leader_stops(small_model: Path) -> None:
     (port,) = free_ports(1)
-    ranks = [engine(rank, small_model, port) for rank in range(2)]
+    program = str(Path(__file__).with_name("engine_rank.py"))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, program, str(small_model)], env=os.environ | variables(rank, port),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
     try:
         for rank in ranks:
             assert rank.stdout is not None

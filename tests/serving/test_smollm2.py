@@ -34,7 +34,7 @@ def test_whole_answer(server: Server) -> None:
 
 
 def test_the_users_own_call(server: Server) -> None:
-    """The request of a user, unchanged: 200, and the same seed gives the same text for two at once."""
+    """The request of a user, unchanged: 200, and two with the same seed get the same text."""
     body = (
         rb'{"text_input": "[INST] <<SYS>>\nAnswer very seriously\n<</SYS>>\n\nwho is the best '
         rb'sportsman in the world? [/INST]", "parameters": {"max_tokens": 512, "bad_words":[""], '
