@@ -48,6 +48,11 @@ def test_the_users_own_call(server: Server) -> None:
     assert second["text_output"] == first["text_output"]
 
 
+def ask_all(server: Server, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(server.ask, bodies))
+
+
 QUESTIONS = [
     "프랑스의 수도는 어디입니까? 한국어로 답하세요.",
     "法国的首都是哪里？请用中文回答。",
@@ -69,9 +74,8 @@ QUESTIONS = [
 
 
 def test_streams_at_once_equal_the_whole_answers(server: Server) -> None:
-    bodies = [{"messages": user(q), "max_tokens": 32} for q in QUESTIONS]
-    with ThreadPoolExecutor(len(bodies)) as pool:
-        whole = list(pool.map(server.ask, bodies))
+    bodies = [{"messages": user(q), "max_tokens": 24} for q in QUESTIONS]
+    whole = ask_all(server, bodies)
     streams = server.streams([{**body, "stream": True} for body in bodies])
     for chunks, answer in zip(streams, whole, strict=True):
         assert len(chunks) > 1
@@ -98,8 +102,8 @@ def test_greedy_equals_transformers_generate(server: Server, oracle: Any) -> Non
     prompts = ["Once upon a time", "def fibonacci(n):", "The three primary colours are"]
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")
-        out = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids.input_ids.size(1) :]
-        answer = server.ask({"text_input": prompt, "max_tokens": 40})
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids.input_ids.size(1) :]
+        answer = server.ask({"text_input": prompt, "max_tokens": 24})
         assert answer["text_output"] == tokenizer.decode(out, skip_special_tokens=True)
         eos = model.generation_config.eos_token_id
         assert answer["num_output_tokens"] == int((out != eos).sum())
@@ -221,7 +225,7 @@ def test_min_p_reaches_the_engine(server: Server) -> None:
     body = {"text_input": "Once upon a time", "max_tokens": 24}
     hot = {**body, "temperature": 2.0, "seed": 7}
     greedy, sampled, narrow = (
-        server.ask(each)["text_output"] for each in (body, hot, {**hot, "min_p": 1.0})
+        answer["text_output"] for answer in ask_all(server, [body, hot, {**hot, "min_p": 1.0}])
     )
     assert narrow == greedy != sampled
 
@@ -238,7 +242,11 @@ def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Ser
         text = "".join(event["text_output"] for event in events)
         return text, ended[0]["finish_reason"], ended[0]["num_output_tokens"]
 
-    alone = [read(server.sse({**body, "seed": seed}), 0) for seed in (7, 8, 9)]
+    with ThreadPoolExecutor(3) as pool:
+        alone = [
+            read(events, 0)
+            for events in pool.map(server.sse, [{**body, "seed": seed} for seed in (7, 8, 9)])
+        ]
     assert len({count for *_, count in alone}) > 1
     got: list[list[dict[str, Any]]] = [[], [], []]
     for event in server.sse({**body, "num_return_sequences": 3}):
@@ -246,14 +254,14 @@ def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Ser
     assert [read(events, index) for index, events in enumerate(got)] == alone
 
 
-@pytest.mark.parametrize("include", [False, True])
-def test_stop_strings_cut_the_text(server: Server, include: bool) -> None:
+def test_stop_strings_cut_the_text(server: Server) -> None:
     body = {"text_input": "Count: 1, 2, 3, 4,", "max_tokens": 40}
-    whole = server.ask(body)["text_output"]
-    for stop in ("7", ", 8", "9, 1"):
-        assert stop in whole
-        cut = whole.split(stop)[0] + (stop if include else "")
-        answer = server.ask({**body, "stop_words": [stop], "include_stop_str_in_output": include})
+    cases = [(stop, include) for stop in ("7", ", 8", "9, 1") for include in (False, True)]
+    bodies = [{"stop_words": [stop], "include_stop_str_in_output": i} for stop, i in cases]
+    whole, *answers = ask_all(server, [body, *({**body, **more} for more in bodies)])
+    for (stop, include), answer in zip(cases, answers, strict=True):
+        assert stop in whole["text_output"]
+        cut = whole["text_output"].split(stop)[0] + (stop if include else "")
         assert (answer["text_output"], answer["finish_reason"]) == (cut, "stop")
 
 
