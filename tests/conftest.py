@@ -22,7 +22,7 @@ from texts import HARD_TEXTS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile(
-    "default", deadline=None, derandomize=True, print_blob=True, max_examples=40
+    "default", deadline=None, derandomize=True, print_blob=True, max_examples=25
 )
 settings.load_profile("default")
 
