@@ -34,8 +34,15 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: Files that share servers, so one worker runs all their tests.
+#: Files of which one worker runs all tests: they share servers, or the import of transformers, which
+#: takes 3 s of CPU time.
 TOGETHER = (
+    (
+        "tests/unit/cli/test_cli_tokenize",
+        "tests/unit/tokenizers/",
+        "tests/unit/processing/test_pr",
+        "tests/unit/templates/",
+    ),
     ("tests/serving/test_smollm2", "tests/serving/test_guides", "tests/serving/test_llmapi_para"),
     ("tests/serving/test_nvidia_client", "tests/serving/test_openai.py"),
 )
