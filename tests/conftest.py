@@ -34,8 +34,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: Files of which one worker runs all tests: they share servers, or the import of transformers, which
-#: takes 3 s of CPU time.
+#: Files of which one worker runs all tests: they share servers, or the import of transformers,
+#: which takes 3 s of CPU time.
 TOGETHER = (
     (
         "tests/unit/cli/test_cli_tokenize",
