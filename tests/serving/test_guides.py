@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif("TRT_TOKENIZERS_VERIFY" in os.environ, reason="the double has no guides"),
     pytest.mark.parametrize("server", ["transformers", "vllm"], indirect=True),
 ]
-SOME = CASES[::4]
+SOME = CASES[::6]
 FREE = SOME[::2]
 
 
