@@ -2,15 +2,17 @@
 
 First, one answer of SmolLM2 to each of the 60 schemas, 20 regexes and 10 grammars of
 tests/support/guided.py, at temperature 1, with its guide and without. Then tokens per second of 32
-streams with guides and without, in turns, all of the same number of tokens.
+streams with guides and without, in turns, all of the same number of tokens; and the CPU time of the
+engine's processes, which a busy machine changes less. With one thread no thread waits actively.
 
     python scripts/smollm2.py; python benchmarks/guides.py
-    python benchmarks/guides.py --turns 6 --skip-answers
+    OMP_NUM_THREADS=1 python benchmarks/guides.py --turns 6 --skip-answers
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from guided import CASES, body  # noqa: E402
-from harness import VLLM_ON_A_CPU, Server, generate, launched  # noqa: E402
+from harness import VLLM_ON_A_CPU, Server, descendants, generate, launched  # noqa: E402
 from trt_tokenizers.repository.demo_model import demo_model  # noqa: E402
 
 STREAMS = 32
@@ -63,8 +65,22 @@ def answers(server: Server) -> None:
                 click.echo(f"  not valid: {name}: {text!r}")
 
 
-def speed(server: Server, guided: bool) -> float:
-    """Tokens per second of 32 streams."""
+def cpu_seconds(server: Server) -> float:
+    """CPU time so far of the processes of the engine."""
+    (stub,) = (
+        pid
+        for pid in descendants(server.process.pid)
+        if b"/tensorrt_llm/1/model.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    total = 0
+    for pid in (stub, *descendants(stub)):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def speed(server: Server, guided: bool) -> tuple[float, float]:
+    """Tokens per second of 32 streams, and CPU milliseconds of a token."""
     asked = {
         "text_input": "A list in JSON:", "temperature": 1.0, "max_tokens": TOKENS, "end_id": -1,
         "min_tokens": TOKENS, "stream": True,
@@ -73,12 +89,12 @@ def speed(server: Server, guided: bool) -> float:
         asked |= {"guided_decoding_guide_type": "json_schema",
                   "guided_decoding_guide": json.dumps(SCHEMA)}  # fmt: skip
     bodies = [{**asked, "seed": seed} for seed in range(STREAMS)]
-    started = time.perf_counter()
+    used, started = cpu_seconds(server), time.perf_counter()
     chunks = server.streams(bodies)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, cpu_seconds(server) - used
     counts = {int(each[-1]["num_output_tokens"].item()) for each in chunks}
     assert counts == {TOKENS}, counts
-    return STREAMS * TOKENS / seconds
+    return STREAMS * TOKENS / seconds, 1000 * used / (STREAMS * TOKENS)
 
 
 @click.command(help=__doc__)
@@ -94,16 +110,15 @@ def main(engine: str, turns: int, skip_answers: bool) -> None:
         with launched(repository, folder) as server:
             if not skip_answers:
                 answers(server)
-            rates: dict[bool, list[float]] = {False: [], True: []}
             speed(server, True)  # warm
-            for turn in range(2 * turns):
-                rates[bool(turn % 2)].append(speed(server, bool(turn % 2)))
-            free, guided = (statistics.median(rates[how]) for how in (False, True))
-            spread = ", ".join(
-                f"{b / a:.3f}" for a, b in zip(rates[False], rates[True], strict=True)
-            )
-            click.echo(f"{STREAMS} streams: {free:.1f} tokens/s without guides, {guided:.1f} with "
-                       f"({guided / free:.3f}; turns: {spread})")  # fmt: skip
+            pairs = [(speed(server, False), speed(server, True)) for _ in range(turns)]
+            for at, unit in enumerate(("tokens/s", "ms of CPU time a token")):
+                free, guided = (
+                    statistics.median(pair[how][at] for pair in pairs) for how in (0, 1)
+                )
+                spread = ", ".join(f"{b[at] / a[at]:.3f}" for a, b in pairs)
+                click.echo(f"{STREAMS} streams: {free:.2f} {unit} without guides, {guided:.2f} "
+                           f"with ({guided / free:.3f}; turns: {spread})")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -134,7 +134,9 @@ class Repository:
             run("trt-tokenizers", "adopt", str(path))
         else:
             whole = [] if self.decoupled else ["--set", "decoupled_mode=false"]
-            run("trt-tokenizers", "generate", "--model", model, "--output", str(path), *whole)
+            # SmolLM2's own template has no tools.
+            arguments = ["--model", model, "--template", "qwen", "--output", str(path), *whole]
+            run("trt-tokenizers", "generate", *arguments)
 
     @property
     def expected(self) -> str:
@@ -256,7 +258,7 @@ def ask(
         "decoupled": repository.decoupled, "scripted": repository.scripted,
     }  # fmt: skip
     done = subprocess.run(
-        [*program, json.dumps(report)], check=False, capture_output=True, text=True, timeout=300
+        [*program, json.dumps(report)], check=False, capture_output=True, text=True, timeout=600
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     version = next((line["version"] for line in lines if "version" in line), "")

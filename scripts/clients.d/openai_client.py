@@ -37,7 +37,9 @@ def program(report: Report) -> None:
     kind = {"type": "json_object"}
     report.ask(
         "response_format json_object",
-        lambda: str(client.chat.completions.create(**chat, response_format=kind)),
+        lambda: str(
+            client.chat.completions.create(**{**chat, "max_tokens": 24}, response_format=kind)
+        ),
         refusal="is not supported by this engine",
     )
     report.ask(

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,11 +168,42 @@ class Review(BaseModel):
     words: list[Literal["fine", "cold", "loud"]] = Field(max_length=2)
 
 
+class Cash(BaseModel):
+    coins: int = Field(ge=0, le=99)
+
+
+class Card(BaseModel):
+    digits: str = Field(pattern="^[0-9]{4}$")
+
+
+class Visit(BaseModel):
+    guest: str = Field(max_length=8)
+    review: Review | None
+    paid: Cash | Card
+
+
+class Language(Enum):
+    ENGLISH = "en"
+    KOREAN = "한국어"
+
+
+class Page(BaseModel):
+    number: int = Field(ge=1, le=9)
+    language: Language
+
+
 def test_the_librarys_parse_returns_objects(client: OpenAI) -> None:
-    for seed in range(10):
-        body = question("Review the hotel.", response_format=Review) | {"seed": seed}
-        parsed = client.chat.completions.parse(**body).choices[0].message.parsed
-        assert isinstance(parsed, Review)
+    """50 of 50, at once."""
+    kinds: list[Any] = [Review, Visit, Page, Card, Cash] * 10
+
+    def parsed(seed: int) -> Any:
+        body = question("An example, please.", response_format=kinds[seed])
+        answer = client.chat.completions.parse(**body | {"seed": seed})
+        return answer.choices[0].message.parsed
+
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        objects = list(pool.map(parsed, range(len(kinds))))
+    assert [type(each) for each in objects] == kinds
 
 
 def test_reasoning_that_the_prompt_has_begun_is_free(client: OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from trt_tokenizers.engines.base import GenerationRequest
@@ -19,9 +20,11 @@ GUIDES = {
     "ebnf_grammar": "grammar",
     "structural_tag": "structural_tag",
 }
-#: Bytes of a guide. The worst one takes llguidance 5 s; longer ones can end a process.
+#: Bytes of a guide. The worst one takes llguidance 3 s; longer ones can end a process.
 _MAX_BYTES = 64 << 10
 _MAX_BYTES_OF = {"regex": 32 << 10, "ebnf_grammar": 32 << 10}
+#: XGrammar's messages begin with the time and the line of its source.
+_SOURCE = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 
 
 def common_fields(r: GenerationRequest) -> dict[str, Any]:
@@ -55,6 +58,14 @@ def check_guide(kind: str, guide: str) -> None:
     size, most = len(guide.encode()), _MAX_BYTES_OF.get(kind, _MAX_BYTES)
     if size > most:
         raise RequestError(f"guided_decoding_guide has {size} bytes; a {kind} has at most {most}")
+
+
+def guide_refusal(kind: str, why: str) -> RequestError:
+    """The error of a guide that does not compile. *why* is the compiler's message."""
+    text = " ".join(_SOURCE.sub("", why).split()).rstrip(".")
+    return RequestError(
+        f"guided_decoding_guide is no {kind} that this engine can follow: {text}; correct it"
+    )
 
 
 def split_stop_words(r: GenerationRequest) -> tuple[list[int], list[tuple[int, ...]]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trt_tokenizers.openai.api_error import ApiError, refused
+from trt_tokenizers.openai.closed_schema import closed
 from trt_tokenizers.openai.fields import as_bytes, as_json
 from trt_tokenizers.openai.parsing import ReasoningFormat, ToolFormat
 from trt_tokenizers.openai.parsing.answer import ended, inside
@@ -29,11 +30,6 @@ GUIDED = (
 JSON_CALLS = ("deepseek_v3", "gpt_oss", "granite", "hermes", "kimi", "llama3_json", "mistral")
 _OBJECT = {"type": "object"}
 _NO_ARGUMENTS = {**_OBJECT, "properties": {}, "additionalProperties": False}
-#: Keywords of schemas that say something about other properties.
-_OPEN = {
-    "additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "$ref",
-    "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependentRequired", "minProperties",
-}  # fmt: skip
 _NEWLINES = {"type": "regex", "pattern": r"\n{0,2}"}
 _TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
 #: Field of `structured_outputs` -> vLLM's older field of the request; empty: there was none.
@@ -116,7 +112,7 @@ def _of_response_format(value: Mapping[str, Any]) -> list[Guide]:
     if not isinstance(schema, dict):
         raise refused(field, "response_format.json_schema.schema is missing or no object; send a "
                       "JSON schema")  # fmt: skip
-    return [Guide("json_schema", _closed(schema), field)]
+    return [Guide("json_schema", closed(schema), field)]
 
 
 def _of_structured_outputs(value: Mapping[str, Any]) -> list[Guide]:
@@ -149,25 +145,12 @@ def _of_vllm(name: str, value: Any, field: str) -> Guide:
                 raise refused(field, f"{where} is not JSON: {error}; send a JSON schema") from None
         if not isinstance(value, dict):
             raise refused(field, f"{where} must be a JSON schema, which is an object")
-        return Guide("json_schema", _closed(value), field)
+        return Guide("json_schema", closed(value), field)
     if name == "structural_tag" and isinstance(value, dict):
         return Guide(name, value, field)
     if not isinstance(value, str) or not value:
         raise refused(field, f"{where} must be a text that is not empty")
     return Guide("ebnf_grammar" if name == "grammar" else name, value, field)
-
-
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """*schema* of an object without other properties, if it does not say whether it may have them.
-
-    XGrammar reads schemas so. With other libraries a small model adds properties without end.
-    """
-    known, required = schema.get("properties"), schema.get("required", [])
-    if not isinstance(known, dict) or not isinstance(required, list) or schema.keys() & _OPEN:
-        return schema
-    if not {name for name in required if isinstance(name, str)} <= known.keys():
-        return schema
-    return {**schema, "additionalProperties": False}
 
 
 def _escaped(text: str) -> str:
@@ -263,7 +246,7 @@ def _calls(
         if not isinstance(parameters, dict):
             raise refused("tools", f"tools[{number}].function.parameters must be an object")
         begin = form.begin.replace("{name}", name)
-        found.append(_tag(begin, _json(_closed({**_OBJECT, **parameters})), form.end))
+        found.append(_tag(begin, _json(closed({**_OBJECT, **parameters})), form.end))
     return found
 
 

@@ -48,8 +48,7 @@ def inspect(inputs: Mapping[str, npt.NDArray[Any]], preprocessor: Preprocessor) 
         ]
         return _text(json.dumps({"tokens": tokens, "bos_id": tokenizer.bos_id}))
     if what == "template":
-        source = tokenizer.chat_template or ""
-        return _text(source if isinstance(source, str) else json.dumps(source))
+        return _text(preprocessor.prompts.template_source)
     if what != "prompt":
         raise RequestError(f"INSPECT is {what[:40]!r}; send prompt, text, tokens or template")
     if not inputs:

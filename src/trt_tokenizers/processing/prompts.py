@@ -81,6 +81,10 @@ class PromptMaker:
         self.template_name = self._template.name if self._template else "none"
         self._request_template = lru_cache(16)(lambda source: ChatTemplate("chat_template", source))
         self._own = self._template if isinstance(self._template, OwnTemplates) else None
+        #: Jinja; for a model with several templates JSON: name -> Jinja; empty without a template.
+        self.template_source = json.dumps(self._own.sources) if self._own else ""
+        if isinstance(self._template, ChatTemplate):
+            self.template_source = self._template.source
         side = settings.truncation_side or tokenizer.files.config.get("truncation_side")
         self._cut_left = side == "left"
         self._splits = bool(tokenizer.files.config.get("split_special_tokens"))

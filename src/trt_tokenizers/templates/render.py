@@ -34,6 +34,7 @@ class ChatTemplate:
 
     Attributes:
         name: for errors and logs.
+        source: Jinja.
         reads: which of ``tools`` and ``tool_calls`` the template mentions.
     """
 
@@ -45,7 +46,7 @@ class ChatTemplate:
         Raises:
             TemplateError: *source* is too long or not valid Jinja; names template and line.
         """
-        self.name = name
+        self.name, self.source = name, source
         if len(source) > _MAX_SOURCE:
             raise TemplateError(
                 f"template {name!r} has {len(source)} characters; the limit is {_MAX_SOURCE}"

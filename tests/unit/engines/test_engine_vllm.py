@@ -31,7 +31,7 @@ from trt_tokenizers.engines.llmapi import compat as llmapi_compat
 from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.engine import VllmEngine
 from trt_tokenizers.engines.vllm.sampling import sampling_params
-from trt_tokenizers.errors import EngineError, SettingsError
+from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
 
@@ -171,26 +171,30 @@ def test_the_answer_follows_a_guide(equipped: tuple[VllmEngine, Any, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    "guide",
+    ("kind", "guide", "why"),
     [
-        ("json_schema", '{"type": "strin"}'),
-        ("json_schema", '{"type": '),
-        ("json_schema", '{"items":' * 5_000 + "{}" + "}" * 5_000),
-        ("regex", "[0-9"),
-        ("ebnf_grammar", 'root ::= "a" b'),
-        ("structural_tag", '{"type": "structural_tag", "format": {"type": "no"}}'),
-        ("structural_tag", "{"),
+        ("json_schema", '{"type": "strin"}', 'Unsupported type "strin"'),
+        ("json_schema", '{"type": ', "line 1 column 10"),
+        ("json_schema", '{"items":' * 5_000 + "{}" + "}" * 5_000, "nest"),
+        ("json_schema", '{"type": "integer", "multipleOf": 2}', "features not supported"),
+        ("regex", "[0-9", "Unclosed"),
+        ("ebnf_grammar", 'root ::= "a" b', 'Rule "b" is not defined'),
+        ("structural_tag", '{"type": "structural_tag", "format": {"type": "no"}}', "Format type"),
+        ("structural_tag", "{", "line 1 column 2"),
     ],
 )
 def test_a_guide_that_does_not_compile(
-    equipped: tuple[VllmEngine, Any, Any], guide: tuple[str, str]
+    equipped: tuple[VllmEngine, Any, Any], kind: str, guide: str, why: str
 ) -> None:
     """It is refused, and the engine lives on."""
     engine, _, _ = equipped
-    (chunk,) = answer(engine, request(guide=guide))
+    (chunk,) = answer(engine, request(guide=(kind, guide)))
     assert chunk.refused
     message = str(chunk.error)
-    assert message.startswith("vLLM refuses the request: ")
+    begin = f"guided_decoding_guide is no {kind} that this engine can follow: "
+    assert message.startswith(begin)
+    assert why in message
+    assert "/xgrammar/" not in message
     assert "\n" not in message
     assert len(ids(answer(engine, request(max_tokens=2)))) == 2
 
@@ -207,7 +211,8 @@ def test_a_guide_that_does_not_compile(
 )
 def test_guides_that_llmapi_refuses(kind: str, guide: str, message: str) -> None:
     """By XGrammar, which TensorRT-LLM and vLLM require."""
-    with pytest.raises(ValueError, match=r"^guided_decoding_guide: [A-Z]") as error:
+    begin = f"guided_decoding_guide is no {kind} that this engine can follow: "
+    with pytest.raises(RequestError, match=rf"^{begin}[A-Z]") as error:
         llmapi_compat.check_guide(kind, guide)
     assert message in str(error.value)
 

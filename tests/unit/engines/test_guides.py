@@ -22,6 +22,7 @@ needs_engine()
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from guided import SCHEMAS  # noqa: E402
 from trt_tokenizers.engines.base import (  # noqa: E402
     Chunk,
     FinishReason,
@@ -78,7 +79,7 @@ def compiled(guides: Guides, asked: GenerationRequest) -> Guide:
         except BaseException as error:
             made.put(error)
 
-    guides.submit(begin)
+    guides.submit(asked, begin)
     guide = made.get(timeout=60)
     if isinstance(guide, BaseException):
         raise guide
@@ -105,8 +106,18 @@ def follows(guide: Guide, ids: list[int]) -> bool:
         (
             "json_schema",
             json.dumps(SCHEMA),
-            ['{"name": "서울", "n": 7}', '{"name":"🗼","n":-12}', '{"name":"🗼",\n "n":0}'],
-            ['{"name": "부산", "n": 7}', '{"name": "서울", "n": 10}', '{"name": "서울"}'],
+            [
+                '{"name": "서울", "n": 7}',
+                '{"name":"🗼","n":-12}',
+                '{\n  "name" : "🗼",\r\n\t"n":0\n}',
+            ],
+            [
+                '{"name": "부산", "n": 7}',
+                '{"name": "서울", "n": 10}',
+                '{"name": "서울"}',
+                '{"name": "서울",  "n": 7}',
+                '{\n\n"name": "서울", "n": 7}',
+            ],
         ),
         ("regex", r"^\d{2,3}[가-힣]+$", ["12개", "123조각"], ["1개", "12", "12a", "١٢개"]),
         ("regex", r"(?:👍🏽|/)\w", ["👍🏽a", "/_"], ["👍a", "/é"]),
@@ -160,6 +171,7 @@ EBNF = {"type": "grammar", "grammar": 'root ::= "1" "2"'}
             ["a <bx> "],
         ),
         (tag(type="const_string", value='"\n<|im_start|>'), ['"\n<|im_start|>'], ['"\n']),
+        (tag(type="json_schema", json_schema={"type": "array"}), ["[1,\n\t2]"], ["[1,  2]"]),
     ],
 )
 def test_formats_of_structural_tags(
@@ -287,6 +299,22 @@ def test_the_same_text_alone_and_in_a_batch(engine: TransformersEngine, tokenize
         assert found["n"] <= 9
 
 
+def test_answers_to_60_schemas_alone_and_among_32(engine: TransformersEngine) -> None:
+    """Each is once whole and once streamed."""
+    schemas = [json.dumps(schema) for schema in SCHEMAS.values()]
+
+    def asked(at: int, *, stream: bool) -> GenerationRequest:
+        more = {"max_tokens": 16, "seed": at, "stream": stream, **SAMPLED}
+        return request("json_schema", schemas[at], **more)
+
+    numbers = range(len(schemas))
+    open_ = [begin(engine, asked(at, stream=at % 2 == 0)) for at in numbers]
+    among = [rest(chunks)[0] for chunks in open_]
+    alone = [rest(begin(engine, asked(at, stream=at % 2 == 1)))[0] for at in numbers]
+    assert among == alone
+    assert engine.max_batch_size == 32
+
+
 @pytest.mark.parametrize(
     ("guide", "more", "text", "reason"),
     [
@@ -336,10 +364,21 @@ def test_errors_of_one_request(
         begin(engine, request("regexp", "a"))
 
 
+def test_a_long_guide_does_not_delay_short_ones(engine: TransformersEngine) -> None:
+    """Each long one takes 0.1 s to compile, one after another."""
+    names = [f"property {at}" for at in range(1000)]
+    schema = {"properties": {name: {"pattern": "^[a-z]+$"} for name in names}, "required": names}
+    guide = json.dumps(schema, separators=(",", ":"))
+    long = [begin(engine, request("json_schema", guide, max_tokens=3)) for _ in range(12)]
+    assert rest(begin(engine, request("regex", "[0-9]{4}")))[1].finish_reason is FinishReason.STOP
+    assert long[-1].empty()
+    assert {rest(chunks)[1].error for chunks in long} == {None}
+
+
 def test_a_cancel_while_the_guide_is_compiled(engine: TransformersEngine) -> None:
     """Other requests do not wait for the compiler."""
     busy: queue.SimpleQueue[None] = queue.SimpleQueue()
-    engine._guides.submit(busy.get)
+    engine._guides.submit(request("json"), busy.get)
     waiting, cancelled = request("json", max_tokens=3), request("json")
     first, second = begin(engine, waiting), begin(engine, cancelled)
     assert len(rest(begin(engine, request(max_tokens=3)))[0]) == 3

@@ -108,6 +108,27 @@ def test_an_object_has_no_properties_that_its_schema_does_not_declare() -> None:
         assert json.loads(guide({"guided_json": {**bare, **more}})[1]) == {**bare, **more}
 
 
+def test_parts_of_a_schema_have_no_other_properties_either() -> None:
+    shut = {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
+    bare = {"type": "object", "properties": {"a": {}}}
+
+    def schema(part: Any, **more: Any) -> Any:
+        return {
+            "$defs": {"part": part},
+            "properties": {
+                "enum": part, "list": {"items": part},
+                "maybe": {"anyOf": [part, {"type": "null"}, {"enum": [bare]}]},
+                "map": {"additionalProperties": part}, "tuple": {"prefixItems": [part, True]},
+            },
+            **more,
+        }  # fmt: skip
+
+    closed = {"additionalProperties": False}
+    assert json.loads(guide({"guided_json": schema(bare)})[1]) == schema(shut, **closed)
+    for more in ({"allOf": [{"$ref": "#/$defs/part"}, bare]}, {"$ref": "#/$defs/part"}):
+        assert json.loads(guide({"guided_json": schema(bare, **more)})[1]) == schema(bare, **more)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -60,6 +60,20 @@ def test_bytes_of_tokens(preprocessor: Preprocessor) -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "source"),
+    [("none", ""), ("a{{ messages }}", "a{{ messages }}"), ("chatml", "<|im_start|>")],
+)
+def test_the_template_that_was_chosen(
+    bpe_dir: Path, tmp_path: Path, template: str, source: str
+) -> None:
+    settings = PreprocessingSettings(str(bpe_dir), max_seq_len=100, template=template)
+    preprocessor = Preprocessor(settings, ContextStore(tmp_path / "streams"))
+    told = ask(preprocessor, "template")["PROMPT"].item().decode()
+    assert source in told
+    assert bool(told) == bool(source)
+
+
+@pytest.mark.parametrize(
     ("what", "inputs", "message"),
     [
         ("prompt", {}, "the prompt is empty"),

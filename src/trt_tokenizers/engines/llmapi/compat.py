@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from trt_tokenizers.engines.arguments import importing
+from trt_tokenizers.engines.sampling_params import guide_refusal
 from trt_tokenizers.errors import EngineError, one_line
 from trt_tokenizers.hf_config import parse_json
 
@@ -132,7 +133,7 @@ def check_guide(kind: str, guide: str) -> None:
         kind: a key of `sampling_params.GUIDES`.
 
     Raises:
-        ValueError: it does not parse.
+        RequestError: it does not parse.
     """
     grammar = importlib.import_module("xgrammar").Grammar  # TensorRT-LLM requires it
     try:
@@ -145,9 +146,7 @@ def check_guide(kind: str, guide: str) -> None:
         elif kind == "structural_tag" and "structures" not in parse_json(guide):
             grammar.from_structural_tag(guide)
     except (RuntimeError, ValueError) as error:
-        # Without the time and the line of its source.
-        text = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", str(error))
-        raise ValueError(f"guided_decoding_guide: {text}") from error
+        raise guide_refusal(kind, str(error)) from error
 
 
 def set_bad_words(params: Any, words: Sequence[Sequence[int]]) -> None:

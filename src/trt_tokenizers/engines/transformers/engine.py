@@ -41,7 +41,7 @@ class TransformersEngine(Engine):
     """Generates with transformers' continuous batching, in one thread of this process.
 
     If MPI has started several ranks (`mpi_environment.read_rank`), tensor parallelism spans all of
-    them. The generation thread emits all chunks; another one compiles guides. A token is sampled
+    them. The generation thread emits all chunks; others compile guides. A token is sampled
     from softmax(scores). The scores are the model's after the guide, min_tokens, embedding bias,
     repetition_penalty (over prompt and generated tokens), presence_penalty and frequency_penalty
     (over generated tokens), bad words, temperature, top_k, top_p and min_p, in this order. A greedy
@@ -213,14 +213,14 @@ class TransformersEngine(Engine):
                 self._enqueue(row)
             else:
                 self._compiling.add(request.key)
-                self._guides.submit(lambda: self._compile(row))
+                self._guides.submit(request, lambda: self._compile(row))
 
     def _enqueue(self, row: Any) -> None:
         self._manager.input_queue.put(row)
         self._manager._wake_up_loop.set()
 
     def _compile(self, row: Any) -> None:
-        """Compile the guide of *row* and start it. Runs in the thread of `Guides`."""
+        """Compile the guide of *row* and start it. Runs in a thread of `Guides`."""
         r: GenerationRequest = row.job.request
         if r.key not in self._compiling:  # cancelled
             return

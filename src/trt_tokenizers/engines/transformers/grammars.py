@@ -15,6 +15,8 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
 from trt_tokenizers.hf_config import parse_json
 
+#: White space inside JSON. A small model that samples may write white space without end.
+_WHITESPACE = r" |\r?\n[ \t]{0,24}"
 #: Text around the tags of a structural tag.
 _TEXT = r"/(.|\n)*/"
 #: In EBNF: a literal or a class of characters; a comment; the end of a line that a rule continues.
@@ -45,7 +47,14 @@ def grammar(kind: str, guide: str, tokenizer: LLTokenizer) -> str:
 
 
 def _json(schema: Any) -> str:
-    return str(LLMatcher.grammar_from_json_schema(schema))
+    return str(LLMatcher.grammar_from_json_schema(_spaced(schema)))
+
+
+def _spaced(schema: Any) -> Any:
+    """*schema* with llguidance's option for white space."""
+    if not isinstance(schema, dict):
+        return schema
+    return {**schema, "x-guidance": {"whitespace_pattern": _WHITESPACE}}
 
 
 def _regex(pattern: str) -> str:
@@ -90,7 +99,7 @@ class _StructuralTag:
         self._grammars: list[dict[str, str]] = []
         self._formats: dict[str, Callable[[dict[str, Any]], str]] = {
             "const_string": lambda f: self._literal(f["value"]),
-            "json_schema": lambda f: f"%json {json.dumps(f['json_schema'])}",
+            "json_schema": lambda f: f"%json {json.dumps(_spaced(f['json_schema']))}",
             "regex": lambda f: _regex(f["pattern"]),
             "grammar": lambda f: self._nested(f["grammar"]),
             "any_text": lambda f: _TEXT,

@@ -199,7 +199,8 @@ class Job:
             ids = self._ids[:, :length]
         for processor in self._processors:
             scores = processor(ids, scores)
-        if self.guide is not None and torch.isneginf(scores).all():
+        excluding = step < r.min_tokens or r.bad_words or r.embedding_bias is not None
+        if self.guide is not None and excluding and scores.max() == -torch.inf:
             raise RequestError("bad_words or min_tokens exclude all tokens that the guide allows")
         if r.return_log_probs:
             self._scores = scores[0]
@@ -304,9 +305,10 @@ class RowProcessor(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
             with _failing(job):
                 if not guide.fill(masks[row], job.generated):
                     job.finish_reason = FinishReason.STOP
-        allowed = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")
-        excluded = torch.from_numpy(allowed[:, : scores.shape[1]]).to(scores.device) == 0
-        scores.masked_fill_(excluded, -torch.inf)
+        excluded = np.unpackbits(
+            ~masks.view(np.uint8), axis=1, count=scores.shape[1], bitorder="little"
+        )
+        scores.masked_fill_(torch.from_numpy(excluded.view(np.bool_)).to(scores.device), -torch.inf)
 
 
 @contextlib.contextmanager

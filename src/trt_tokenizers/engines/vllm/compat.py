@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trt_tokenizers.engines.arguments import importing
+from trt_tokenizers.engines.sampling_params import guide_refusal
 
 WHERE = "engine 'vllm'"
 #: Distributions that contain the package ``vllm``.
@@ -47,6 +50,26 @@ class Api:
             # Newer versions have a root for errors of the client; older ones use ValueError only.
             client_error = getattr(exceptions, "VLLMClientError", ValueError)
             self.client_errors: tuple[type[Exception], ...] = (ValueError, client_error)
+
+    @contextlib.contextmanager
+    def guide_refusals(self, guide: tuple[str, str] | None) -> Iterator[None]:
+        """Convert vLLM's errors about *guide*. They do not name the parameter, but all checks of
+        guides are in functions or files of that name.
+
+        Raises:
+            RequestError: vLLM refuses the guide.
+        """
+        try:
+            yield
+        except self.client_errors as error:
+            codes = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+            if guide is None or not any(
+                "structured_output" in f"{code.co_filename} {code.co_name}" for code in codes
+            ):
+                raise
+            cause = error.__cause__  # XGrammar's error, which vLLM may leave out
+            why = str(error) if cause is None or str(cause) in str(error) else f"{error} {cause}"
+            raise guide_refusal(guide[0], why) from error
 
 
 def installed_version() -> str | None:

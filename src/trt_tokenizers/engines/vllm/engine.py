@@ -133,7 +133,7 @@ class VllmEngine(EventLoopEngine):
     ) -> AsyncGenerator[Any, None]:
         prompt = compat.prompt(request.prompt_ids)
         steps = self._llm.generate(prompt, params, str(next(_IDS)), lora_request=lora)
-        with self._refusals():
+        with self._refusals(), self._api.guide_refusals(request.guide):
             async with contextlib.aclosing(steps):
                 async for step in steps:
                     yield step
