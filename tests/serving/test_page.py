@@ -226,6 +226,19 @@ def test_stop_and_retry(open_page: Open, server: tuple[Server, str]) -> None:
     assert figure(again, "answer").text_content() == "4 tokens"
 
 
+def test_a_token_takes_its_card_along(open_page: Open, replay: str) -> None:
+    page = open_page(replay, viewport={"width": 900, "height": 400})
+    card = page.get_by_role("tooltip")
+    for button in ("Retry", "New chat"):
+        page.get_by_role("textbox", name="Message").fill("a\n" * 20)
+        page.keyboard.press("Enter")
+        finish(page.get_by_role("article", name="Answer of").last, "length")
+        page.get_by_role("option").first.hover()
+        expect(card).to_be_visible()
+        page.get_by_role("button", name=button).press("Enter")
+        expect(card).to_be_hidden()
+
+
 def test_an_error_is_shown_as_its_text(open_page: Open, url: str) -> None:
     page = open_page(url)
     page.get_by_label("Tools", exact=True).fill(json.dumps([TOOL]))
@@ -345,6 +358,10 @@ def test_a_key_is_asked_for(open_page: Open, server: tuple[Server, str]) -> None
             url = f"http://127.0.0.1:{port}/"
             wait_for(f"{url}health/ready")
             page = open_page(url, models=False)
+            page.get_by_label("API key").fill("wrong")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("missing or wrong")
+            expect(page.get_by_label("API key")).to_be_focused()
             page.get_by_label("API key").fill("secret")
             page.keyboard.press("Enter")
             expect(page.get_by_label("API key")).to_be_hidden()
