@@ -233,7 +233,7 @@ def test_a_token_takes_its_card_along(open_page: Open, replay: str) -> None:
         page.get_by_role("textbox", name="Message").fill("a\n" * 20)
         page.keyboard.press("Enter")
         finish(page.get_by_role("article", name="Answer of").last, "length")
-        page.get_by_role("option").first.hover()
+        page.locator(".token").first.hover()
         expect(card).to_be_visible()
         page.get_by_role("button", name=button).press("Enter")
         expect(card).to_be_hidden()
