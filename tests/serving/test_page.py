@@ -217,7 +217,7 @@ def test_stop_and_retry(open_page: Open, server: tuple[Server, str]) -> None:
     while server[0].contexts() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server[0].contexts() == 0  # the engine has stopped too
-    page.get_by_label("Most tokens").fill("4")
+    page.get_by_label("Max tokens").fill("4")
     page.get_by_role("button", name="Retry").click()
     again = page.get_by_role("article", name="Answer of")
     finish(again, "length")
@@ -366,7 +366,7 @@ def test_a_key_is_asked_for(open_page: Open, server: tuple[Server, str]) -> None
             page.keyboard.press("Enter")
             expect(page.get_by_label("API key")).to_be_hidden()
             expect(page.get_by_role("combobox", name="Model")).to_have_value("ensemble")
-            page.get_by_label("Most tokens").fill("2")
+            page.get_by_label("Max tokens").fill("2")
             finish(send(page, QUESTION), "length")
             stored = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]")
             assert stored == [0, 0, ""]
