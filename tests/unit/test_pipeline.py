@@ -328,6 +328,7 @@ def test_an_error_of_the_engine_ends_its_request_only(
     assert str(bad) == "out of memory"
     assert isinstance(good, Answer)
     assert good.text == TEXT
+    assert contexts(pipeline) == 0
 
 
 class Panic(BaseException):
@@ -344,6 +345,10 @@ def test_a_panic_of_the_tokenizer_ends_its_request_only(
         patch.setattr(pipeline._ensemble._postprocessor.tokenizer, "stream", stream)
         with pytest.raises(Exception, match="the tokenizer failed on this request: Panic: decode"):
             pipeline.generate("word", max_tokens=1)
+        # Each response of several answers fails, before and after the end of the request.
+        failed = pipeline.generate_batch(["one two three"] * 20, num_return_sequences=2)
+        assert {str(each).rpartition(": ")[2] for each in failed} == {"decode"}
+    until(lambda: running(pipeline) == contexts(pipeline) == 0, 3)
     assert pipeline.generate("word", max_tokens=9).text == "word"
 
 
@@ -358,18 +363,28 @@ def test_a_dead_engine_ends_a_batch(repository: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(replay.ReplayEngine, "submit", die)
         with pytest.raises(EngineError, match="the engine has died: out of memory"):
             list(pipeline.as_completed(["a", "b"], max_tokens=1))
+        until(lambda: running(pipeline) == contexts(pipeline) == 0, 3)
 
 
 def test_closing_ends_requests_and_refuses_new_ones(repository: Path) -> None:
     pipeline = Pipeline.from_repository(repository)
-    folder = pipeline._ensemble._contexts.directory
-    pipeline.generate("x", max_tokens=1)
+    stream = pipeline.stream(ENDLESS)
+    parts = [next(stream)]
+    batch: list[Any] = []
+    thread = threading.Thread(target=lambda: batch.extend(pipeline.generate_batch([SLOW] * 2)))
+    thread.start()
+    until(lambda: running(pipeline) == 5, 3)
     pipeline.close()
     pipeline.close()
+    parts += stream
+    thread.join(3)
+    assert [part.finish_reason for part in parts if part.finish_reason] == ["cancelled"]
+    assert [answer.finish_reason for answer in batch] == ["cancelled"] * 2
     for attempt in (lambda: pipeline.generate("x"), lambda: next(pipeline.stream("x"))):
         with pytest.raises(EngineError, match="the pipeline is closed"):
             attempt()
-    assert not folder.exists() or [*folder.iterdir()]  # another pipeline of this process
+    assert contexts(pipeline) == 0
+    assert not pipeline._ensemble._contexts._user_mark.exists()
 
 
 SCRIPT = """

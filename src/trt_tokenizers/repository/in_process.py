@@ -43,12 +43,15 @@ class RunningRequest:
 
     def __init__(
         self, decode: Callable[[Mapping[str, Array]], Iterator[tuple[int, Answer]]],
-        cancel: Callable[[int], None], put: Put,
+        cancel: Callable[[int], None], release: Callable[[int], None], put: Put,
     ) -> None:  # fmt: skip
         self._decode = decode
         self._cancel = cancel
+        self._release = release
         self._put = put
         self.open: set[int] = set()  # keys of the sequences that have not ended
+        self.context: int | None = None  # key of its context, if it has one
+        self._ended = False
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None:
         try:
@@ -66,11 +69,19 @@ class RunningRequest:
         if part.finish_reason:
             self.open.discard(key)
             if not self.open:
-                self._put(None)
+                self._end(None)
 
     def fail(self, error: Exception) -> None:
         self.open.clear()
-        self._put(error)
+        if self.context is not None:  # postprocessing may not see the end of the stream
+            self._release(self.context)
+        self._end(error)
+
+    def _end(self, last: Exception | None) -> None:
+        """Emit the last item, once: an engine may send chunks and errors after the end."""
+        if not self._ended:
+            self._ended = True
+            self._put(last)
 
     def is_cancelled(self) -> bool:
         return False  # `cancel` tells the engine at once
@@ -135,7 +146,9 @@ class InProcessEnsemble:
         Args:
             inputs: of the ensemble, by name. Unknown names are refused as a server does.
         """
-        request = RunningRequest(self._decode, self._dispatcher.cancel, put)
+        request = RunningRequest(
+            self._decode, self._dispatcher.cancel, self._contexts.release, put
+        )
         try:
             self._submit(inputs, request)
         except Exception as error:
@@ -153,13 +166,10 @@ class InProcessEnsemble:
         if isinstance(prepared, Exception):
             raise prepared
         pool |= wiring.outputs("preprocessing", prepared.arrays)
-        try:
-            rows = parse_requests(wiring.inputs(wiring.engine, pool))
-            running.open.update(row.key for row in rows)
-            self._dispatcher.submit(rows, running)
-        except Exception:  # postprocessing will not see the stream
-            self._contexts.release(prepared.arrays["STREAM_KEY"].item())
-            raise
+        running.context = prepared.arrays["STREAM_KEY"].item()
+        rows = parse_requests(wiring.inputs(wiring.engine, pool))
+        running.open.update(row.key for row in rows)
+        self._dispatcher.submit(rows, running)
 
     def _decode(self, arrays: Mapping[str, Array]) -> Iterator[tuple[int, Answer]]:
         """The engine's key and the part of the answer of each sequence in a response."""
