@@ -12,6 +12,8 @@ from typing import Any
 from trt_tokenizers.errors import SettingsError, TrtTokenizersError, for_clients
 from trt_tokenizers.processing.answer import Answer
 
+#: How each answer begins.
+_START = b'{"index": '
 #: `Pipeline.as_completed`, or a function like it.
 AsCompleted = Callable[..., Iterator[tuple[int, Answer | Exception]]]
 
@@ -68,7 +70,7 @@ class BatchJob:
         self._answers.seek(0)
         end = 0
         for number, line in enumerate(self._answers, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line)):
                 break  # the process was killed while it wrote
             end += len(line)
             try:
@@ -79,7 +81,6 @@ class BatchJob:
                     f"{path}:{number} is no answer of such a job; choose another file"
                 ) from None
             self.failed += "error" in answer
-        self._answers.truncate(end)
         self.total = 0
         left = dict(self._done)
         for index, line in self._lines():
@@ -88,6 +89,7 @@ class BatchJob:
                 raise self._changed(path, index)
         if left:
             raise self._changed(path, min(left))
+        self._answers.truncate(end)
 
     def _changed(self, path: Path, index: int) -> SettingsError:
         return SettingsError(
