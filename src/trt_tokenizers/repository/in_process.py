@@ -146,9 +146,7 @@ class InProcessEnsemble:
         Args:
             inputs: of the ensemble, by name. Unknown names are refused as a server does.
         """
-        request = RunningRequest(
-            self._decode, self._dispatcher.cancel, self._contexts.release, put
-        )
+        request = RunningRequest(self._decode, self._dispatcher.cancel, self._contexts.release, put)
         try:
             self._submit(inputs, request)
         except Exception as error:

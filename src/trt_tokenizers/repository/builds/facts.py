@@ -206,8 +206,7 @@ def mismatch(built: str, host: str) -> str:
         builder = built
         fits = rows[-1].image if rows else f"a container with {built}"
     again = (
-        "build it again: trt-tokenizers build-command --model FOLDER --tensorrt-llm-version "
-        f"{host}"
+        f"build it again: trt-tokenizers build-command --model FOLDER --tensorrt-llm-version {host}"
     )
     if minor_version(host) > _LAST:
         again = "serve the model's folder with the engine llmapi"

@@ -53,6 +53,8 @@ AWQ = {"quantization_config": {"quant_method": "awq", "bits": 4}}
         ("gpt2", {"model_type": "gemma-2"}, "0.17", "", 1, "did you mean 'gemma2'?"),
         ("gpt2", {}, "1.3", "", 1, "trt-tokenizers generate --engine llmapi"),
         ("gpt2", {}, "0.7.1", "", 1, "known are 0.7.0"),
+        ("gpt2", {}, "0.17", "--output-dir a:b/engine", 2, "a:b/engine has a colon or a comma"),
+        ("gpt2", {}, "0.8", "--output-dir a,b/engine", 2, "a,b/engine has a colon or a comma"),
         ("gpt2", {}, "1.0.3.2510", "", 1, "scripts are not known; build with 1.0.0, and serve the"),
         ("gpt2", {}, "0.4", "", 1, "no known container has TensorRT-LLM 0.4"),
         ("gpt2", {}, "newest", "", 1, "is not a version of TensorRT-LLM"),
