@@ -249,8 +249,6 @@ class Pipeline:
         Raises:
             EngineError: the pipeline is closed.
         """
-        if not self._closing.alive:
-            raise EngineError("the pipeline is closed; make another one")
         try:
             inputs = _inputs(prompt, parameters, stream=stream)
         except RequestError as error:

@@ -387,6 +387,34 @@ def test_closing_ends_requests_and_refuses_new_ones(repository: Path) -> None:
     assert not pipeline._ensemble._contexts._user_mark.exists()
 
 
+def test_closing_while_a_request_starts(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request must not get to an engine that has stopped, which would never answer it."""
+    pipeline = Pipeline.from_repository(repository)
+    preprocessor = pipeline._ensemble._preprocessor
+    prepare, started, go_on = preprocessor.process_batch, threading.Event(), threading.Event()
+
+    def slow(requests: Any) -> Any:
+        started.set()
+        go_on.wait(5)
+        return prepare(requests)
+
+    monkeypatch.setattr(preprocessor, "process_batch", slow)
+    answers: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: answers.extend(pipeline.generate_batch([SLOW])), daemon=True
+    )
+    asking.start()
+    assert started.wait(5)
+    closing = threading.Thread(target=pipeline.close)
+    closing.start()
+    closing.join(0.2)
+    go_on.set()
+    closing.join(5)
+    asking.join(5)
+    assert [answer.finish_reason for answer in answers] == ["cancelled"]
+    assert not pipeline._ensemble._contexts._user_mark.exists()
+
+
 SCRIPT = """
 import sys
 from trt_tokenizers import Pipeline

@@ -108,7 +108,8 @@ class InProcessEnsemble:
         for_text = {name: (settings[name], f"model {name!r}") for name in TEXT_MODELS}
         preprocessing = parse(PreprocessingSettings, *for_text["preprocessing"])
         postprocessing = parse(PostprocessingSettings, *for_text["postprocessing"])
-        self._lock = threading.Lock()  # of preprocessing
+        self._lock = threading.Lock()  # of preprocessing, and of the start of requests
+        self._closed = False
         with contextlib.ExitStack() as closing:
             self._contexts = ContextStore()  # before the engine: vllm puts its sockets there
             closing.callback(self._contexts.close)
@@ -138,6 +139,8 @@ class InProcessEnsemble:
 
     def close(self) -> None:
         """End all requests as cancelled, and the engine."""
+        with self._lock:  # no request gets to an engine that has stopped
+            self._closed = True
         self._closing.close()
 
     def start(self, inputs: Mapping[str, Any], put: Put) -> RunningRequest:
@@ -145,12 +148,18 @@ class InProcessEnsemble:
 
         Args:
             inputs: of the ensemble, by name. Unknown names are refused as a server does.
+
+        Raises:
+            EngineError: it is closed.
         """
         request = RunningRequest(self._decode, self._dispatcher.cancel, self._contexts.release, put)
-        try:
-            self._submit(inputs, request)
-        except Exception as error:
-            request.fail(error)
+        with self._lock:
+            if self._closed:
+                raise EngineError("the pipeline is closed; make another one")
+            try:
+                self._submit(inputs, request)
+            except Exception as error:
+                request.fail(error)
         return request
 
     def _submit(self, inputs: Mapping[str, Any], running: RunningRequest) -> None:
@@ -159,8 +168,7 @@ class InProcessEnsemble:
         others = {name: value for name, value in inputs.items() if name not in wiring.types}
         pool = wiring.tensors(known)
         request = from_tensors(wiring.inputs("preprocessing", pool), "", others)
-        with self._lock:
-            (prepared,) = self._preprocessor.process_batch([request])
+        (prepared,) = self._preprocessor.process_batch([request])
         if isinstance(prepared, Exception):
             raise prepared
         pool |= wiring.outputs("preprocessing", prepared.arrays)
