@@ -415,6 +415,31 @@ def test_closing_while_a_request_starts(repository: Path, monkeypatch: pytest.Mo
     assert not pipeline._ensemble._contexts._user_mark.exists()
 
 
+def test_garbage_is_closed_in_whatever_thread_it_is_collected(repository: Path) -> None:
+    """Here in the thread that decodes, for which closing waits."""
+    pipeline = Pipeline.from_repository(repository)
+    stream = pipeline.stream(ENDLESS)
+    next(stream)
+    ensemble = pipeline._ensemble
+    postprocessor = ensemble._postprocessor
+    decode = postprocessor.process
+
+    def collect(*arguments: Any) -> Any:
+        gc.collect()
+        return decode(*arguments)
+
+    cycle: list[Any] = [pipeline, stream]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        del cycle, pipeline, stream
+        postprocessor.process = collect  # type: ignore[method-assign]
+        until(lambda: not ensemble._contexts._user_mark.exists(), 5)
+    finally:
+        gc.enable()
+    assert not ensemble._dispatcher._thread.is_alive()
+
+
 SCRIPT = """
 import sys
 from trt_tokenizers import Pipeline
