@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -20,7 +21,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from texts import HARD_TEXTS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "default", deadline=None, derandomize=True, print_blob=True, max_examples=25
+)
 settings.load_profile("default")
 
 
@@ -29,6 +32,35 @@ def pytest_configure() -> None:
     the tests start and then interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+#: Files of which one worker runs all tests: they share servers, or the import of transformers,
+#: which takes 3 s of CPU time.
+TOGETHER = (
+    (
+        "tests/unit/cli/test_cli_tokenize",
+        "tests/unit/tokenizers/",
+        "tests/unit/processing/test_pr",
+        "tests/unit/templates/",
+    ),
+    ("tests/serving/test_smollm2", "tests/serving/test_guides", "tests/serving/test_llmapi_para"),
+    ("tests/serving/test_nvidia_client", "tests/serving/test_openai.py"),
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``, one worker runs all tests of a file, or of a line of `TOGETHER`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next(
+                (group[0] for group in TOGETHER if nodeid.startswith(group)),
+                super()._split_scope(nodeid),
+            )
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import functools
 import itertools
 import os
 import queue
+import threading
 import weakref
 from collections.abc import (
     AsyncGenerator,
@@ -66,8 +67,7 @@ class Pipeline:
                 "without MPI, or serve the model with launch_server --world-size"
             )
         self._ensemble = ensemble = InProcessEnsemble(wiring)
-        # Also closes a pipeline that is garbage, or open when the interpreter ends.
-        self._closing = weakref.finalize(self, ensemble.close)
+        self._closing = weakref.finalize(self, _close_unused, ensemble)
 
     @classmethod
     def from_repository(cls, repository: str | Path) -> Pipeline:
@@ -132,7 +132,8 @@ class Pipeline:
 
     def close(self) -> None:
         """End all requests as cancelled, and the engine. A second call does nothing."""
-        self._closing()
+        if self._closing.detach():
+            self._ensemble.close()
 
     def generate(self, prompt: Prompt, /, **parameters: Any) -> Answer:
         """The whole answer to one request. An exception here, as of Ctrl-C, cancels it.
@@ -249,14 +250,23 @@ class Pipeline:
         Raises:
             EngineError: the pipeline is closed.
         """
-        if not self._closing.alive:
-            raise EngineError("the pipeline is closed; make another one")
         try:
             inputs = _inputs(prompt, parameters, stream=stream)
         except RequestError as error:
             put(error)
             return lambda: None
         return self._ensemble.start(inputs, put).cancel
+
+
+def _close_unused(ensemble: InProcessEnsemble) -> None:
+    """Close the ensemble of a pipeline that is garbage, or open when the interpreter ends.
+
+    Garbage is collected in any thread, also in those of the engine, which `close` waits for.
+    """
+    if threading.current_thread() is threading.main_thread():
+        ensemble.close()
+    else:
+        threading.Thread(target=ensemble.close, name="pipeline-close").start()
 
 
 def _cpp_backend() -> SettingsError:

@@ -27,7 +27,7 @@ MPIS = {
 }
 
 
-@pytest.fixture(params=MPIS)
+@pytest.fixture(scope="session", params=MPIS)
 def mpirun(request: pytest.FixtureRequest) -> str:
     path, package = MPIS[request.param]
     if path is None:

@@ -126,7 +126,7 @@ def reference(source: str, messages: Any, tools: Any = None, **more: Any) -> str
     return str(text)
 
 
-@settings(max_examples=600)
+@settings(max_examples=200)
 @given(source=TEMPLATE, messages=MESSAGES, tools=TOOLS, x=st.sampled_from([0, "é", [1], {"k": 2}]))
 def test_any_template(source: str, messages: Any, tools: Any, x: Any) -> None:
     arguments = {"x": x, "add_generation_prompt": False}

@@ -401,7 +401,7 @@ def test_special_tokens_in_a_text(pair: Pair) -> None:
             check(pair, text)
 
 
-@settings(max_examples=120)
+@settings(max_examples=50)
 @given(text=ANY_TEXT)
 def test_any_text(pair: Pair, text: str) -> None:
     check(pair, text)

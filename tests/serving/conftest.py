@@ -1,4 +1,4 @@
-"""One real server for all tests of an engine."""
+"""Real servers that several files share; tests/conftest.py runs these files on one worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from applicable import needs_engine
-from harness import VLLM_ON_A_CPU, Server, generate, launched, with_double
+from harness import VLLM_ON_A_CPU, Server, free_ports, generate, launched, with_double
 
 #: From scripts/verify_llmapi: test only the engine llmapi, perhaps on the real TensorRT-LLM.
 VERIFY: dict[str, Any] = json.loads(os.environ.get("TRT_TOKENIZERS_VERIFY", "{}"))
@@ -44,4 +44,22 @@ def server(
     # Tests that ask preprocessing alone leave contexts; the stop waits for them, this long only.
     ready_s = VERIFY.get("ready_s", 180)
     with launched(repository, folder, "--drain-timeout", "8", ready_s=ready_s) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def openai_port() -> int:
+    """Of the front end of `generated`."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="session")
+def generated(
+    openai_port: int, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """SmolLM2 on the engine transformers, as `generate` makes it without an option."""
+    needs_engine()
+    folder = tmp_path_factory.mktemp("generated")
+    options = ("--drain-timeout", "8", "--openai-port", str(openai_port))
+    with launched(generate(folder / "repo", "--model", str(smollm2)), folder, *options) as server:
         yield server

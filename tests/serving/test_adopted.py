@@ -1,4 +1,5 @@
-"""Adopted repositories of each version, in the real Triton, with clients of that version."""
+"""Adopted repositories of each version, in the real Triton, with clients of that version: one that
+sends all inputs, and `TextClient` and `EngineClient`, which are like NVIDIA's scripts."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
 from click.testing import CliRunner
 
 from harness import Server, joined, launched
+from nvidia_client import EngineClient, TextClient, infer, text_shapes
 from texts import HARD_TEXTS
 from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository.schemas import VERSIONS, schema
@@ -88,19 +91,34 @@ def client(
 ) -> Iterator[Client]:
     version = request.param
     folder = tmp_path_factory.mktemp(f"adopted-{version}")
-    repository = filled_by_readme(folder / "repo", version, bpe_dir, "True")
+    with launched(adopted(folder / "repo", version, bpe_dir, "True"), folder) as server:
+        yield Client(server, version)
+
+
+def adopted(repository: Path, version: str, tokenizer_dir: Path, decoupled: str) -> Path:
+    """A repository that was filled as the README of *version* says, and then adopted."""
+    filled_by_readme(repository, version, tokenizer_dir, decoupled)
     with_replay(repository, echo=True)
     set_bls_version(repository, version)
     done = CliRunner().invoke(main, ["adopt", str(repository)])
     assert done.exit_code == 0, done.output
-    with launched(repository, folder) as server:
-        yield Client(server, version)
+    return repository
+
+
+@pytest.fixture
+def script(client: Client) -> TextClient:
+    return TextClient(client.server.grpc, client.version)
 
 
 @pytest.fixture(scope="module")
-def count(bpe_dir: Path) -> int:
+def ids(bpe_dir: Path) -> list[int]:
     """Tokens of TEXT."""
-    return len(create(TokenizerSettings(str(bpe_dir))).encode(TEXT))
+    return list(create(TokenizerSettings(str(bpe_dir))).encode(TEXT))
+
+
+@pytest.fixture(scope="module")
+def count(ids: list[int]) -> int:
+    return len(ids)
 
 
 def test_streamed(client: Client, count: int) -> None:
@@ -174,6 +192,73 @@ def test_http_and_messages(client: Client) -> None:
     status, answer = client.server.generate({"text_input": "", "max_tokens": 5})
     assert status == 400
     assert "the prompt is empty" in answer["error"]
+
+
+def test_the_script_streams(script: TextClient, count: int) -> None:
+    answer = script.ask(TEXT, TEXT, streaming=True, output_len=count, request_id="s")
+    assert answer.texts == [[TEXT], [TEXT]]
+    assert text_shapes(answer) == {(1,)}
+
+
+def test_the_script_reads_a_whole_answer(script: TextClient, count: int) -> None:
+    answer = script.ask(TEXT, output_len=count)
+    assert answer.texts == [[TEXT + TEXT]]
+    assert text_shapes(answer) == {(1,)}
+
+
+def test_the_script_reads_log_probs(script: TextClient) -> None:
+    if "return_log_probs" not in script.types:
+        pytest.skip("this version has none")
+    (arrays,) = script.ask("one two", output_len=2, return_log_probs=True).responses
+    assert arrays["cum_log_probs"].shape == (1, 1)
+    assert arrays["output_log_probs"].ndim == 3
+    assert arrays["output_log_probs"].shape[:2] == (1, 1)
+
+
+def test_the_script_sends_batch_inputs(script: TextClient) -> None:
+    if not script.named:
+        pytest.skip("this version's script has no --batch-inputs with batch_index")
+    prompts = ("one two three", "four five six seven")
+    answer = script.ask(
+        *prompts, streaming=True, batch_inputs=True, output_len=64, exclude_input_in_output=True
+    )
+    assert answer.texts == [[prompt] for prompt in prompts]
+    assert text_shapes(answer) == {(1,)}
+
+
+def test_rows_and_beams(script: TextClient) -> None:
+    """postprocessing, asked directly as the BLS model does: one dimension, rows times beams."""
+    types = {t["name"] for t in map(tensor, schema(script.version)["postprocessing"]["inputs"])}
+    words = [[[40, 41, 42], [43, 44, 0]], [[45, 46, 47], [48, 0, 0]]]
+    values = {"TOKENS_BATCH": np.array(words, dtype=np.int32)}
+    if "SEQUENCE_LENGTH" in types:
+        values["SEQUENCE_LENGTH"] = np.array([[3, 2], [3, 1]], dtype=np.int32)
+    inputs = []
+    for name, array in values.items():
+        inputs.append(grpcclient.InferInput(name, array.shape, "INT32"))
+        inputs[-1].set_data_from_numpy(array)
+    script.model = "postprocessing"
+    (arrays,) = script.stream(inputs, ["OUTPUT"], "")
+    assert arrays["OUTPUT"].shape == (4,)
+
+
+@pytest.mark.parametrize("version", ["0.5", "1.2"])
+def test_models_that_are_not_decoupled(
+    version: str, bpe_dir: Path, tmp_path: Path, ids: list[int]
+) -> None:
+    """Whole answers by ModelInfer, of tensorrt_llm and of the ensemble."""
+    with launched(adopted(tmp_path / "repo", version, bpe_dir, "False"), tmp_path) as server:
+        answer = EngineClient(server.grpc, version).ask(
+            ids, end_id=2, pad_id=2, output_len=len(ids)
+        )
+        if "sequence_length" in answer.responses[0]:
+            assert answer.ids == [ids]
+        else:  # 0.5 pads with the end id
+            assert answer.ids[0][: len(ids)] == ids
+        for module in (httpclient, grpcclient):
+            text = infer(server, module, version, text_input=TEXT, max_tokens=len(ids))
+            assert text.shape == (1,)
+            assert text[0].decode() == TEXT + TEXT
 
 
 @pytest.mark.parametrize("version", ["0.5", "1.2"])

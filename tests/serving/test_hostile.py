@@ -1,4 +1,4 @@
-"""launch_server on the real Triton: hostile bodies, stubs without a processor, idle connections."""
+"""launch_server on the real Triton: hostile bodies, and stubs without a processor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tritonclient.grpc as grpcclient
 
-from harness import Server, descendants, free_ports, generate_replay, launched, shm_names, tensors
+from harness import Server, descendants, free_ports, generate_replay, launched, shm_names
 from launching import until
 
 pytestmark = pytest.mark.triton
@@ -73,40 +72,6 @@ def test_prompts_in_shared_memory_are_private(server: Server) -> None:
     assert len(regions) >= 3, "one for each Python model"
     until(lambda: not [p for p in regions if stat.S_IMODE(p.stat().st_mode) & 0o077])
     assert server.ask({"text_input": "two", "max_tokens": 9})["text_output"] == "two"
-
-
-def test_an_idle_grpc_stream_does_not_delay_a_stop(repository: Path, tmp_path: Path) -> None:
-    with launched(repository, tmp_path) as server, grpc_client(server) as client:
-        client.start_stream(callback=lambda result, error: None)
-        client.async_stream_infer("ensemble", tensors({"text_input": "a", "max_tokens": 9}))
-        time.sleep(1.0)
-        began = time.monotonic()
-        server.process.terminate()
-        assert server.process.wait(60) == 0
-        assert time.monotonic() - began < 15, "the exit timeout is 20 s"
-
-
-def test_a_killed_launcher_leaves_no_environment(repository: Path, tmp_path: Path) -> None:
-    def environments() -> set[Path]:
-        return set(Path("/tmp").glob("python_env_*"))
-
-    # Nothing shows whose environment one is, so no other server may start meanwhile.
-    for _ in range(5):
-        before = environments()
-        with launched(repository, tmp_path, exit_code=-signal.SIGKILL) as server:
-            new = environments() - before
-            server.process.kill()
-            server.process.wait()
-            if len(new) == 1:
-                until(lambda new=new: not new & environments())
-                return
-    pytest.skip("other servers have started meanwhile")
-
-
-@contextlib.contextmanager
-def grpc_client(server: Server) -> Iterator[grpcclient.InferenceServerClient]:
-    with contextlib.suppress(Exception), grpcclient.InferenceServerClient(server.grpc) as client:
-        yield client
 
 
 def stub(launcher: int, model: str) -> int | None:

@@ -20,8 +20,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from applicable import needs_engine
-from harness import Server, free_ports, generate, launched
+from harness import Server, free_ports, generate_replay, launched
 
 pytestmark = [
     pytest.mark.triton,
@@ -40,18 +39,13 @@ COUNT: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    return free_ports(1)[0]
+def port(openai_port: int) -> int:
+    return openai_port
 
 
 @pytest.fixture(scope="module")
-def server(port: int, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    needs_engine()
-    folder = tmp_path_factory.mktemp("openai")
-    repository = generate(folder / "repo", "--engine", "transformers", "--model", str(smollm2))
-    options = ("--drain-timeout", "8", "--openai-port", str(port))
-    with launched(repository, folder, *options) as server:
-        yield server
+def server(generated: Server) -> Server:
+    return generated
 
 
 @pytest.fixture(scope="module")
@@ -251,17 +245,18 @@ def test_hostile_bodies_are_refused_and_the_next_client_is_served(
     assert client.chat.completions.create(**FRANCE).choices[0].message.content == ANSWER
 
 
-def test_a_stop_lets_answers_end(smollm2: Path, tmp_path: Path) -> None:
-    needs_engine()
+def test_a_stop_lets_answers_end(bpe_dir: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    repository = generate(tmp_path / "repo", "--engine", "transformers", "--model", str(smollm2))
+    pace = ("--engine-parameter", "steps_per_second=20")
+    repository = generate_replay(tmp_path / "repo", bpe_dir, *pace)
     texts: list[str] = []
     reasons: list[str | None] = []
     begun = threading.Event()
+    body = {**COUNT, "prompt": "word " * 60, "max_tokens": 60}
 
     def read() -> None:
         with library(port) as client:
-            for chunk in client.completions.create(**{**COUNT, "max_tokens": 60}, stream=True):
+            for chunk in client.completions.create(**body, stream=True):
                 texts.append(chunk.choices[0].text)
                 reasons.append(chunk.choices[0].finish_reason)
                 begun.set()

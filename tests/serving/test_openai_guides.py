@@ -117,6 +117,7 @@ def test_vllms_fields_and_completions(client: OpenAI) -> None:
 
 def test_json_objects(client: OpenAI) -> None:
     body = question("An empty JSON object, please.", response_format={"type": "json_object"})
+    body["max_completion_tokens"] = 48
     answer = client.chat.completions.create(**body, temperature=0).choices[0]
     if answer.finish_reason == "stop":
         assert isinstance(json.loads(answer.message.content or ""), dict)

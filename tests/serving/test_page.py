@@ -217,13 +217,26 @@ def test_stop_and_retry(open_page: Open, server: tuple[Server, str]) -> None:
     while server[0].contexts() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server[0].contexts() == 0  # the engine has stopped too
-    page.get_by_label("Most tokens").fill("4")
+    page.get_by_label("Max tokens").fill("4")
     page.get_by_role("button", name="Retry").click()
     again = page.get_by_role("article", name="Answer of")
     finish(again, "length")
     expect(again).to_have_count(1)
     assert began.startswith(text(again)) or text(again).startswith(began)
     assert figure(again, "answer").text_content() == "4 tokens"
+
+
+def test_a_token_takes_its_card_along(open_page: Open, replay: str) -> None:
+    page = open_page(replay, viewport={"width": 900, "height": 400})
+    card = page.get_by_role("tooltip")
+    for button in ("Retry", "New chat"):
+        page.get_by_role("textbox", name="Message").fill("a\n" * 20)
+        page.keyboard.press("Enter")
+        finish(page.get_by_role("article", name="Answer of").last, "length")
+        page.locator(".token").first.hover()
+        expect(card).to_be_visible()
+        page.get_by_role("button", name=button).press("Enter")
+        expect(card).to_be_hidden()
 
 
 def test_an_error_is_shown_as_its_text(open_page: Open, url: str) -> None:
@@ -345,11 +358,15 @@ def test_a_key_is_asked_for(open_page: Open, server: tuple[Server, str]) -> None
             url = f"http://127.0.0.1:{port}/"
             wait_for(f"{url}health/ready")
             page = open_page(url, models=False)
+            page.get_by_label("API key").fill("wrong")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("missing or wrong")
+            expect(page.get_by_label("API key")).to_be_focused()
             page.get_by_label("API key").fill("secret")
             page.keyboard.press("Enter")
             expect(page.get_by_label("API key")).to_be_hidden()
             expect(page.get_by_role("combobox", name="Model")).to_have_value("ensemble")
-            page.get_by_label("Most tokens").fill("2")
+            page.get_by_label("Max tokens").fill("2")
             finish(send(page, QUESTION), "length")
             stored = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]")
             assert stored == [0, 0, ""]

@@ -37,17 +37,23 @@ def test_whole_answer(server: Server) -> None:
 
 
 def test_the_users_own_call(server: Server) -> None:
-    """The request of a user, unchanged: 200, and the same seed gives the same text twice."""
+    """The request of a user, unchanged: 200, and two with the same seed get the same text."""
     body = (
         rb'{"text_input": "[INST] <<SYS>>\nAnswer very seriously\n<</SYS>>\n\nwho is the best '
         rb'sportsman in the world? [/INST]", "parameters": {"max_tokens": 512, "bad_words":[""], '
         rb'"stop_words":[""], "end_id": 2, "random_seed": 42, "top_k": 20, "top_p": 0.95, '
         rb'"temperature": 0.5, "repetition_penalty": 1.2}}'
     )
-    status, first = server.generate(body)
+    with ThreadPoolExecutor(2) as pool:
+        (status, first), (_, second) = pool.map(server.generate, [body, body])
     assert status == 200
     assert first["text_output"].strip()
-    assert server.generate(body)[1]["text_output"] == first["text_output"]
+    assert second["text_output"] == first["text_output"]
+
+
+def ask_all(server: Server, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(server.ask, bodies))
 
 
 QUESTIONS = [
@@ -71,9 +77,8 @@ QUESTIONS = [
 
 
 def test_streams_at_once_equal_the_whole_answers(server: Server) -> None:
-    bodies = [{"messages": user(q), "max_tokens": 48} for q in QUESTIONS]
-    with ThreadPoolExecutor(len(bodies)) as pool:
-        whole = list(pool.map(server.ask, bodies))
+    bodies = [{"messages": user(q), "max_tokens": 24} for q in QUESTIONS]
+    whole = ask_all(server, bodies)
     streams = server.streams([{**body, "stream": True} for body in bodies])
     for chunks, answer in zip(streams, whole, strict=True):
         assert len(chunks) > 1
@@ -100,8 +105,8 @@ def test_greedy_equals_transformers_generate(server: Server, oracle: Any) -> Non
     prompts = ["Once upon a time", "def fibonacci(n):", "The three primary colours are"]
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")
-        out = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids.input_ids.size(1) :]
-        answer = server.ask({"text_input": prompt, "max_tokens": 40})
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids.input_ids.size(1) :]
+        answer = server.ask({"text_input": prompt, "max_tokens": 24})
         assert answer["text_output"] == tokenizer.decode(out, skip_special_tokens=True)
         eos = model.generation_config.eos_token_id
         assert answer["num_output_tokens"] == int((out != eos).sum())
@@ -223,7 +228,7 @@ def test_min_p_reaches_the_engine(server: Server) -> None:
     body = {"text_input": "Once upon a time", "max_tokens": 24}
     hot = {**body, "temperature": 2.0, "seed": 7}
     greedy, sampled, narrow = (
-        server.ask(each)["text_output"] for each in (body, hot, {**hot, "min_p": 1.0})
+        answer["text_output"] for answer in ask_all(server, [body, hot, {**hot, "min_p": 1.0}])
     )
     assert narrow == greedy != sampled
 
@@ -240,7 +245,11 @@ def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Ser
         text = "".join(event["text_output"] for event in events)
         return text, ended[0]["finish_reason"], ended[0]["num_output_tokens"]
 
-    alone = [read(server.sse({**body, "seed": seed}), 0) for seed in (7, 8, 9)]
+    with ThreadPoolExecutor(3) as pool:
+        alone = [
+            read(events, 0)
+            for events in pool.map(server.sse, [{**body, "seed": seed} for seed in (7, 8, 9)])
+        ]
     assert len({count for *_, count in alone}) > 1
     got: list[list[dict[str, Any]]] = [[], [], []]
     for event in server.sse({**body, "num_return_sequences": 3}):
@@ -248,14 +257,14 @@ def test_several_sequences_equal_requests_with_the_seeds_that_follow(server: Ser
     assert [read(events, index) for index, events in enumerate(got)] == alone
 
 
-@pytest.mark.parametrize("include", [False, True])
-def test_stop_strings_cut_the_text(server: Server, include: bool) -> None:
+def test_stop_strings_cut_the_text(server: Server) -> None:
     body = {"text_input": "Count: 1, 2, 3, 4,", "max_tokens": 40}
-    whole = server.ask(body)["text_output"]
-    for stop in ("7", ", 8", "9, 1"):
-        assert stop in whole
-        cut = whole.split(stop)[0] + (stop if include else "")
-        answer = server.ask({**body, "stop_words": [stop], "include_stop_str_in_output": include})
+    cases = [(stop, include) for stop in ("7", ", 8", "9, 1") for include in (False, True)]
+    bodies = [{"stop_words": [stop], "include_stop_str_in_output": i} for stop, i in cases]
+    whole, *answers = ask_all(server, [body, *({**body, **more} for more in bodies)])
+    for (stop, include), answer in zip(cases, answers, strict=True):
+        assert stop in whole["text_output"]
+        cut = whole["text_output"].split(stop)[0] + (stop if include else "")
         assert (answer["text_output"], answer["finish_reason"]) == (cut, "stop")
 
 

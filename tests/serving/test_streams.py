@@ -72,6 +72,10 @@ def server(
         yield server
 
 
+#: For what does not depend on the tokenizer.
+one_tokenizer = pytest.mark.parametrize("server", ["auto"], indirect=True)
+
+
 def expected(server: Server) -> list[str]:
     return [server.prefix + text(n) for n in range(STREAMS)]
 
@@ -88,6 +92,7 @@ def test_many_connections(server: Server) -> None:
     assert [joined(chunks) for chunks in streams] == expected(server)
 
 
+@one_tokenizer
 def test_more_requests_wait_than_triton_keeps_payloads(server: Server) -> None:
     """Triton keeps 1,000 payloads; with dynamic batching more than that ended the server."""
     bodies = [{"text_input": f"{n} waits", "max_tokens": 40, "stream": True} for n in range(1500)]
@@ -103,6 +108,7 @@ def test_http(server: Server) -> None:
         assert stream[-1]["finish_reason"] == "length"
 
 
+@one_tokenizer
 def test_several_instances_of_preprocessing_mix_no_streams(server: Server) -> None:
     """Two processes make keys in one folder; an error goes to the wrong request only."""
     instances = [
@@ -159,6 +165,7 @@ def slow_http_threads(server: Server) -> Iterator[None]:
         process.wait()
 
 
+@one_tokenizer
 @pytest.mark.usefixtures("slow_http_threads")
 def test_http_on_a_busy_machine(server: Server) -> None:
     """Triton drops responses if its HTTP threads fall behind; the launcher prevents that."""

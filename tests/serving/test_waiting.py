@@ -18,6 +18,9 @@ from tritonclient.utils import InferenceServerException
 
 from harness import Server, generate_replay, joined, launched, tensors
 from launching import until
+from nvidia_client import EngineClient, infer
+from trt_tokenizers.tokenizers.base import TokenizerSettings
+from trt_tokenizers.tokenizers.registry import create
 
 pytestmark = pytest.mark.triton
 
@@ -50,6 +53,10 @@ def test_infer_gives_whole_answers(whole: Server) -> None:
         running = [client.async_infer("ensemble", http_tensors(text)) for text in texts]
         got = [each.get_result().as_numpy("text_output").item().decode() for each in running]
     assert got == texts
+    for module in (httpclient, grpcclient):
+        text = infer(whole, module, "1.2", text_input=texts[3], max_tokens=99)
+        assert text.shape == (1,)
+        assert text[0].decode() == texts[3]
     body = {"text_input": texts[5], "max_tokens": 99}
     with grpcclient.InferenceServerClient(whole.grpc) as client:
         answer = client.infer("ensemble", tensors(body))
@@ -59,6 +66,18 @@ def test_infer_gives_whole_answers(whole: Server) -> None:
         assert no.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert whole.ask(body)["text_output"] == texts[5]
     until(lambda: whole.contexts() == 0)
+
+
+def test_a_client_like_nvidias_asks_the_engine(whole: Server, bpe_dir: Path) -> None:
+    """By ModelInfer: ids in, ids out, with TensorRT-LLM's shapes."""
+    ids = list(create(TokenizerSettings(str(bpe_dir))).encode("one two 世界"))
+    answer = EngineClient(whole.grpc, "1.2").ask(
+        ids, end_id=2, pad_id=2, output_len=99, exclude_input_in_output=True
+    )
+    assert answer.ids == [ids]
+    (arrays,) = answer.responses
+    assert arrays["sequence_length"].tolist() == [[len(ids)]]
+    assert arrays["output_ids"].shape == (1, 1, len(ids))
 
 
 def hang_up(server: Server, body: dict[str, Any]) -> None:

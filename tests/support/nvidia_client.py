@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpcclient
 
+from harness import Server
 from trt_tokenizers.repository.schemas import schema
 from upstream import tensor
 
@@ -54,6 +55,10 @@ class Answer:
     texts: list[list[str]] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     responses: list[Arrays] = field(default_factory=list)
+
+
+def text_shapes(answer: Answer) -> set[tuple[int, ...]]:
+    return {arrays["text_output"].shape for arrays in answer.responses}
 
 
 class _Client:
@@ -199,3 +204,23 @@ def _arrays(result: Any, error: Any) -> Arrays:
 def _index(arrays: Arrays, name: str) -> int:
     """A row's or sequence's index, which a response need not have."""
     return int(arrays[name][0][0]) if name in arrays else 0
+
+
+def infer(server: Server, module: Any, version: str, *, text_input: str, max_tokens: int) -> Any:
+    """The ensemble's text, by ``infer`` of tritonclient's *module*, HTTP or gRPC."""
+    kinds = {t["name"]: t["type"] for t in map(tensor, schema(version)["ensemble"]["inputs"])}
+    address = server.grpc if module is grpcclient else server.http.removeprefix("http://")
+    count = np.uint32 if kinds["max_tokens"] == "TYPE_UINT32" else np.int32
+    arrays = {
+        "text_input": np.array([[text_input.encode()]], dtype=np.object_),
+        "max_tokens": np.array([[max_tokens]], dtype=count),
+    }
+    if version == "0.5":
+        arrays |= {n: np.array([[b""]], dtype=np.object_) for n in ("bad_words", "stop_words")}
+    inputs = []
+    for name, array in arrays.items():
+        kind = kinds[name].removeprefix("TYPE_").replace("STRING", "BYTES")
+        inputs.append(module.InferInput(name, array.shape, kind))
+        inputs[-1].set_data_from_numpy(array)
+    with module.InferenceServerClient(address) as client:
+        return client.infer("ensemble", inputs).as_numpy("text_output")

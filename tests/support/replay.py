@@ -69,6 +69,8 @@ class ReplayEngine(Engine):
             self._stopped = True
             self._changed.notify()
         self._thread.join()
+        for key in list(self._rows):
+            self.cancel(key)
 
     def _run(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -30,20 +31,20 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = trt_tokenizers.Tokeniser
 
 
-def test_type_checkers_see_the_same_names(tmp_path: Path) -> None:
-    """The names for type checkers are a separate list."""
-    user = tmp_path / "user.py"
-    user.write_text(f"from trt_tokenizers import {', '.join(sorted(PUBLIC))}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path), "--follow-imports=silent",
-         "--ignore-missing-imports", str(user)],
-        capture_output=True, text=True, check=False,
-        cwd=Path(trt_tokenizers.__file__).parents[1],
+def test_type_checkers_see_the_same_names() -> None:
+    """The names for type checkers are a separate list; mypy checks that each of them exists."""
+    tree = ast.parse(Path(trt_tokenizers.__file__).read_text())
+    (block,) = (
+        node for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    imported = [
+        name for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names
+    ]
+    assert sorted(name.asname or name.name for name in imported) == sorted(PUBLIC)
 
 
-@pytest.mark.parametrize("module", ["numpy", "jinja2", "tokenizers", "click"])
-def test_importing_the_package_imports_nothing_heavy(module: str) -> None:
-    code = f"import sys, trt_tokenizers; sys.exit({module!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = {"numpy", "jinja2", "tokenizers", "click"}
+    code = f"import sys, trt_tokenizers; print({heavy!r} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

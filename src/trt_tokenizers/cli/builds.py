@@ -31,7 +31,7 @@ from trt_tokenizers.cli.common import FOLDER, PATH, Command
     "--pp",
     "pipeline",
     default=0,
-    show_default="1",
+    show_default="1, with --tp the rest",
     type=click.IntRange(0),
     help="Pipeline parallel size.",
 )

@@ -19,7 +19,7 @@ from trt_tokenizers.cli.serve import serve
 from trt_tokenizers.cli.tokenize import tokenize, tokenizers
 from trt_tokenizers.settings import nearest
 
-#: Heading of the help -> names of commands, in this order. A command in no group is listed last.
+#: Heading of the help -> names of all commands, in this order.
 GROUPS = {
     "Try": ("serve", "demo-model", "chat", "tokenize", "tokenizers", "run"),
     "Repository": (
@@ -34,18 +34,13 @@ class _Main(click.Group):
     """A group of commands with headings and whole summaries, which names the nearest command."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        grouped = {name for names in GROUPS.values() for name in names}
-        others = tuple(name for name in self.list_commands(ctx) if name not in grouped)
         width = max(map(len, self.commands))
-        for heading, names in {**GROUPS, "Other": others}.items():
-            rows = [
-                (name.ljust(width), self.commands[name].get_short_help_str(_WHOLE))
-                for name in names
-                if name in self.commands
-            ]
-            if rows:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
+        for heading, names in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([
+                    (name.ljust(width), self.commands[name].get_short_help_str(_WHOLE))
+                    for name in names
+                ])  # fmt: skip
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

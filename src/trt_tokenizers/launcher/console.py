@@ -60,7 +60,9 @@ class Console:
             elif found := _WEIGHTS.search(line):
                 self._weights = f", {int(found['percent'])} % of the weights"
             elif found := _OURS.search(line):
-                self.say(f"warning: {found['text'].decode(errors='replace')[:_LONGEST]}")
+                # The text may quote a request, which must not control the terminal.
+                text = found["text"].decode(errors="replace")[:_LONGEST]
+                self.say(f"warning: {''.join(c if c.isprintable() else '?' for c in text)}")
 
     def tick(self, seconds: float) -> None:
         """Show what loads, *seconds* after the start."""

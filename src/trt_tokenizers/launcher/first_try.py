@@ -145,8 +145,10 @@ def with_free_ports(
         openai: the port that the user chose, which stays.
 
     Raises:
-        LaunchError: there are none.
+        LaunchError: the chosen port or the host cannot be bound, or no ports are free.
     """
+    for problem in preflight.port_problems("--port", options.host, openai or 0):
+        raise LaunchError(problem)
     for step in range(0, 1000, 10):
         ports = [port + step for port in options.ports.values()]
         last = openai or _OPENAI_PORT + step

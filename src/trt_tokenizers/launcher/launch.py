@@ -80,11 +80,16 @@ def last_log(name: str) -> Path:
     """A log file in the user's state folder; an older one of this name is removed.
 
     Raises:
-        OSError: the folder cannot be written.
+        LaunchError: the folder cannot be written.
     """
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = state / "trt-tokenizers"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = folder / f"{name}.log"
-    log.unlink(missing_ok=True)
+    log = state / "trt-tokenizers" / f"{name}.log"
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+    except OSError as error:
+        raise LaunchError(
+            f"the log {log} cannot be written: {error.strerror}; "
+            "set XDG_STATE_HOME to a writable folder, or give --verbose"
+        ) from None
     return log

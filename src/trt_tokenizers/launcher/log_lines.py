@@ -34,7 +34,7 @@ def explaining(line: str) -> list[str]:
     Triton writes the traceback of a Python model as one line, with ``\\n`` for its ends of lines.
     """
     line = line.rstrip()
-    if not line.strip() or _ROUTINE.match(line) or any(text in line for text in _WITHOUT_A_GPU):
+    if not line or _ROUTINE.match(line) or any(text in line for text in _WITHOUT_A_GPU):
         return []
     found = _TRITON.match(line)
     if found is None or "\\n" not in found["text"]:
@@ -48,7 +48,8 @@ def read_explanation(log: Path, since: int) -> list[str]:
     each once."""
     with log.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(max(since, size - _SEARCHED))
+        if file.seek(max(since, size - _SEARCHED)) > since:
+            file.readline()  # the rest of a line
         text = file.read().decode(errors="replace")
     parts = [part for line in text.splitlines() for part in explaining(line)]
     return list(dict.fromkeys(parts))[-LINES:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from trt_tokenizers.errors import SettingsError, TrtTokenizersError, for_clients
 from trt_tokenizers.processing.answer import Answer
 
+#: How each answer begins.
+_START = b'{"index": '
 #: `Pipeline.as_completed`, or a function like it.
 AsCompleted = Callable[..., Iterator[tuple[int, Answer | Exception]]]
 
@@ -56,7 +59,7 @@ class BatchJob:
                 f"{answers} is being written by another process; wait for its end, or choose "
                 "another file"
             ) from None
-        self._done: dict[int, str] = {}  # index -> digest
+        self._done: set[int] = set()
         self.failed = 0
         try:
             self._resume(answers)
@@ -66,28 +69,29 @@ class BatchJob:
 
     def _resume(self, path: Path) -> None:
         self._answers.seek(0)
+        digests: dict[int, str] = {}  # of the lines that have answers
         end = 0
         for number, line in enumerate(self._answers, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line)):
                 break  # the process was killed while it wrote
             end += len(line)
             try:
                 answer = json.loads(line)
-                self._done[answer["index"]] = answer["request"]
+                digests[answer["index"]] = answer["request"]
             except (ValueError, KeyError, TypeError):
                 raise SettingsError(
                     f"{path}:{number} is no answer of such a job; choose another file"
                 ) from None
             self.failed += "error" in answer
-        self._answers.truncate(end)
+        self._done.update(digests)
         self.total = 0
-        left = dict(self._done)
         for index, line in self._lines():
             self.total += 1
-            if left.pop(index, digest := self._digest(line)) != digest:
+            if digests.pop(index, digest := self._digest(line)) != digest:
                 raise self._changed(path, index)
-        if left:
-            raise self._changed(path, min(left))
+        if digests:
+            raise self._changed(path, min(digests))
+        self._answers.truncate(end)
 
     def _changed(self, path: Path, index: int) -> SettingsError:
         return SettingsError(
@@ -114,7 +118,8 @@ class BatchJob:
             as_completed: gets the requests and the parameters.
             check: refuses an answer with an error.
         """
-        started: list[tuple[int, str]] = []
+        numbers = itertools.count()
+        started: dict[int, tuple[int, str]] = {}  # those without an answer
 
         def prompts() -> Iterator[str | Mapping[str, Any]]:
             for index, line in self._lines():
@@ -126,11 +131,11 @@ class BatchJob:
                 except (ValueError, RecursionError) as error:
                     self._write(index, digest, {"error": f"the line is no JSON object: {error}"})
                 else:
-                    started.append((index, digest))
+                    started[next(numbers)] = index, digest
                     yield prompt
 
         for at, answer in as_completed(prompts(), **self._parameters):
-            self._write(*started[at], _outputs(answer, check))
+            self._write(*started.pop(at), _outputs(answer, check))
             yield self.done
 
     def _lines(self) -> Iterable[tuple[int, bytes]]:
@@ -155,7 +160,7 @@ class BatchJob:
         text = json.dumps(line, ensure_ascii=False) + "\n"
         self._answers.write(text.encode(errors="backslashreplace"))
         self._answers.flush()
-        self._done[index] = digest
+        self._done.add(index)
         self.failed += "error" in outputs
 
 

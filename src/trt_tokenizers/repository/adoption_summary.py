@@ -25,6 +25,8 @@ def changes(adoption: Adoption) -> list[str]:
         added, removed = (sum(line.startswith(sign) for line in delta) for sign in "+-")
         lines.append(f"  {path:<{width}}  {f'+{added} -{removed}' if old else 'new'}")
     lines.append("clients: every input and output stays, with its name, type and shape")
+    if _ENSEMBLE not in adoption.files:  # adopted before
+        return lines
     old, new = map(parse_config, adoption.files[_ENSEMBLE])
     for what, were, are in (
         ("inputs, all optional", old.input, new.input),

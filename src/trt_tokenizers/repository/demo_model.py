@@ -6,14 +6,16 @@ The wheel holds a quantized GGUF file, which transformers converts to safetensor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def demo_model(say: Callable[[str], None]) -> Path:
     target = cache_folder() / "smollm2-135m-instruct"
     if _complete(target):
         return target
-    with staging(target) as work:
+    with _sigterm_exits(), staging(target) as work:
         if _complete(target):  # another process made it meanwhile
             return target
         for name in _NEEDS:
@@ -79,6 +81,20 @@ def export(model: Path, folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """SIGTERM raises SystemExit, so the running process and the scratch folder do not stay."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _complete(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
@@ -101,6 +117,7 @@ def _download(work: Path) -> Path:
         stdout=sys.stderr,  # pip's progress bar
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(work)},  # removed with it
     )
     wheels = list(work.glob("*.whl"))
     if done.returncode or not wheels:

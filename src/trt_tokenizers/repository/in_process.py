@@ -43,12 +43,15 @@ class RunningRequest:
 
     def __init__(
         self, decode: Callable[[Mapping[str, Array]], Iterator[tuple[int, Answer]]],
-        cancel: Callable[[int], None], put: Put,
+        cancel: Callable[[int], None], release: Callable[[int], None], put: Put,
     ) -> None:  # fmt: skip
         self._decode = decode
         self._cancel = cancel
+        self._release = release
         self._put = put
         self.open: set[int] = set()  # keys of the sequences that have not ended
+        self.context: int | None = None  # key of its context, if it has one
+        self._ended = False
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None:
         try:
@@ -66,11 +69,19 @@ class RunningRequest:
         if part.finish_reason:
             self.open.discard(key)
             if not self.open:
-                self._put(None)
+                self._end(None)
 
     def fail(self, error: Exception) -> None:
         self.open.clear()
-        self._put(error)
+        if self.context is not None:  # postprocessing may not see the end of the stream
+            self._release(self.context)
+        self._end(error)
+
+    def _end(self, last: Exception | None) -> None:
+        """Emit the last item, once: an engine may send chunks and errors after the end."""
+        if not self._ended:
+            self._ended = True
+            self._put(last)
 
     def is_cancelled(self) -> bool:
         return False  # `cancel` tells the engine at once
@@ -97,7 +108,8 @@ class InProcessEnsemble:
         for_text = {name: (settings[name], f"model {name!r}") for name in TEXT_MODELS}
         preprocessing = parse(PreprocessingSettings, *for_text["preprocessing"])
         postprocessing = parse(PostprocessingSettings, *for_text["postprocessing"])
-        self._lock = threading.Lock()  # of preprocessing
+        self._lock = threading.Lock()  # of preprocessing, and of the start of requests
+        self._closed = False
         with contextlib.ExitStack() as closing:
             self._contexts = ContextStore()  # before the engine: vllm puts its sockets there
             closing.callback(self._contexts.close)
@@ -127,6 +139,8 @@ class InProcessEnsemble:
 
     def close(self) -> None:
         """End all requests as cancelled, and the engine."""
+        with self._lock:  # no request gets to an engine that has stopped
+            self._closed = True
         self._closing.close()
 
     def start(self, inputs: Mapping[str, Any], put: Put) -> RunningRequest:
@@ -134,12 +148,18 @@ class InProcessEnsemble:
 
         Args:
             inputs: of the ensemble, by name. Unknown names are refused as a server does.
+
+        Raises:
+            EngineError: it is closed.
         """
-        request = RunningRequest(self._decode, self._dispatcher.cancel, put)
-        try:
-            self._submit(inputs, request)
-        except Exception as error:
-            request.fail(error)
+        request = RunningRequest(self._decode, self._dispatcher.cancel, self._contexts.release, put)
+        with self._lock:
+            if self._closed:
+                raise EngineError("the pipeline is closed; make another one")
+            try:
+                self._submit(inputs, request)
+            except Exception as error:
+                request.fail(error)
         return request
 
     def _submit(self, inputs: Mapping[str, Any], running: RunningRequest) -> None:
@@ -148,18 +168,14 @@ class InProcessEnsemble:
         others = {name: value for name, value in inputs.items() if name not in wiring.types}
         pool = wiring.tensors(known)
         request = from_tensors(wiring.inputs("preprocessing", pool), "", others)
-        with self._lock:
-            (prepared,) = self._preprocessor.process_batch([request])
+        (prepared,) = self._preprocessor.process_batch([request])
         if isinstance(prepared, Exception):
             raise prepared
         pool |= wiring.outputs("preprocessing", prepared.arrays)
-        try:
-            rows = parse_requests(wiring.inputs(wiring.engine, pool))
-            running.open.update(row.key for row in rows)
-            self._dispatcher.submit(rows, running)
-        except Exception:  # postprocessing will not see the stream
-            self._contexts.release(prepared.arrays["STREAM_KEY"].item())
-            raise
+        running.context = prepared.arrays["STREAM_KEY"].item()
+        rows = parse_requests(wiring.inputs(wiring.engine, pool))
+        running.open.update(row.key for row in rows)
+        self._dispatcher.submit(rows, running)
 
     def _decode(self, arrays: Mapping[str, Array]) -> Iterator[tuple[int, Answer]]:
         """The engine's key and the part of the answer of each sequence in a response."""

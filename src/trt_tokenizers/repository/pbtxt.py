@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -18,14 +19,26 @@ def parse_config(text: str) -> Any:
     Raises:
         ValueError: *text* does not follow Triton's schema; the message names line and column.
     """
-    # Imported late: the client library is slow to import.
+    config = _model_config()
+    config.CopyFrom(_parsed(text))
+    return config
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
+    """Parsing takes milliseconds, and each command reads a file several times."""
     from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
 
     try:
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
+        return text_format.Parse(text, _model_config())
     except text_format.ParseError as error:
         raise ValueError(f"not a Triton model configuration: {error}") from None
+
+
+def _model_config() -> Any:
+    from tritonclient.grpc import model_config_pb2  # late: the client library is slow to import
+
+    return model_config_pb2.ModelConfig()
 
 
 def format_config(config: Any, comment: str = "") -> str:

@@ -127,7 +127,8 @@ def _tensor(name: str, value: Any, dtype: np.dtype[Any]) -> Array:
             raise RequestError(f"{name} is {item!r:.80}; it must be {noun}{_range(dtype)}")
     if dtype.kind == "O":  # preprocessing refuses what is no UTF-8
         items = [item.encode(errors="surrogatepass") for item in items]
-    return np.array([items], dtype=dtype)
+    with np.errstate(over="ignore"):  # too large a number is infinite, which is out of each range
+        return np.array([items], dtype=dtype)
 
 
 def _is_json(value: Any) -> bool:

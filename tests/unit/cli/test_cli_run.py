@@ -281,6 +281,31 @@ def test_a_changed_input_is_refused(model: list[str], tmp_path: Path) -> None:
     assert output.read_text() == "my notes\n"
 
 
+@pytest.mark.parametrize("text", ["my notes", '{"a": 1}', "my\nnotes"])
+def test_a_file_without_a_line_end_is_no_answer_that_was_half_written(
+    model: list[str], tmp_path: Path, text: str
+) -> None:
+    output = tmp_path / "notes.txt"
+    output.write_text(text)
+    for source in (Path(__file__), output):
+        refused = run(*model, "--input", source, "--output", output)
+        assert (refused.exit_code, output.read_text()) == (2, text)
+        assert f"{output}:1 is no answer of such a job" in refused.stderr
+
+
+def test_a_refused_job_keeps_a_half_written_answer(model: list[str], tmp_path: Path) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("one\ntwo\n")
+    arguments = (*model, "--input", source, "--output", output, "--max-tokens", 9)
+    assert run(*arguments).exit_code == 0
+    cut = output.read_bytes()[:-5]
+    output.write_bytes(cut)
+    refused = run(*arguments, "--seed", 1)
+    assert (refused.exit_code, output.read_bytes()) == (2, cut)
+    assert run(*arguments).exit_code == 0
+    assert sorted(answers(output)) == [0, 1]
+
+
 def test_a_killed_job_goes_on_where_it_stopped(model: list[str], tmp_path: Path) -> None:
     """A second process at the same time is refused; half a line at the end is dropped."""
     source = tmp_path / "in.jsonl"

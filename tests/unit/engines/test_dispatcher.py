@@ -296,14 +296,18 @@ def test_without_decoupled_responses_a_stream_is_refused(engine: Manual) -> None
     dispatcher.stop()
 
 
-def test_death_is_reported_once_after_the_errors(engine: Manual) -> None:
+def test_death_is_reported_once_after_the_errors(
+    engine: Manual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.1)
     reported: list[str] = []
     dispatcher, sender = ResponseDispatcher(engine, SETTINGS, reported.append), Recorder()
     dispatcher.submit([request(1)], sender)
     engine.died = "no more"
     engine.emits[1](Chunk(error="no more"))
     assert sender.done.wait(5)
-    time.sleep(1.3)
+    until(lambda: reported)
+    time.sleep(0.3)
     assert reported == ["no more"]
     dispatcher.stop()
 
@@ -451,13 +455,15 @@ def test_several_sequences_need_the_output_sequence_index(engine: Manual) -> Non
     dispatcher.stop()
 
 
-def test_no_error_ends_the_sender_thread(engine: Manual) -> None:
+def test_no_error_ends_the_sender_thread(engine: Manual, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_tokenizers.engines.dispatcher._POLL_S", 0.1)
     dispatcher = ResponseDispatcher(engine, SETTINGS)
     broken, other = Recorder(), Recorder()
     broken.cancelled = True
-    broken.is_cancelled = lambda: 1 / 0
+    raised = []
+    broken.is_cancelled = lambda: raised.append(1) or 1 / 0
     dispatcher.submit([request(1)], broken)
-    time.sleep(1.2)  # is_cancelled was called and raised
+    until(lambda: raised)
     dispatcher.submit([request(2)], other)
     engine.emits[2](Chunk(token_ids=(1,), log_probs=(0.0, 0.0, 0.0)))  # more log-probs than tokens
     last = Recorder()

@@ -121,6 +121,12 @@ def test_warnings_of_this_packages_models_are_shown(line: bytes) -> None:
         assert file.getvalue() == (warning if quiet else "")
 
 
+def test_a_warning_does_not_control_the_terminal() -> None:
+    file = io.StringIO()
+    Console(file, quiet=True).read(b'W1128 17:50:02.333401 12976 logs.py:25] "role \x1b[2Jx\r"\n')
+    assert file.getvalue() == "launch: warning: role ?[2Jx?\n"
+
+
 def test_other_lines_are_not_shown() -> None:
     file = io.StringIO()
     console = Console(file, quiet=True)

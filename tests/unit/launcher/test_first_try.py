@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from harness import free_ports
 from trt_tokenizers.cli.main import main
+from trt_tokenizers.errors import LaunchError
 from trt_tokenizers.launcher import first_try
 from trt_tokenizers.launcher.command import LaunchOptions
 from trt_tokenizers.memory.gpus import Gpu
@@ -95,8 +96,15 @@ def test_taken_ports_move_all_and_are_said_once(tmp_path: Path) -> None:
 def test_a_chosen_port_stays(tmp_path: Path) -> None:
     http, grpc, metrics, chosen = free_ports(4)
     options = LaunchOptions(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics)
-    with listening(chosen):  # the launch then refuses it
-        assert first_try.with_free_ports(options, chosen, pytest.fail) == (options, chosen)
+    assert first_try.with_free_ports(options, chosen, pytest.fail) == (options, chosen)
+    taken = pytest.raises(LaunchError, match=f"^--port {chosen} is in use")
+    with listening(chosen), taken:
+        first_try.with_free_ports(options, chosen, pytest.fail)
+
+
+def test_a_host_that_cannot_be_bound_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"on --host 203\.0\.113\.9: "):
+        first_try.with_free_ports(LaunchOptions(tmp_path, host="203.0.113.9"), None, pytest.fail)
 
 
 def test_the_lines_to_paste_are_whole_commands() -> None:

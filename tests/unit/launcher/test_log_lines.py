@@ -68,3 +68,9 @@ def test_the_explanation_is_the_end_of_this_launchs_log(tmp_path: Path) -> None:
     assert read_explanation(log, before) == [f"error {n}" for n in range(30 - LINES, 30)]
     log.write_text("error of the last launch\nerror of this one\n")
     assert read_explanation(log, before) == ["error of this one"]
+
+
+def test_the_explanation_begins_with_a_whole_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("I1128 an information line of Triton\n" * 4000 + "error\n")
+    assert read_explanation(log, 0) == ["error"]

@@ -132,7 +132,7 @@ def test_a_stub_that_does_not_run_is_reported_while_the_server_serves(serves: bo
         return [text for text in seen if text]
 
     try:
-        assert look(1.5) == []
+        assert look(0.5) == []
         os.kill(stub, signal.SIGSTOP)
         assert look(0.4) == [], "not long enough"
         found = look(1.2)

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from answers import openai_type
 from trt_tokenizers.openai.answers import Chat, Completions, pieces
 from trt_tokenizers.openai.parsing import (
     Content,
@@ -132,14 +132,14 @@ def test_the_fold_does_not_depend_on_cuts(text: str, cuts: list[int], finish: st
     last = Step(finish_reason=finish, prompt_tokens=3, completion_tokens=9)
     chunks, whole = run(Chat(request(), LetterParser, "reasoning"), [*steps, last])
     _, at_once = run(Chat(request(), LetterParser, "reasoning"), [last._replace(text=text)])
-    ChatCompletion.model_validate(whole)
+    openai_type("ChatCompletion").model_validate(whole)
     for answer in (whole, at_once):
         answer["id"] = answer["created"] = None
         for call in answer["choices"][0]["message"].get("tool_calls", ()):
             call["id"] = None
     assert whole == at_once
     for chunk in chunks:
-        ChatCompletionChunk.model_validate(chunk)
+        openai_type("ChatCompletionChunk").model_validate(chunk)
     assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from openai.types import Completion, Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from answers import openai_type
 from asgi import ENSEMBLE, WHOLE, ScriptedTriton, app, ask
 from trt_tokenizers.openai import event_stream
 from trt_tokenizers.openai.api_error import ApiError
@@ -30,7 +29,7 @@ def chat(triton: ScriptedTriton, body: Any = CHAT, **options: Any) -> Any:
 def test_a_whole_answer() -> None:
     triton = ScriptedTriton()
     answer = chat(triton)
-    whole = ChatCompletion.model_validate(answer.json)
+    whole = openai_type("ChatCompletion").model_validate(answer.json)
     assert answer.status == 200
     assert whole.choices[0].message.content == "Paris."
     assert whole.choices[0].finish_reason == "stop"
@@ -41,7 +40,7 @@ def test_a_whole_answer() -> None:
 
 def test_a_stream_says_the_same() -> None:
     answer = chat(ScriptedTriton(), {**STREAM, "stream_options": {"include_usage": True}})
-    chunks = [ChatCompletionChunk.model_validate(event) for event in answer.events]
+    chunks = [openai_type("ChatCompletionChunk").model_validate(event) for event in answer.events]
     assert len({chunk.id for chunk in chunks}) == 1
     assert "".join(c.choices[0].delta.content or "" for c in chunks[:-1]) == "Paris."
     assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None, None, None, "stop"]
@@ -60,7 +59,9 @@ def test_completions_with_several_prompts_and_answers() -> None:
     steps = [Step(1, "b", "length", 2, 3), Step(0, "a", "stop", 2, 1)]
     triton = ScriptedTriton(steps)
     body = {**COMPLETION, "prompt": ["x", "y"], "n": 2}
-    answer = Completion.model_validate(ask(app(triton), "/v1/completions", body).json)
+    answer = openai_type("Completion").model_validate(
+        ask(app(triton), "/v1/completions", body).json
+    )
     assert sorted((c.index, c.text, c.finish_reason) for c in answer.choices) == [
         (0, "a", "stop"), (1, "b", "length"), (2, "a", "stop"), (3, "b", "length"),
     ]  # fmt: skip
@@ -144,7 +145,7 @@ def test_comments_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models() -> None:
     application = app(ScriptedTriton(), names=("big", "b"), adapters=("sql",))
     cards = ask(application, "/v1/models").json["data"]
-    assert [Model.model_validate(card).id for card in cards] == ["big", "b", "sql"]
+    assert [openai_type("Model").model_validate(card).id for card in cards] == ["big", "b", "sql"]
     assert ask(application, "/v1/models/sql").json["parent"] == "big"
     assert ask(application, "/v1/models/other").status == 404
     answer = ask(application, "/v1/chat/completions", CHAT)

@@ -32,7 +32,7 @@ def test_media_types() -> None:
     application = app(ScriptedTriton())
     types = {path: ask(application, path).headers["content-type"] for path in PATHS}
     assert types["/"].startswith("text/html; charset=utf-8")
-    assert types["/page/main.js"].startswith("text/javascript")
+    assert types["/page/main.js"].partition("/")[2].startswith("javascript")
     assert types["/page/page.css"].startswith("text/css")
     assert types["/page/icon.svg"] == "image/svg+xml"
 

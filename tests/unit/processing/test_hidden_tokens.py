@@ -19,13 +19,21 @@ from trt_tokenizers.streams.stream_key import FinishReason
 START, END = "<|im_start|>", "<|im_end|>"
 
 
+@pytest.fixture(scope="module")
+def models(
+    bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Preprocessor, Postprocessor]:
+    contexts = ContextStore(tmp_path_factory.mktemp("streams"))
+    before = Preprocessor(PreprocessingSettings(str(bpe_dir), stream_key="tensor"), contexts)
+    return before, Postprocessor(PostprocessingSettings(str(bpe_dir)), contexts)
+
+
 def answer(
-    folder: Path, streams: Path, stop_words: list[str], text: str, size: int, *, skip: bool = True
-) -> tuple[str, str]:
+    models: tuple[Preprocessor, Postprocessor], stop_words: list[str], text: str, size: int, *,
+    skip: bool = True,
+) -> tuple[str, str]:  # fmt: skip
     """The text and the finish reason of an answer whose engine generates *text*."""
-    contexts = ContextStore(streams)
-    before = Preprocessor(PreprocessingSettings(str(folder), stream_key="tensor"), contexts)
-    after = Postprocessor(PostprocessingSettings(str(folder)), contexts)
+    before, after = models
     made = process(
         before,
         TextRequest(
@@ -71,14 +79,14 @@ def answer(
 )
 @pytest.mark.parametrize("skip", [True, False])
 def test_the_answer_ends_exactly_before_the_word(
-    bpe_dir: Path, tmp_path: Path, words: list[str], text: str, before: str | None, size: int,
-    skip: bool,
+    models: tuple[Preprocessor, Postprocessor], words: list[str], text: str, before: str | None,
+    size: int, skip: bool,
 ) -> None:  # fmt: skip
     expected = text if before is None else before
     if skip:
         expected = expected.replace(START, "").replace(END, "")
     reason = "length" if before is None else "stop"
-    assert answer(bpe_dir, tmp_path, words, text, size, skip=skip) == (expected, reason)
+    assert answer(models, words, text, size, skip=skip) == (expected, reason)
 
 
 @given(

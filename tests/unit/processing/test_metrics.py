@@ -70,6 +70,7 @@ def test_a_gauge_is_set_only_when_it_changes(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pb_utils, "Metric", CountedMetric)
+    monkeypatch.setattr("trt_tokenizers.processing.metrics._INTERVAL_S", 0.05)
     reads = [2.0]
 
     def read() -> float:

@@ -185,6 +185,18 @@ def test_a_second_run_changes_nothing(old: Path) -> None:
     assert snapshot(old.parent) == once
 
 
+def test_only_a_model_of_ours_is_replaced_again(bpe_dir: Path, tmp_path: Path) -> None:
+    """As after an older version of this package."""
+    old = upstream_repository(tmp_path / "repo", VERSIONS[-1], bpe_dir)
+    assert run(old).exit_code == 0
+    (old / "preprocessing/1/model.py").write_text("# older\n")
+    done = run("--dry-run", old)
+    assert done.exit_code == 0, done.output
+    assert "  preprocessing/1/model.py  +" in done.stderr
+    assert "1 files would change" in done.stderr
+    assert "now refused" not in done.stderr
+
+
 def test_the_prompt_in_front_of_whole_answers_stays(
     version: str, bpe_dir: Path, tmp_path: Path
 ) -> None:

@@ -211,7 +211,7 @@ def test_the_engines_version_and_the_installed_one(
         f"{folder}/config.json: the engine was built by TensorRT-LLM {built} and {installed} is "
         "installed here, which cannot load it; use "
         "nvcr.io/nvidia/tritonserver:25.01-trtllm-python-py3, or build it again: trt-tokenizers "
-        f"build-command --tensorrt-llm-version {installed}"
+        f"build-command --model FOLDER --tensorrt-llm-version {installed}"
     )
     assert found(repository, 4) == ([] if good else [expected])
 

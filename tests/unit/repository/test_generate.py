@@ -422,18 +422,18 @@ def test_an_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
 
 
-def test_one_of_four_writers_wins(any_model: Path, tmp_path: Path) -> None:
+def test_one_of_two_writers_wins(any_model: Path, tmp_path: Path) -> None:
     options = ["generate", "--model", str(any_model), "--output", str(tmp_path / "repo")]
     code = f"from trt_tokenizers.cli.main import main; main({options!r})"
     started = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(2)
     ]
     said = [process.communicate()[1] for process in started]
-    assert sorted(process.returncode for process in started) == [0, 1, 1, 1], said
+    assert sorted(process.returncode for process in started) == [0, 1], said
     assert sum("wrote" in text for text in said) == 1
     refused = [text for text in said if "wrote" not in text]
-    assert refused == [f"error: {tmp_path / 'repo'} exists; replace it with --force\n"] * 3
+    assert refused == [f"error: {tmp_path / 'repo'} exists; replace it with --force\n"]
     assert check(tmp_path / "repo") == []
 
 

@@ -256,8 +256,13 @@ RECIPE = {
 }
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(RECIPE)))
-@pytest.mark.parametrize("version", ["", "1.2.0", "0.11.0", "0.8.0"])
+@pytest.mark.parametrize(
+    ("order", "version"),
+    [
+        *((order, "") for order in itertools.permutations(RECIPE)),
+        *((tuple(RECIPE), version) for version in ("1.2.0", "0.11.0", "0.8.0")),
+    ],
+)
 def test_the_original_recipe_on_our_skeleton(
     order: tuple[str, ...], version: str, tmp_path: Path
 ) -> None:

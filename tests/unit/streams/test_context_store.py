@@ -118,7 +118,7 @@ def test_the_key_of_a_request_id_fits_into_a_json_number(request_id: str) -> Non
     assert 0 <= key < 1 << KEY_BITS == 2**53
 
 
-@pytest.mark.parametrize("record", [b"", b"[", b"[]", b"\xff", b"1", b"{}", b"[1, 2]"])
+@pytest.mark.parametrize("record", [b"", b"[", b"[]", b"\xff", b"1", b"{}"])
 def test_a_broken_record_is_reported_and_removed(
     store: ContextStore, record: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,7 +247,7 @@ def test_the_last_model_that_closes_removes_the_folder(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_its_contexts_but_not_the_folder(tmp_path: Path) -> None:
     stays = ContextStore(tmp_path / "s")
-    command = [sys.executable, "-c", WRITER.replace("3000", "1"), str(tmp_path / "s"), "0"]
+    command = [sys.executable, "-c", WRITER.replace("1000", "1"), str(tmp_path / "s"), "0"]
     killed = subprocess.run(command, stdout=subprocess.PIPE, check=True, input=b"")
     assert stays.take(int(killed.stdout)) == RequestContext(0, stop_strings=("writer 0",))
     assert len([*(tmp_path / "s").glob("user-*")]) == 2, "it did not close its store"
@@ -325,7 +325,7 @@ import sys
 from pathlib import Path
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
 store, name = ContextStore(Path(sys.argv[1])), int(sys.argv[2])
-for number in range(3000):
+for number in range(1000):
     print(store.put(RequestContext(number, stop_strings=(f"writer {name}",))), flush=True)
 sys.stdin.read()
 """
@@ -338,7 +338,7 @@ def test_processes_put_and_take_at_the_same_time(store: ContextStore) -> None:
         for name in range(3)
     ]
     keys = set()
-    for number in range(3000):
+    for number in range(1000):
         for name, writer in enumerate(writers):
             assert writer.stdout is not None
             key = int(writer.stdout.readline())
@@ -348,6 +348,6 @@ def test_processes_put_and_take_at_the_same_time(store: ContextStore) -> None:
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0
-    assert len(keys) == 9000
+    assert len(keys) == 3000
     assert all(0 <= key < 2**53 for key in keys)
     assert is_waiting(store) == []

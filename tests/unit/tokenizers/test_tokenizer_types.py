@@ -187,6 +187,7 @@ def test_type_transformers_reads_a_model_file_without_sentencepieces_protobuf_mo
     """As with sentencepiece 0.2.3 and protobuf 6, which a plain installation has."""
     code = (
         "import sys; sys.modules['sentencepiece.sentencepiece_model_pb2'] = None\n"
+        "sys.modules['torch'] = None  # transformers starts faster without it\n"
         "from trt_tokenizers.tokenizers.base import TokenizerSettings\n"
         "from trt_tokenizers.tokenizers.registry import create\n"
         f"made = [create(TokenizerSettings({str(sentencepiece_dir)!r}, kind))"

@@ -35,10 +35,12 @@ async function ask(path, body, signal) {
 }
 
 async function refusal(response) {
-  const text = await response.text();
+  let text = "";
   try {
+    text = await response.text();
     return fromBody(JSON.parse(text), response.status);
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     return new ApiError(response.status, text || response.statusText);
   }
 }

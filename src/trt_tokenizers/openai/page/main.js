@@ -119,6 +119,7 @@ function send(text) {
 function retry() {
   const fields = readSettings();
   if (!fields) return;
+  hide(); // the card of a token of the answer
   turns.pop().element.remove();
   question.focus();
   answer(fields);
@@ -141,6 +142,7 @@ function clear() {
   running?.abort();
   running = null;
   turns = [];
+  hide();
   byId("turns").replaceChildren();
   show();
   question.focus();
@@ -161,9 +163,11 @@ async function loadModels() {
     const { data } = await getJson("v1/models");
     byId("model").replaceChildren(...data.map(({ id }) => make("option", { value: id }, id)));
     byId("key-form").hidden = true;
+    byId("key-error").textContent = "";
   } catch (error) {
     if (error.status === 401) askForKey();
-    say(error.message);
+    if (byId("key").value) byId("key-error").textContent = error.message;
+    else say(error.message);
   }
 }
 

@@ -91,7 +91,7 @@ export function readSettings() {
     return null;
   }
   for (const field of numbers) if (field.value) fields[field.id] = Number(field.value);
-  const stop = byId("stop-texts").value.split("\n").filter(Boolean);
+  const stop = byId("stop-strings").value.split("\n").filter(Boolean);
   if (stop.length) fields.stop = stop;
   if (tools !== undefined) fields.tools = tools;
   if (schema !== undefined) {

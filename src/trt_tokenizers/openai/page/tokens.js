@@ -204,6 +204,10 @@ export function place() {
   const card = byId("token-card");
   if (card.hidden) return;
   const token = shownToken.getClientRects()[0];
+  if (!token) {
+    hide(); // it is folded or gone
+    return;
+  }
   const { width, height } = card.getBoundingClientRect();
   const left = Math.min(Math.max(8, token.left), document.documentElement.clientWidth - width - 8);
   const above = token.top - height - 6;

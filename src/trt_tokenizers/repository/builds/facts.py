@@ -25,7 +25,7 @@ class Release(NamedTuple):
         version: of TensorRT-LLM.
         container: the container's number, such as 25.01.
         tensorrt: its TensorRT; empty: unknown.
-        git: the tag of TensorRT-LLM's sources; empty: there is none.
+        git: the tag of TensorRT-LLM's sources; empty: they are not public.
         trap: what goes wrong with it; empty: nothing known.
     """
 
@@ -147,7 +147,7 @@ def find_release(version: str) -> Release:
     """The newest container with TensorRT-LLM *version*, which may be a minor version.
 
     Raises:
-        RepositoryError: no container has it, or it builds no engines.
+        RepositoryError: no container has it, its sources are not public, or it builds no engines.
     """
     wanted = version.removeprefix("v")
     if minor_version(wanted) > _LAST:
@@ -165,6 +165,12 @@ def find_release(version: str) -> Release:
         raise RepositoryError(
             f"no known container has TensorRT-LLM {wanted}, and an engine runs only in the version "
             f"that built it; known are {known}; list the containers: trt-tokenizers versions"
+        )
+    if not found[-1].git:
+        public = [row for row in same if row.git][-1]
+        raise RepositoryError(
+            f"the sources of TensorRT-LLM {wanted} are not public, so its scripts are not known; "
+            f"build with {public.version}, and serve the engine in {public.image}"
         )
     return found[-1]
 
@@ -199,7 +205,9 @@ def mismatch(built: str, host: str) -> str:
         rows = [row for row in RELEASES if row.version == _number(built)]
         builder = built
         fits = rows[-1].image if rows else f"a container with {built}"
-    again = f"build it again: trt-tokenizers build-command --tensorrt-llm-version {host}"
+    again = (
+        f"build it again: trt-tokenizers build-command --model FOLDER --tensorrt-llm-version {host}"
+    )
     if minor_version(host) > _LAST:
         again = "serve the model's folder with the engine llmapi"
     return (

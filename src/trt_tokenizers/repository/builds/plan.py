@@ -104,6 +104,12 @@ def plan_build(options: BuildOptions) -> Build:
         SettingsError: the options contradict each other.
         RepositoryError: this version cannot build the model in this way, or it does not fit.
     """
+    for path in (options.model.absolute(), options.output.absolute()):
+        if {":", ","} & set(str(path)):
+            raise SettingsError(
+                f"{path} has a colon or a comma, which separate values for docker and "
+                "fill_template; use another folder"
+            )
     release = facts.find_release(options.version)
     config = read_config(options.model, "a model's folder in Hugging Face's layout")
     model = ModelConfig(options.model / "config.json", text_model(config), release.version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -95,16 +96,8 @@ def _paths(build: Build) -> dict[str, str]:
 def _preparation(build: Build) -> Iterator[Step]:
     release, paths, work = build.release, _paths(build), str(_parent(build))
     with_trt = f" and TensorRT {release.tensorrt}" if release.tensorrt else ""
-    folders = [f"{work}:{work}"]
-    if not Path(paths["model"]).is_relative_to(work):
-        folders.append(f"{paths['model']}:{paths['model']}")
-    volumes = [word for folder in folders for word in ("-v", folder)]
-    yield _clone(
-        "The scripts of this version",
-        release.git or f"v{release.version}",
-        _SOURCES,
-        paths["sources"],
-    )
+    volumes = [word for folder in _folders(build) for word in ("-v", f"{folder}:{folder}")]
+    yield _clone("The scripts of this version", release.git, _SOURCES, paths["sources"])
     if unknown_version(release.version):
         why = "NVIDIA's templates of this version, because `generate` does not know its tensors"
         yield _clone(why, f"v{release.version}", _TEMPLATES, paths["templates"])
@@ -126,6 +119,19 @@ def _preparation(build: Build) -> Iterator[Step]:
     if "quantize.py" in build.programs:
         folder = f"{paths['sources']}/examples/quantization"
         yield _requirements("What the calibration needs", folder)
+
+
+def _folders(build: Build) -> list[Path]:
+    """The folders that the container needs."""
+    model = Path(_paths(build)["model"])
+    # The files of a model in Hugging Face's cache are links to another folder.
+    links = [file.parent / file.readlink() for file in model.iterdir() if file.is_symlink()]
+    targets = sorted({Path(os.path.normpath(link)).parent for link in links})
+    folders: list[Path] = []
+    for folder in [_parent(build), model, *targets]:
+        if not any(folder.is_relative_to(each) for each in folders):
+            folders.append(folder)
+    return folders
 
 
 def _clone(why: str, tag: str, url: str, folder: str) -> Step:

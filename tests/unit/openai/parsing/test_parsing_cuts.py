@@ -98,7 +98,6 @@ def any_answer(draw: st.DrawFn, name: str) -> list[Piece]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=100)
 @given(data=st.data())
 def test_any_answer_is_the_same_at_any_cut(name: str, data: st.DataObject) -> None:
     pieces = data.draw(any_answer(name))
@@ -184,7 +183,7 @@ def check(folded: Folded, answer: Written, length: int, name: str) -> None:
 
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=40)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_a_right_answer_says_what_was_meant(name: str, special: bool, data: st.DataObject) -> None:
     answer = data.draw(right_answer(name))
@@ -198,7 +197,7 @@ def test_a_right_answer_says_what_was_meant(name: str, special: bool, data: st.D
 
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("name", FORMS)
-@settings(max_examples=8)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_a_cut_loses_and_repeats_nothing(name: str, special: bool, data: st.DataObject) -> None:
     answer = data.draw(right_answer(name))

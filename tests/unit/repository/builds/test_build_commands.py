@@ -135,6 +135,29 @@ def test_the_original_recipe(tmp_path: Path) -> None:
     }
 
 
+def test_the_container_sees_all_files_of_the_model(tmp_path: Path) -> None:
+    """In Hugging Face's cache the files of a model are links to another folder."""
+    folder = model_folder(tmp_path / "cache/snapshots", "Llama-2-7b-hf")
+    blobs = tmp_path / "cache/blobs"
+    blobs.mkdir()
+    for file in list(folder.iterdir()):
+        file.rename(blobs / file.name)
+        file.symlink_to(f"../../blobs/{file.name}")
+    for output, expected in (("out/engine", [tmp_path / "out", folder, blobs]),
+                             ("cache/engine", [tmp_path / "cache"])):  # fmt: skip
+        steps = built(folder, "1.2", "--output-dir", tmp_path / output)["build"]
+        (words,) = [step["arguments"] for step in steps if step["arguments"][0] == "docker"]
+        volumes = [words[at + 1] for at, word in enumerate(words) if word == "-v"]
+        assert volumes == [f"{each}:{each}" for each in expected]
+
+
+def test_the_variant_of_gpt_is_not_left_to_the_name_of_the_folder(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "gpt2")
+    assert "--gpt_variant gpt2" in built(folder, "0.12")["build"][-2]["command"]
+    llama = model_folder(tmp_path, "Llama-2-7b-hf")
+    assert "--gpt_variant" not in built(llama, "0.12")["build"][-2]["command"]
+
+
 def last(model: Path, version: str, *more: object) -> str:
     return str(built(model, version, *more)["build"][-1]["command"])
 
