@@ -37,7 +37,8 @@ class Command(click.Command):
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+        # Also without the group: an entry point or a test may call the command itself.
+        super().__init__(*arguments, **{"context_settings": SETTINGS, **more})
         for option in self.params:
             if isinstance(option, click.Option) and option.default == "":
                 option.show_default = option.show_default or False  # "" says nothing

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.common import PATH, SETTINGS, Command
+from trt_tokenizers.cli.common import PATH, Command
 from trt_tokenizers.errors import SettingsError
 from trt_tokenizers.launcher.mpi import FLAVOURS, Mpi, find_mpi, parse_hosts, read_hostfile
 
 _PORT = click.IntRange(1, 65535)
 
 
-@click.command("launch_server", cls=Command, context_settings=SETTINGS)
+@click.command("launch_server", cls=Command)
 @click.option("--model-repo", required=True, type=PATH, help="The model repository.")
 @click.option(
     "--world-size",

@@ -8,17 +8,13 @@ from typing import Any
 
 import click
 
-from trt_tokenizers.cli.common import SETTINGS, Command
+from trt_tokenizers.cli.common import Command
 from trt_tokenizers.errors import SettingsError
 
 _KEYS = "TRT_TOKENIZERS_API_KEYS"
 
 
-@click.command(
-    "openai",
-    cls=Command,
-    context_settings=SETTINGS,
-)
+@click.command("openai", cls=Command)
 @click.option(
     "--triton",
     default="localhost:8001",

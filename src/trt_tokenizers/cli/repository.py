@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from trt_tokenizers.cli.common import FILE, FOLDER, PATH, SETTINGS, Command
+from trt_tokenizers.cli.common import FILE, FOLDER, PATH, Command
 from trt_tokenizers.errors import RepositoryError
 
 
@@ -41,7 +41,7 @@ def settings(*, as_json: bool, markdown: bool, names: tuple[str, ...]) -> None:
         click.echo(settings_reference.table(found))
 
 
-@click.command("fill_template", cls=Command, context_settings=SETTINGS)
+@click.command("fill_template", cls=Command)
 @click.option("--in-place", "-i", is_flag=True, help="Change the file instead of printing it.")
 @click.argument("file", type=FILE)
 @click.argument("substitutions", metavar="KEY:VALUE,…")
