@@ -48,6 +48,7 @@ from trt_tokenizers.processing.preprocess import EngineRequest, PreprocessingSet
 from trt_tokenizers.processing.request import TextRequest, from_tensors, scalars
 from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import model_settings, parse
+from trt_tokenizers.streams import engine_failure
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.context_store import ContextStore
 from trt_tokenizers.streams.response_window import ProcessedResponses, ResponseWindow
@@ -215,6 +216,10 @@ class PostprocessingModel(_Model):
         inputs = _arrays(request)
         by_tensor = self._transport is StreamKeyTransport.TENSOR
         packed = scalars(inputs, "STREAM_KEY") if by_tensor else None
+        if packed and (failure := engine_failure.from_arrays(inputs["TOKENS_BATCH"], packed)):
+            keys, failed = failure
+            self._postprocessor.forget(keys)
+            return _failure(failed)
         key, last = (None, False) if packed else self._triton_key(request)
         steps: list[list[TextStep]] = []
         for step in engine_steps(inputs, key, last, packed):
@@ -251,22 +256,40 @@ def _stop(model: str, request_id: str) -> None:
 
 
 class TritonReply:
-    """Sends the responses of one request through Triton's response sender."""
+    """Sends the responses of one request through Triton's response sender.
 
-    def __init__(self, request: Any) -> None:
+    Attributes:
+        keys: stream keys of the rows, if the responses go to postprocessing.
+    """
+
+    def __init__(self, request: Any, contexts: ContextStore, metrics: Metrics) -> None:
         self._sender = request.get_response_sender()
+        self._contexts, self._metrics = contexts, metrics
+        self._began = False
         self.wanted: Collection[str] = request.requested_output_names()
-        self.postprocessed = False
+        self.keys: list[int] = []
+
+    @property
+    def postprocessed(self) -> bool:
+        return bool(self.keys)
 
     def send(self, arrays: dict[str, Any], *, final: bool) -> None:
+        self._began = True
         flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
         self._sender.send(_response(arrays), flags=flags)
 
     def fail(self, error: Exception) -> None:
-        self._sender.send(_failure(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        response = _failure(error, self._metrics)
+        if self.keys and self._began and isinstance(error, TrtTokenizersError):
+            response = _response(engine_failure.to_arrays(self.keys, error))
+        else:
+            for key in self.keys:  # postprocessing will not see these streams
+                self._contexts.release(key)
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        # Triton does not tell a running step of an ensemble. It tells the next: postprocessing.
+        return not self.keys and bool(self._sender.is_cancelled())
 
 
 class EngineModel(_Model):
@@ -293,7 +316,6 @@ class EngineModel(_Model):
             decoupled=policy.get("decoupled", False),
             window=ResponseWindow(self._contexts.directory),
             keep_alive=self._contexts.touch,
-            forget=self._contexts.release,
         )
         self._closing.callback(self._server.stop)
         for name, read in engine.gauges.items():
@@ -305,21 +327,15 @@ class EngineModel(_Model):
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            reply = self.reply(request)
+            reply = self.reply(request, self._contexts, self._metrics)
             try:
                 self._serve(request, reply)
             except Exception as error:
-                self._metrics.count("request_errors_total", kind=type(error).__name__)
                 with contextlib.suppress(Exception):  # the last response may have been sent
                     reply.fail(error)
 
     def _serve(self, request: Any, reply: TritonReply) -> None:
         arrays = _arrays(request)
-        reply.postprocessed = "stream_key" in arrays  # direct clients send no key
-        try:
-            self._server.submit(tensors.parse_requests(arrays), reply)
-        except Exception:
-            # Postprocessing will not see these streams.
-            for key in arrays.get("stream_key", np.empty(0)).ravel().tolist():
-                self._contexts.release(key)
-            raise
+        # Direct clients send no key.
+        reply.keys = arrays.get("stream_key", np.empty(0)).ravel().tolist()
+        self._server.submit(tensors.parse_requests(arrays), reply)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from harness import Server, descendants, free_ports, generate_replay, launched, shm_names
+from harness import Server, free_ports, generate_replay, launched, shm_names, stub
 from launching import until
 
 pytestmark = pytest.mark.triton
@@ -72,15 +72,6 @@ def test_prompts_in_shared_memory_are_private(server: Server) -> None:
     assert len(regions) >= 3, "one for each Python model"
     until(lambda: not [p for p in regions if stat.S_IMODE(p.stat().st_mode) & 0o077])
     assert server.ask({"text_input": "two", "max_tokens": 9})["text_output"] == "two"
-
-
-def stub(launcher: int, model: str) -> int | None:
-    for pid in descendants(launcher):
-        with contextlib.suppress(OSError):
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if arguments[0].endswith(b"stub") and f"/{model}/1/".encode() in arguments[1]:
-                return pid
-    return None
 
 
 @pytest.mark.parametrize("model", ["preprocessing", "tensorrt_llm", "postprocessing"])

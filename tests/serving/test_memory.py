@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from harness import Server, descendants, generate_replay, launched
+from harness import Server, generate_replay, launched, stub
 
 pytestmark = pytest.mark.triton
 
@@ -29,12 +29,8 @@ def server(bpe_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def resident(server: Server, model: str) -> int:
     """KiB of private memory of a model's process."""
-    for pid in descendants(server.process.pid):
-        process = Path(f"/proc/{pid}")
-        if f"/{model}/1/model.py" in (process / "cmdline").read_text():
-            lines = (process / "smaps_rollup").read_text().splitlines()
-            return sum(int(li.split()[1]) for li in lines if li.startswith("Private_Dirty"))
-    raise AssertionError(f"no process serves {model}")
+    lines = Path(f"/proc/{stub(server.process.pid, model)}/smaps_rollup").read_text().splitlines()
+    return sum(int(li.split()[1]) for li in lines if li.startswith("Private_Dirty"))
 
 
 def ask(server: Server, client: int, count: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-from harness import Server, generate_replay, joined, launched, tensors
+from harness import Server, generate_replay, joined, launched, stub, tensors
 from launching import until
 from nvidia_client import EngineClient, infer
 from trt_tokenizers.tokenizers.base import TokenizerSettings
@@ -127,12 +129,21 @@ def test_clients_that_wait_get_their_answer_only(bpe_dir: Path, tmp_path: Path) 
 
 
 def test_answers_that_fail_on_the_way_delay_no_stop(bpe_dir: Path, tmp_path: Path) -> None:
-    """Triton itself would count some of them as running for ever."""
+    """Triton itself would count some of them as running for ever, all the more if postprocessing is
+    slow: here it gets no processor for a while."""
     fails = ("--engine-parameter", "fails_after=20", "--set", "max_tokens_per_chunk=1")
     repository = generate_replay(tmp_path / "repo", bpe_dir, *fails)
     body = {"text_input": "one two " * 20, "max_tokens": 99, "stream": True}
     with launched(repository, tmp_path) as server, ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: server.sse(body), range(160)))
+        asked = [pool.submit(server.sse, body) for _ in range(160)]
+        slow = stub(server.process.pid, "postprocessing")
+        assert slow is not None
+        for _ in range(10):
+            os.kill(slow, signal.SIGSTOP)
+            time.sleep(0.2)
+            os.kill(slow, signal.SIGCONT)
+            time.sleep(0.05)
+        answers = [each.result() for each in asked]
         assert all("this answer fails" in answer[-1]["error"] for answer in answers)
         until(lambda: server.contexts() == 0, 2)
         stopped = time.monotonic()

@@ -303,6 +303,16 @@ def _without_tensors(text: str, *names: str) -> str:
     return text
 
 
+def stub(launcher: int, model: str) -> int | None:
+    """Process id of the first Python process of *model* below *launcher*."""
+    for pid in descendants(launcher):
+        with contextlib.suppress(OSError):
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if arguments[0].endswith(b"stub") and f"/{model}/1/".encode() in arguments[1]:
+                return pid
+    return None
+
+
 def descendants(pid: int) -> set[int]:
     """Process ids below *pid*, from /proc."""
     parents = {}

@@ -29,6 +29,7 @@ class Client:
     cancelled: bool = False
     chunks: list[dict[str, Any]] = field(default_factory=list)
     error: Any = None
+    failed_by: str = ""  # the model whose response has the error
     #: The last response of the engine has flags that say so; Triton 25.02 and newer.
     sequence_end: bool = False
 
@@ -94,7 +95,7 @@ class InProcessTriton:
         responses = self.preprocessing.execute(requests)
         for client, pool, response in zip(clients, pools, responses, strict=True):
             if response.has_error():
-                client.error = response.error()
+                client.error, client.failed_by = response.error(), "preprocessing"
                 continue
             key = json.loads(response.parameters()).get("sequence_id", 0)
             pool |= self._mapped("preprocessing", response)
@@ -117,7 +118,7 @@ class InProcessTriton:
             if response is None:  # never reaches postprocessing
                 continue
             if response.has_error():
-                client.error = response.error()
+                client.error, client.failed_by = response.error(), "tensorrt_llm"
                 continue
             ends = bool(flags) and client.sequence_end
             request = self._request(
@@ -130,7 +131,7 @@ class InProcessTriton:
             request.cancelled = client.cancelled
             (answer,) = self.postprocessing.execute([request])
             if answer.has_error():
-                client.error = answer.error()
+                client.error, client.failed_by = answer.error(), "postprocessing"
                 continue
             arrays = self._mapped("postprocessing", answer)
             client.chunks.append({n: array for n, array in arrays.items() if n in self._outputs})

@@ -13,8 +13,8 @@ _KNOWN = ("output_ids", "sequence_length", "batch_index", "sequence_index")
 
 
 class Reply(backend.TritonReply):
-    def __init__(self, request):
-        super().__init__(request)
+    def __init__(self, request, *more):
+        super().__init__(request, *more)
         # An output that was not requested crashes the stub of Triton 24.10 on Python 3.12.
         self.wanted = frozenset(_KNOWN).intersection(request.requested_output_names())
 

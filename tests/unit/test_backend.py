@@ -226,6 +226,35 @@ def test_an_engine_error_reaches_its_client_only(
     assert good.text == good.body["text_input"]
 
 
+@pytest.mark.parametrize("began", [True, False])
+@pytest.mark.parametrize(
+    ("refused", "code", "message"),
+    [
+        (False, pb_utils.TritonError.INTERNAL, "internal error: too long: €"),
+        (True, pb_utils.TritonError.INVALID_ARG, "too long: €"),
+    ],
+)
+def test_postprocessing_fails_in_place_of_an_engine_that_has_begun(
+    load: Load, streams: Path, monkeypatch: pytest.MonkeyPatch, *, began: bool, refused: bool,
+    code: Any, message: str,
+) -> None:  # fmt: skip
+    triton = load(OLD, "keys")
+
+    def fail(self: Any, request: Any, emit: Any) -> None:
+        if began:
+            emit(Chunk(token_ids=request.prompt_ids[:1]))
+        threading.Timer(0.1, emit, [Chunk(error="too long: €", refused=refused)]).start()
+
+    monkeypatch.setattr(replay.ReplayEngine, "submit", fail)
+    client = Client({"text_input": "short", "max_tokens": 5, "stream": True})
+    triton.run(client)
+    assert len(client.chunks) == began
+    assert (client.error.code(), client.error.message()) == (code, message)
+    assert client.failed_by == ("postprocessing" if began else "tensorrt_llm")
+    assert triton.postprocessing._postprocessor.alive == 0
+    assert [*open_streams(streams)] == []
+
+
 def test_a_request_that_the_engine_refuses_leaves_no_context(load: Load, streams: Path) -> None:
     triton = load(OLD, "keys")
     client = Client({"text_input": "x", "max_tokens": 5, "beam_width": 2})

@@ -35,11 +35,13 @@ class ResponseSender(Protocol):
 
     Attributes:
         wanted: names of the outputs that the client requested.
-        postprocessed: whether the responses go to postprocessing.
     """
 
     wanted: Collection[str]
-    postprocessed: bool
+
+    @property
+    def postprocessed(self) -> bool:
+        """Whether the responses go to postprocessing."""
 
     def send(self, arrays: dict[str, Array], *, final: bool) -> None:
         """Send a response."""
@@ -73,7 +75,6 @@ class _Request:
         self.answers: list[Chunk] = [Chunk()] * len(rows)  # collected chunks, unless streaming
         self.cancel_checked_at = time.monotonic()
         self.silent = False  # whether nothing has been sent since the last poll
-        self.began = False  # whether a response has been sent
         # Nothing is sent once `ended` is set. Hold the lock to set it or to send.
         self.ended = False
         self.lock = threading.Lock()
@@ -108,7 +109,6 @@ class ResponseDispatcher:
         decoupled: bool = True,
         window: ResponseWindow | None = None,
         keep_alive: Callable[[int], None] = lambda key: None,
-        forget: Callable[[int], None] = lambda key: None,
     ) -> None:
         """Start the sender thread.
 
@@ -119,10 +119,7 @@ class ResponseDispatcher:
             window: limits the responses that wait for postprocessing.
             keep_alive: called every few seconds with the key of each sequence that runs or waits
                 without sending responses.
-            forget: called with the key of each sequence that has failed, whose end postprocessing
-                does not see.
         """
-        self._forget = forget
         self._window = window
         self._decoupled = decoupled
         waiting = settings.max_queue_size
@@ -245,14 +242,8 @@ class ResponseDispatcher:
     def _send(self, request: _Request, row: int, chunk: Chunk) -> None:
         if chunk.error is not None:
             request.ended = True
-            if request.began and self._window is not None and request.sender.postprocessed:
-                # Triton 24.10, and others before pull request 466 of its core, never end a request
-                # of an ensemble if one step of it fails while another one runs.
-                self._window.settle()
             kind = RequestError if chunk.refused else EngineError
             request.sender.fail(kind(chunk.error))
-            for key in request.keys:
-                self._forget(key)
             return
         if chunk.last:
             request.open_rows.discard(row)
@@ -261,7 +252,6 @@ class ResponseDispatcher:
         if request.stream:
             arrays = output_arrays([chunk], [request.rows[row]], request.wanted)
             request.sender.send(arrays, final=request.ended)
-            request.began = True
             if not request.ended and request.cancelled():
                 self._cancel(request)
             return

@@ -144,6 +144,20 @@ class Postprocessor:
             self._measure(self._metrics, stream, results, now)
         return results
 
+    def forget(self, keys: Sequence[int]) -> None:
+        """Forget the streams of a request whose engine has failed.
+
+        Args:
+            keys: one per row.
+        """
+        for key in keys:
+            for stream_id in [each for each in self._streams if each[0] == key]:
+                del self._streams[stream_id]
+            for ended in [each for each in self._ended if each[0] == key]:
+                del self._ended[ended]
+            self._recent.pop((key, 0), None)
+            self._contexts.release(key)
+
     def _forget_previous(self, stream_id: StreamId) -> None:
         """Forget the previous request with this key: a new one waits."""
         key, row, _ = stream_id

@@ -19,8 +19,6 @@ _POLL_S = 0.0005
 #: Polls without progress after which the missing responses count as lost: those of cancelled
 #: requests never reach postprocessing.
 _LOST_POLLS = 20
-#: Between the end of postprocessing's execute() and the next step of Triton's ensemble.
-_SETTLE_S = 0.005
 
 
 def _counter(directory: Path) -> memoryview:
@@ -58,23 +56,11 @@ class ResponseWindow:
         """Wait until fewer than `WINDOW` responses wait for postprocessing; count one more."""
         processed = self._counter[0]
         self._sent = max(self._sent, processed)
-        self._wait(WINDOW - 1)
-        self._sent += 1
-
-    def settle(self) -> None:
-        """Before a response that does not go to postprocessing, though `enter` counted it: wait
-        until postprocessing has processed all others and Triton has passed on what came of them."""
-        self._sent -= 1
-        self._wait(0)
-        time.sleep(_SETTLE_S)
-
-    def _wait(self, most: int) -> None:
-        """Wait until at most *most* responses wait for postprocessing."""
-        processed = self._counter[0]
         polls = 0
-        while self._sent - processed > most:
+        while self._sent - processed >= WINDOW:
             time.sleep(_POLL_S)
             before, processed = processed, self._counter[0]
             polls = polls + 1 if processed == before else 0
             if polls == _LOST_POLLS:
                 self._sent = processed
+        self._sent += 1

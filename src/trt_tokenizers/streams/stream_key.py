@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 
-from trt_tokenizers.errors import RequestError, SettingsError
+from trt_tokenizers.errors import SettingsError
 
 #: Keys are below 2**53: a JSON number holds no more without rounding.
 KEY_BITS = 53
@@ -34,7 +34,8 @@ class FinishReason(enum.IntEnum):
 def pack(key: int, finish_reason: FinishReason) -> int:
     """Key and finish reason as one number below 2**63: a Python engine's output ``stream_key``.
 
-    One tensor instead of two: each tensor costs time for every token.
+    One tensor instead of two: each tensor costs time for every token. A negative number marks an
+    error, see `engine_failure`.
     """
     return finish_reason << KEY_BITS | key
 
@@ -44,15 +45,7 @@ def unpack(packed: int) -> tuple[int, FinishReason, int | None]:
 
     Returns:
         key, finish reason, and the number of the sequence if the key has several, else None.
-
-    Raises:
-        RequestError: *packed* is negative.
     """
-    if packed < 0:
-        raise RequestError(
-            f"STREAM_KEY is {packed}, which no engine of this package sends; map the engine's "
-            "output stream_key to it"
-        )
     sequence, finish_reason = divmod(packed >> KEY_BITS, _REASONS)
     return packed & _KEY_MASK, FinishReason(finish_reason), sequence - 1 if sequence else None
 

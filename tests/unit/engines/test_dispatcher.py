@@ -36,7 +36,6 @@ from trt_tokenizers.errors import (
 )
 from trt_tokenizers.streams.cancellation import CancelReceiver, CancelSender
 from trt_tokenizers.streams.ensemble_inputs import supported_by
-from trt_tokenizers.streams.response_window import ProcessedResponses, ResponseWindow
 from trt_tokenizers.streams.stream_key import unpack
 
 NOT_FINISHED = FinishReason.NOT_FINISHED
@@ -139,26 +138,6 @@ def test_a_chunk_after_the_last_one_does_not_hide_the_end(engine: Manual) -> Non
     assert sender.finish == [NOT_FINISHED, FinishReason.CANCELLED]
     assert dispatcher.running == 0
     dispatcher.stop()
-
-
-def test_an_error_waits_for_the_responses_before_it(engine: Manual, tmp_path: Path) -> None:
-    """Triton would never end a request whose engine fails while postprocessing works for it."""
-    processed, forgotten = ProcessedResponses(tmp_path), []
-    dispatcher = ResponseDispatcher(
-        engine, SETTINGS, window=ResponseWindow(tmp_path), forget=forgotten.append
-    )
-    sender = Recorder()
-    sender.postprocessed = True
-    dispatcher.submit([request(1)], sender)
-    engine.emits[1](Chunk(token_ids=(0,)))
-    until(lambda: sender.sent)
-    engine.emits[1](Chunk(error="no memory"))
-    assert not sender.done.wait(0.004)
-    processed.add()
-    assert sender.done.wait(5)
-    assert str(sender.error) == "no memory"
-    dispatcher.stop()
-    assert forgotten == [1]
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1] * 6), (2, [1, 2, 2, 1]), (4, [1, 4, 1])])

@@ -45,22 +45,6 @@ def test_responses_of_others_do_not_block(tmp_path: Path) -> None:
     assert window._sent - window._counter[0] <= WINDOW
 
 
-def test_settle_waits_for_all_other_responses(tmp_path: Path) -> None:
-    window, processed = ResponseWindow(tmp_path), ProcessedResponses(tmp_path)
-    for _ in range(3):
-        window.enter()
-    done = []
-    thread = threading.Thread(target=lambda: [window.settle(), done.append(window._counter[0])])
-    thread.start()
-    for _ in range(2):
-        time.sleep(0.004)
-        assert not done
-        processed.add()
-    thread.join(timeout=10)
-    assert done == [2]
-    assert window._sent == 2
-
-
 def test_the_counter_outlives_a_reload(tmp_path: Path) -> None:
     first = ProcessedResponses(tmp_path)
     first.add()

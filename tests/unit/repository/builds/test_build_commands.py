@@ -64,7 +64,7 @@ def test_golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, vers
         "--output-dir", "engines/e",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    text = done.stdout.replace(str(tmp_path), "/work")
+    text = done.stdout.replace(str(tmp_path), "/srv")
     file = GOLDEN / f"{name}-{version}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         file.parent.mkdir(exist_ok=True)
