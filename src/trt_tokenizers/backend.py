@@ -54,14 +54,6 @@ from trt_tokenizers.streams.context_store import ContextStore
 from trt_tokenizers.streams.response_window import ProcessedResponses, ResponseWindow
 from trt_tokenizers.streams.stream_key import StreamKeyTransport, key_of_request_id, sequence_key
 
-#: Inputs of the request that stops another one with the same id, for TensorRT-LLM's C++ backend.
-_STOP_REQUEST = {
-    "input_ids": np.zeros((1, 1), dtype=np.int32),
-    "input_lengths": np.ones((1, 1), dtype=np.int32),
-    "request_output_len": np.ones((1, 1), dtype=np.int32),
-    "stop": np.ones((1, 1), dtype=np.bool_),
-}
-
 Args = dict[str, str]
 logger = logging.getLogger(__name__)
 
@@ -247,7 +239,7 @@ def _stop(model: str, request_id: str) -> None:
             model_name=model,
             request_id=request_id,
             requested_output_names=["output_ids"],
-            inputs=[pb_utils.Tensor(name, array) for name, array in _STOP_REQUEST.items()],
+            inputs=[pb_utils.Tensor(name, array) for name, array in tensors.STOP_REQUEST.items()],
         )
         for _ in request.exec(decoupled=True):
             pass
@@ -256,18 +248,14 @@ def _stop(model: str, request_id: str) -> None:
 
 
 class TritonReply:
-    """Sends the responses of one request through Triton's response sender.
-
-    Attributes:
-        keys: stream keys of the rows, if the responses go to postprocessing.
-    """
+    """Sends the responses of one request through Triton's response sender."""
 
     def __init__(self, request: Any, contexts: ContextStore, metrics: Metrics) -> None:
         self._sender = request.get_response_sender()
         self._contexts, self._metrics = contexts, metrics
         self._began = False
         self.wanted: Collection[str] = request.requested_output_names()
-        self.keys: list[int] = []
+        self.keys: list[int] = []  # of the rows, if postprocessing gets the responses
 
     @property
     def postprocessed(self) -> bool:

@@ -152,6 +152,14 @@ def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int,
     return from_array(arrays[name][row]) if name in arrays else ()
 
 
+#: Inputs of the request that stops another one with the same id, for TensorRT-LLM's C++ backend.
+STOP_REQUEST = {
+    "input_ids": np.zeros((1, 1), dtype=np.int32),
+    "input_lengths": np.ones((1, 1), dtype=np.int32),
+    "request_output_len": np.ones((1, 1), dtype=np.int32),
+    "stop": np.ones((1, 1), dtype=np.bool_),
+}
+
 #: Outputs for return_perf_metrics; an engine fills those that it measures.
 PERF = {
     "kv_cache_alloc_new_blocks": np.int32,
