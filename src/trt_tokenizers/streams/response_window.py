@@ -13,8 +13,11 @@ import os
 import time
 from pathlib import Path
 
-#: Responses that may wait for postprocessing. Fewer leave it idle between two of them.
-WINDOW = 16
+#: Responses that may wait for postprocessing.
+WINDOW = 32
+#: A full window is filled again when so few wait: one response at a time would make the processes
+#: take turns, which costs more CPU time than the responses. Fewer leave postprocessing idle.
+REFILL = 8
 _POLL_S = 0.0005
 #: Polls without progress after which the missing responses count as lost: those of cancelled
 #: requests never reach postprocessing.
@@ -53,11 +56,12 @@ class ResponseWindow:
         self._sent = 0
 
     def enter(self) -> None:
-        """Wait until fewer than `WINDOW` responses wait for postprocessing; count one more."""
+        """If `WINDOW` responses wait for postprocessing, wait until `REFILL` do; count one more."""
         processed = self._counter[0]
         self._sent = max(self._sent, processed)
         polls = 0
-        while self._sent - processed >= WINDOW:
+        most = WINDOW - 1 if self._sent - processed < WINDOW else REFILL
+        while self._sent - processed > most:
             time.sleep(_POLL_S)
             before, processed = processed, self._counter[0]
             polls = polls + 1 if processed == before else 0

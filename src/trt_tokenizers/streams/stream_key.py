@@ -14,7 +14,7 @@ _REASONS = 4  # finish reasons; the bits above them hold the sequence's number
 #: Maximum sequences of one key, so that a packed key fits into an int64.
 MAX_SEQUENCES = 255
 #: Seconds between two questions to Triton whether a client is gone; each takes 60 µs.
-ASK_S = 0.1
+ASK_S = 0.3
 
 
 class FinishReason(enum.IntEnum):

@@ -15,7 +15,7 @@ from trt_tokenizers.processing.postprocess import PostprocessingSettings, Postpr
 from trt_tokenizers.processing.text_sequence import TextStep
 from trt_tokenizers.settings import parse
 from trt_tokenizers.streams.context_store import ContextStore, RequestContext
-from trt_tokenizers.streams.stream_key import FinishReason, key_of_request_id
+from trt_tokenizers.streams.stream_key import ASK_S, FinishReason, key_of_request_id
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_a_stream_ends_if_its_client_is_gone(bpe_dir: Path, contexts: ContextSto
     (first,) = post.process(EngineStep(3, [[50]]), gone)
     assert not first.stop_engine
     assert asked == [], "each question to Triton takes time, so it asks every ASK_S"
-    time.sleep(0.12)
+    time.sleep(1.2 * ASK_S)
     (second,) = post.process(EngineStep(3, [[50]]), gone)
     assert second.stop_engine
     assert post.alive == 0
@@ -338,7 +338,7 @@ def test_a_request_id_may_be_used_again(
         assert "".join(step.text for step in steps) == expected
         assert steps[0].num_input_tokens == number
         if not (more or ids_after):
-            time.sleep(0.15)
+            time.sleep(1.2 * ASK_S)
 
 
 def test_the_engine_is_asked_to_stop_until_it_does(bpe_dir: Path, contexts: ContextStore) -> None:
@@ -347,7 +347,7 @@ def test_the_engine_is_asked_to_stop_until_it_does(bpe_dir: Path, contexts: Cont
     ids = post.tokenizer.encode("a")
     assert one(post, key, ids).stop_engine
     assert not one(post, key, ids).stop_engine
-    time.sleep(0.12)
+    time.sleep(1.2 * ASK_S)
     assert one(post, key, ids).stop_engine
     assert not one(post, key, [], FinishReason.CANCELLED).stop_engine
 

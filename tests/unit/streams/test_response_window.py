@@ -4,7 +4,15 @@ import threading
 import time
 from pathlib import Path
 
-from trt_tokenizers.streams.response_window import WINDOW, ProcessedResponses, ResponseWindow
+import pytest
+
+from trt_tokenizers.streams import response_window
+from trt_tokenizers.streams.response_window import (
+    REFILL,
+    WINDOW,
+    ProcessedResponses,
+    ResponseWindow,
+)
 
 
 def enter(window: ResponseWindow, times: int) -> threading.Thread:
@@ -51,3 +59,19 @@ def test_the_counter_outlives_a_reload(tmp_path: Path) -> None:
     second = ProcessedResponses(tmp_path)
     second.add()
     assert first._counter[0] == 2
+
+
+def test_a_full_window_is_filled_again_when_few_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_window, "_LOST_POLLS", 10**6)  # this test may be slow
+    window, processed = ResponseWindow(tmp_path), ProcessedResponses(tmp_path)
+    for _ in range(WINDOW):
+        window.enter()
+    thread = enter(window, WINDOW - REFILL)
+    for _ in range(WINDOW - REFILL):
+        time.sleep(0.002)
+        assert window._sent == WINDOW
+        processed.add()
+    thread.join(timeout=10)
+    assert window._sent == 2 * WINDOW - REFILL
