@@ -210,21 +210,22 @@ class Chat(Answers):
             answer.prompt_end = step.prompt_end
         if not (step.text or step.finish_reason or step.token_ids):
             return []
-        deltas: list[Any] = []
+        begins = answer.parser is None
         if answer.parser is None:
             answer.parser = self._make_parser(answer.prompt_end)
-            deltas.append({"role": "assistant", "content": ""})
         events = answer.parser.feed(pieces(step, show=self._request.keep_special))
         finish = step.finish_reason
         if finish:
             events += answer.parser.finish(cut=finish == "length")
-        deltas += filter(None, (self._delta(answer, event) for event in events))
+        deltas = [delta for event in events if (delta := self._delta(answer, event))]
         if finish:
             called = answer.whole_calls and not self._request.named  # as OpenAI's
             finish = "tool_calls" if finish == "stop" and called else finish
+        # Each chunk costs time, so role and finish reason come with the text, as vLLM sends them.
+        if not deltas and (begins or finish or step.token_ids):
             deltas.append({})
-        if step.token_ids and not deltas:
-            deltas.append({})
+        if begins:
+            deltas[0] = {"role": "assistant", "content": "", **deltas[0]}
         choices = [_choice(answer.index, {"delta": delta}, None, "") for delta in deltas]
         if step.token_ids:
             choices[0]["token_ids"] = step.token_ids

@@ -118,7 +118,7 @@ def test_the_parser_gets_the_end_of_the_prompt_from_a_sign_of_life() -> None:
     chunks, _ = run(chat, steps)
     assert [parser.prompt_end for parser in made] == ["<think>"]
     assert made[0].cut is True
-    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": "a"}
 
 
 TEXTS = st.text("ab r(1)é👍", max_size=20)

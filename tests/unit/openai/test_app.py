@@ -43,7 +43,7 @@ def test_a_stream_says_the_same() -> None:
     chunks = [openai_type("ChatCompletionChunk").model_validate(event) for event in answer.events]
     assert len({chunk.id for chunk in chunks}) == 1
     assert "".join(c.choices[0].delta.content or "" for c in chunks[:-1]) == "Paris."
-    assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None, None, None, "stop"]
+    assert [c.choices[0].finish_reason for c in chunks[:-1]] == [None, None, "stop"]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
