@@ -16,8 +16,8 @@ class Reply(keyless.Reply):
     echo = True
     outputs = frozenset()
 
-    def __init__(self, request):
-        super().__init__(request)
+    def __init__(self, request, *more):
+        super().__init__(request, *more)
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         self.wanted = self.outputs
         self._end_id = int(arrays["end_id"].flat[0]) if "end_id" in arrays else -1
