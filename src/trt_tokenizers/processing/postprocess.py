@@ -111,7 +111,7 @@ class Postprocessor:
         stream_id = (step.key, step.row, step.sequence or 0)
         now = time.monotonic()
         if self._reusable_keys and self._contexts.has(step.key, step.row):
-            self._forget_previous(stream_id)
+            self._forget(stream_id)  # of the previous request with this key: a new one waits
         if stream_id in self._ended:
             return self._after_end(stream_id, step, now)
         stream = self._streams.get(stream_id) or self._open(stream_id, step, now)
@@ -151,15 +151,12 @@ class Postprocessor:
             keys: one per row.
         """
         for key in keys:
-            for stream_id in [each for each in self._streams if each[0] == key]:
-                del self._streams[stream_id]
-            for ended in [each for each in self._ended if each[0] == key]:
-                del self._ended[ended]
-            self._recent.pop((key, 0), None)
-            self._contexts.release(key)
+            known = [each for each in (*self._streams, *self._ended) if each[0] == key]
+            for stream_id in known or [(key, 0, 0)]:
+                self._forget(stream_id)
 
-    def _forget_previous(self, stream_id: StreamId) -> None:
-        """Forget the previous request with this key: a new one waits."""
+    def _forget(self, stream_id: StreamId) -> None:
+        """Forget a stream and the context of its row."""
         key, row, _ = stream_id
         self._ended.pop(stream_id, None)
         self._streams.pop(stream_id, None)

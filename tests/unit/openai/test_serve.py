@@ -47,6 +47,6 @@ def test_large_bodies_give_their_memory_back() -> None:
                     client.close()
             files = Path(f"/proc/{process.pid}/fd")
             until(lambda: len(list(files.iterdir())) < 30, 60)
-            assert megabytes(process.pid) - before < 140
+            assert megabytes(process.pid) - before < 100
         finally:
             process.terminate()
