@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import re
+import sys
 from typing import Any
 
 from trt_tokenizers.settings import PLACEHOLDER
@@ -36,9 +39,18 @@ def _parsed(text: str) -> Any:
 
 
 def _model_config() -> Any:
-    from tritonclient.grpc import model_config_pb2  # late: the client library is slow to import
-
-    return model_config_pb2.ModelConfig()
+    """An empty ModelConfig. Triton's schema is one generated file of the client library, which is
+    loaded without the rest: numpy and grpc take a third of a second to import."""
+    name = "tritonclient.grpc.model_config_pb2"
+    if name not in sys.modules:
+        package = importlib.import_module("tritonclient").__path__[0]
+        spec = importlib.util.spec_from_file_location(name, f"{package}/grpc/model_config_pb2.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name].ModelConfig()
 
 
 def format_config(config: Any, comment: str = "") -> str:
