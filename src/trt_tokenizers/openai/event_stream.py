@@ -39,43 +39,39 @@ class ClientGoneError(Exception):
     """The client has closed the connection."""
 
 
-async def until_gone(
-    receive: Receive, work: Coroutine[Any, Any, T], *beside: Coroutine[Any, Any, None]
-) -> T:
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of *work*, which is cancelled if the client hangs up.
 
     If the client is gone already, *work* does not begin: a busy event loop sees the end of a
     connection a few turns after its request.
 
-    Args:
-        beside: runs as long as *work*.
-
     Raises:
         ClientGoneError: the client has hung up.
     """
-    gone = asyncio.ensure_future(_gone(receive))
-    for _ in range(_TURNS):
-        await asyncio.sleep(0)
-    if gone.done():
-        for unused in (work, *beside):
-            unused.close()
-        gone.result()
-        raise ClientGoneError
-    working = asyncio.ensure_future(work)
-    others = (gone, *map(asyncio.ensure_future, beside))
-    try:
-        ended, _ = await asyncio.wait((working, *others), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        for task in ended:
-            task.result()
-        raise ClientGoneError
-    finally:
-        for task in (working, *others):
+    task = asyncio.current_task()
+    assert task is not None
+    working = True
+
+    def cancel(_: object) -> None:
+        if working:
             task.cancel()
-        await asyncio.gather(working, *others, return_exceptions=True)
-        # An error would keep this frame, and the task the error: until a garbage collection.
-        del working, others, task
+
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        gone.add_done_callback(cancel)
+        if not gone.done():
+            return await work
+        raise ClientGoneError
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise  # the server stops
+        raise ClientGoneError from None
+    finally:
+        working = False
+        gone.cancel()
+        work.close()
 
 
 async def _gone(receive: Receive) -> None:
@@ -99,7 +95,11 @@ class EventStream(Response):
         self._last = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await until_gone(receive, self._send_all(scope, receive, send), self._comment(send))
+        comments = asyncio.ensure_future(self._comment(send))
+        try:
+            await until_gone(receive, self._send_all(scope, receive, send))
+        finally:
+            comments.cancel()
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

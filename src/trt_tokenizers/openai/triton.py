@@ -87,7 +87,7 @@ class Triton:
         )
         self.model = model
         self._models: dict[str, Model] = {}
-        self._ending: set[asyncio.Future[None]] = set()
+        self._ending: dict[asyncio.Future[None], asyncio.TimerHandle] = {}
 
     async def close(self) -> None:
         await self._channel.close()
@@ -164,18 +164,19 @@ class Triton:
                 self._let_end(call)
 
     def _let_end(self, call: Any) -> None:
-        """Read *call*, whose answers have ended, to its end.
+        """Read *call*, whose answers have ended, to its end, for at most `_END_S`.
 
         Triton up to 24.11 can die of a cancel that meets the end of a request.
         """
+        task = asyncio.ensure_future(self._exhaust(call))
+        timer = asyncio.get_running_loop().call_later(_END_S, task.cancel)
+        self._ending[task] = timer
+        task.add_done_callback(lambda task: self._ending.pop(task).cancel())
 
-        async def read() -> None:
-            with contextlib.suppress(asyncio.TimeoutError, self._grpc.RpcError):
-                await asyncio.wait_for(_exhausted(call), _END_S)
-
-        task = asyncio.ensure_future(read())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+    async def _exhaust(self, call: Any) -> None:
+        with contextlib.suppress(self._grpc.RpcError):
+            async for _ in call:
+                pass
 
     async def infer(self, name: str, inputs: Mapping[str, Any]) -> dict[str, bytes]:
         """Send one request to the model *name*; its outputs, raw.
@@ -206,11 +207,6 @@ class Triton:
             self._models.clear()  # the next server may be another one
         message = _for_clients(str(error.details()))
         return ApiError(_STATUS.get(code, 500), message or f"the server ended the stream: {code}")
-
-
-async def _exhausted(call: Any) -> None:
-    async for _ in call:
-        pass
 
 
 def _error_of_stream(text: str) -> ApiError:
