@@ -21,7 +21,7 @@ def changes(adoption: Adoption) -> list[str]:
     width = max(map(len, adoption.files))
     lines = ["files:"]
     for path, (old, new) in adoption.files.items():
-        delta = list(difflib.ndiff(old.splitlines(), new.splitlines()))
+        delta = list(difflib.unified_diff(old.splitlines(), new.splitlines(), n=0))[2:]
         added, removed = (sum(line.startswith(sign) for line in delta) for sign in "+-")
         lines.append(f"  {path:<{width}}  {f'+{added} -{removed}' if old else 'new'}")
     lines.append("clients: every input and output stays, with its name, type and shape")

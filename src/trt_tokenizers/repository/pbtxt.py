@@ -27,7 +27,7 @@ def parse_config(text: str) -> Any:
     return config
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
     """Parsing takes milliseconds, and each command reads a file several times."""
     from google.protobuf import text_format
