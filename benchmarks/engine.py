@@ -72,6 +72,8 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+#: Seconds to the first token, and the number of tokens.
+Answer = tuple[float, int]
 
 
 async def connect(port: int) -> Connection:
@@ -79,8 +81,8 @@ async def connect(port: int) -> Connection:
     return await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
 
 
-async def ask(connection: Connection, body: bytes) -> tuple[float, int]:
-    """Send one request; return seconds to the first token and the number of tokens."""
+async def ask(connection: Connection, body: bytes) -> Answer:
+    """Send one request."""
     reader, writer = connection
     started = time.perf_counter()
     head = "POST /v2/models/ensemble/generate_stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -98,32 +100,47 @@ async def ask(connection: Connection, body: bytes) -> tuple[float, int]:
     return first, int(counts[-1])
 
 
-def rounds(streams: int) -> int:
-    """Requests that each client sends one after another: a single client gives one sample each."""
-    return 20 if streams == 1 else 1
+def lengths(streams: int, tokens: int, answers: int) -> list[list[int]]:
+    """For each client the tokens of its answers, which it asks for one after another.
+
+    A single client gives one sample of the first token an answer, so it asks 20 times. Several
+    answers of each client have half to one and a half times *tokens*, so that clients do not begin
+    and end together.
+    """
+    if streams == 1:
+        return [[tokens] * 20]
+    if answers == 1:
+        return [[tokens]] * streams
+    return [
+        [tokens // 2 + (client * 37 + answer * 53) % (tokens + 1) for answer in range(answers)]
+        for client in range(streams)
+    ]
 
 
-def turn(port: int, streams: int, tokens: int, **more: float) -> dict[str, float]:
+def turn(port: int, streams: int, tokens: int, answers: int = 1, **more: float) -> dict[str, float]:
     """Measure *streams* concurrent clients, each with a different prompt.
 
     The time begins when all are connected, as it does for clients that keep their connections.
     """
 
+    async def client(connection: Connection, prompt: str, each: list[int]) -> list[Answer]:
+        found: list[Answer] = []
+        for tokens in each:
+            body = {"text_input": prompt, "max_tokens": tokens, "end_id": -1, "stream": True}
+            found.append(
+                await ask(
+                    await connect(port) if found else connection,
+                    json.dumps({**body, **more}).encode(),
+                )
+            )
+        return found
+
     async def every() -> dict[str, float]:
-        bodies = [
-            json.dumps(
-                {"text_input": prompt, "max_tokens": tokens, "end_id": -1, "stream": True, **more}
-            ).encode()
-            for prompt in prompts(streams)
-        ]
-        answers: list[tuple[float, int]] = []
-        seconds = 0.0
-        for _ in range(rounds(streams)):
-            connections = [await connect(port) for _ in bodies]
-            started = time.perf_counter()
-            answers += await asyncio.gather(*map(ask, connections, bodies))
-            seconds += time.perf_counter() - started
-        return figures(answers, seconds)
+        connections = [await connect(port) for _ in range(streams)]
+        started = time.perf_counter()
+        asked = map(client, connections, prompts(streams), lengths(streams, tokens, answers))
+        found = await asyncio.gather(*asked)
+        return figures(found, time.perf_counter() - started)
 
     return asyncio.run(every())
 
@@ -134,8 +151,9 @@ def prompts(streams: int) -> list[str]:
     return [f"Story number {k}: {d}" for k, d in enumerate(digits)]
 
 
-def figures(answers: list[tuple[float, int]], seconds: float) -> dict[str, float]:
+def figures(clients: list[list[Answer]], seconds: float) -> dict[str, float]:
     """Tokens per second of all answers, and the time to the first token."""
+    answers = [answer for each in clients for answer in each]
     number = len(answers)
     firsts = sorted(first for first, _ in answers)
     return {
@@ -145,7 +163,9 @@ def figures(answers: list[tuple[float, int]], seconds: float) -> dict[str, float
     }
 
 
-async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: str) -> None:
+async def vllm_alone(
+    folder: Path, counts: list[int], tokens: int, answers: int, engine_args: str
+) -> None:
     """Measure vLLM's AsyncLLM in this process with the same prompts, without Triton and text."""
     import tokenizers
     from vllm import SamplingParams
@@ -160,7 +180,7 @@ async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: 
     llm = AsyncLLM.from_engine_args(args)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    async def ask(name: str, ids: list[int], params: SamplingParams) -> tuple[float, int]:
+    async def ask(name: str, ids: list[int], params: SamplingParams) -> Answer:
         started, first, count = time.perf_counter(), 0.0, 0
         prompt = {"type": "token", "prompt_token_ids": ids}
         async for step in llm.generate(prompt, params, name):
@@ -168,25 +188,30 @@ async def vllm_alone(folder: Path, counts: list[int], tokens: int, engine_args: 
             count += len(step.outputs[0].token_ids)
         return first, count
 
-    async def turn(streams: int, tokens: int, **more: float) -> dict[str, float]:
-        params = SamplingParams(
-            max_tokens=tokens, ignore_eos=True, detokenize=False,
-            output_kind=RequestOutputKind.DELTA, **{"temperature": 0.0, **more},
-        )  # fmt: skip
+    async def turn(streams: int, tokens: int, answers: int = 1, **more: float) -> dict[str, float]:
         ids = [encoding.ids for encoding in tokenizer.encode_batch(prompts(streams))]
         started = time.perf_counter()
-        answers: list[tuple[float, int]] = []
-        for number in range(rounds(streams)):
-            names = (f"{started}-{number}-{k}" for k in range(streams))
-            asked = (ask(name, each, params) for name, each in zip(names, ids, strict=True))
-            answers += await asyncio.gather(*asked)
-        return figures(answers, time.perf_counter() - started)
+
+        async def client(number: int, each: list[int]) -> list[Answer]:
+            found: list[Answer] = []
+            for tokens in each:
+                params = SamplingParams(
+                    max_tokens=tokens, ignore_eos=True, detokenize=False,
+                    output_kind=RequestOutputKind.DELTA, **{"temperature": 0.0, **more},
+                )  # fmt: skip
+                name = f"{started}-{number}-{len(found)}"
+                found.append(await ask(name, ids[number], params))
+            return found
+
+        asked = map(client, range(streams), lengths(streams, tokens, answers))
+        found = await asyncio.gather(*asked)
+        return figures(found, time.perf_counter() - started)
 
     for count in counts:
         await turn(count, min(16, tokens))  # warm-up
-        each = [await turn(count, tokens) for _ in range(TURNS)]
+        each = [await turn(count, tokens, answers) for _ in range(TURNS)]
         show(f"vLLM alone, {count} streams", medians(each))
-    each = [await turn(counts[-1], tokens, **SAMPLING) for _ in range(TURNS)]
+    each = [await turn(counts[-1], tokens, answers, **SAMPLING) for _ in range(TURNS)]
     show(f"vLLM alone, {counts[-1]} streams, sampling", medians(each))
     llm.shutdown()
 
@@ -216,10 +241,12 @@ def show(name: str, figures: dict[str, float]) -> None:
 @click.option("--world-size", default=1, show_default=True, help="Number of ranks.")
 @click.option("--streams", default="1,32,128", show_default=True, help="Concurrent clients.")
 @click.option("--tokens", default=128, show_default=True, help="Tokens of each answer.")
+@click.option("--answers", default=1, show_default=True, help="Answers of each client; more than "
+              "one have different lengths. A single client asks 20 times.")  # fmt: skip
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="[default: SmolLM2's]")
 def main(
     shape: str, engine: str, engine_args: tuple[str, ...], alone: bool, world_size: int,
-    streams: str, tokens: int, tokenizer: Path | None,
+    streams: str, tokens: int, answers: int, tokenizer: Path | None,
 ) -> None:  # fmt: skip
     """Serve a model of random weights and measure its streams."""
     if tokenizer is None:
@@ -254,10 +281,9 @@ def main(
             counts = [int(count) for count in streams.split(",")]
             for count in counts:
                 turn(18700, count, min(16, tokens))  # warm-up
-                show(
-                    f"{count} streams", medians([turn(18700, count, tokens) for _ in range(TURNS)])
-                )
-            sampling = [turn(18700, counts[-1], tokens, **SAMPLING) for _ in range(TURNS)]
+                each = [turn(18700, count, tokens, answers) for _ in range(TURNS)]
+                show(f"{count} streams", medians(each))
+            sampling = [turn(18700, counts[-1], tokens, answers, **SAMPLING) for _ in range(TURNS)]
             show(f"{counts[-1]} streams, sampling", medians(sampling))
             click.echo(f"GPU memory: {before} before the start, {gpu_memory()} at the end")
         finally:
@@ -269,7 +295,7 @@ def main(
             config = (folder / "repo" / "tensorrt_llm" / "config.pbtxt").read_text()
             args = parse_config(config).parameters["engine_args"].string_value or "{}"
             command = [sys.executable, __file__, "alone", str(folder / "model"), streams]
-            subprocess.run([*command, str(tokens), args], check=True)
+            subprocess.run([*command, str(tokens), str(answers), args], check=True)
 
 
 if __name__ == "__main__":
@@ -277,6 +303,7 @@ if __name__ == "__main__":
         make_model(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1:2] == ["alone"]:
         counts = [int(count) for count in sys.argv[3].split(",")]
-        asyncio.run(vllm_alone(Path(sys.argv[2]), counts, int(sys.argv[4]), sys.argv[5]))
+        tokens, answers = map(int, sys.argv[4:6])
+        asyncio.run(vllm_alone(Path(sys.argv[2]), counts, tokens, answers, sys.argv[6]))
     else:
         main()
