@@ -30,6 +30,7 @@ from trt_tokenizers.engines.base import FinishReason
 from trt_tokenizers.engines.llmapi import compat as llmapi_compat
 from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.engine import VllmEngine
+from trt_tokenizers.launcher.process_tree import children
 from trt_tokenizers.engines.vllm.sampling import sampling_params
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
 
@@ -251,13 +252,6 @@ def test_a_killed_engine_core_fails_all_requests(tiny_llama_dir: Path) -> None:
         assert time.monotonic() < deadline, "a worker survived"
         time.sleep(0.05)
     engine.stop()
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(p) for p in (task / "children").read_text().split()]
-    return found
 
 
 def test_the_first_error_is_the_cause(tmp_path: Path) -> None:
