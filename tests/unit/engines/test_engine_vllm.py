@@ -30,9 +30,9 @@ from trt_tokenizers.engines.base import FinishReason
 from trt_tokenizers.engines.llmapi import compat as llmapi_compat
 from trt_tokenizers.engines.vllm import compat, processes
 from trt_tokenizers.engines.vllm.engine import VllmEngine
-from trt_tokenizers.launcher.process_tree import children
 from trt_tokenizers.engines.vllm.sampling import sampling_params
 from trt_tokenizers.errors import EngineError, RequestError, SettingsError
+from trt_tokenizers.launcher.process_tree import children
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's and torch's own
 
