@@ -120,7 +120,8 @@ def lengths(streams: int, tokens: int, answers: int) -> list[list[int]]:
 def turn(port: int, streams: int, tokens: int, answers: int = 1, **more: float) -> dict[str, float]:
     """Measure *streams* concurrent clients, each with a different prompt.
 
-    The time begins when all are connected, as it does for clients that keep their connections.
+    The time begins when all are connected, as it does for clients that keep their connections. A
+    client connects again for each further answer.
     """
 
     async def client(connection: Connection, prompt: str, each: list[int]) -> list[Answer]:

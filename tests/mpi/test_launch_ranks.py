@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness import free_ports, launched
-from launching import Launch, Start, alive, parent, starting, until
+from launching import Launch, Start, alive, killed_by_a_second_signal, parent, starting, until
 from trt_tokenizers.launcher.process_tree import running_with
 
 pytestmark = pytest.mark.mpi
@@ -100,12 +100,8 @@ def test_a_model_that_hangs_in_initialize(start: Start) -> None:
 
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:
-    launch = start(FAKE_STUCK="1").until_ready()
-    launch.process.terminate()
-    until(lambda: "SIGTERM: stopping, 20 s" in launch.err())
-    launch.process.terminate()
-    assert launch.ended() == 137
-    assert launch.said()[-1] == "error: the ranks were killed on a second signal (SIGTERM)"
+    last = killed_by_a_second_signal(start)
+    assert last == "error: the ranks were killed on a second signal (SIGTERM)"
 
 
 def test_output_has_a_label_or_a_file_per_rank(start: Start, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import Start, starting, until
+from launching import Start, killed_by_a_second_signal, starting, until
 
 
 @pytest.fixture
@@ -80,12 +80,8 @@ def test_ctrl_c_in_a_terminal_reaches_the_server_once(start: Start) -> None:
 
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:
-    launch = start(FAKE_STUCK="1").until_ready()
-    launch.process.terminate()
-    until(lambda: "SIGTERM: stopping, 20 s" in launch.err())
-    launch.process.terminate()
-    assert launch.ended() == 137
-    assert launch.said()[-1] == "error: tritonserver was killed on a second signal (SIGTERM)"
+    last = killed_by_a_second_signal(start)
+    assert last == "error: tritonserver was killed on a second signal (SIGTERM)"
 
 
 def test_a_stop_while_loading(start: Start) -> None:

@@ -137,3 +137,13 @@ def starting(folder: Path) -> Iterator[Start]:
     for launch in started:
         launch.process.kill()
         launch.process.wait()
+
+
+def killed_by_a_second_signal(start: Start) -> str:
+    """Stop a server that does not end, twice; the launch's last line."""
+    launch = start(FAKE_STUCK="1").until_ready()
+    launch.process.terminate()
+    until(lambda: "SIGTERM: stopping, 20 s" in launch.err())
+    launch.process.terminate()
+    assert launch.ended() == 137
+    return launch.said()[-1]

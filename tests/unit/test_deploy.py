@@ -243,20 +243,28 @@ def test_services_find_their_pods(name: str) -> None:
         assert not service["spec"]["selector"].items() <= labels.items()
 
 
-@pytest.mark.parametrize("name", ["inferencepool", "kserve", "leaderworkerset", "podmonitor"])
-def test_kinds_that_are_not_kubernetes_own(name: str) -> None:
-    spec = next(
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("inferencepool", "targetPortNumber"),
+        ("kserve", "replicas"),
+        ("leaderworkerset", "size"),
+        ("podmonitor", "endpoints"),
+    ],
+)
+def test_kinds_that_are_not_kubernetes_own(name: str, unknown: str) -> None:
+    (spec,) = (
         thing["spec"]
         for thing in objects(f"deploy/{name}.yaml")
         if thing["kind"] not in ("ConfigMap", "Service")
     )
     if name == "kserve":  # the rest is a pod
-        spec = {key: spec["predictor"][key] for key in _KSERVE_OWN}
+        spec = {key: _KSERVE[key] for key in _KSERVE_OWN}
     (schema,) = objects(f"tests/unit/deploy_schemas/{name}.yaml")
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(spec, schema)
-    with pytest.raises(jsonschema.ValidationError, match="'replica' was unexpected"):
-        jsonschema.validate({**spec, "replica": 1}, schema)
+    with pytest.raises(jsonschema.ValidationError, match=f"'{unknown}' was unexpected"):
+        jsonschema.validate({**spec, unknown: 9000}, schema)
 
 
 def test_routers_ask_the_port_of_openais_api() -> None:

@@ -63,15 +63,15 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         gone.add_done_callback(cancel)
         if not gone.done():
             return await work
-        raise ClientGoneError
     except asyncio.CancelledError:
         if not gone.done():
             raise  # the server stops
-        raise ClientGoneError from None
     finally:
         working = False
         gone.cancel()
         work.close()
+    gone.result()
+    raise ClientGoneError
 
 
 async def _gone(receive: Receive) -> None:

@@ -22,25 +22,28 @@ def parse_config(text: str) -> Any:
     Raises:
         ValueError: *text* does not follow Triton's schema; the message names line and column.
     """
-    config = _model_config()
+    config = schema().ModelConfig()
     config.CopyFrom(_parsed(text))
     return config
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)
 def _parsed(text: str) -> Any:
     """Parsing takes milliseconds, and each command reads a file several times."""
     from google.protobuf import text_format
 
     try:
-        return text_format.Parse(text, _model_config())
+        return text_format.Parse(text, schema().ModelConfig())
     except text_format.ParseError as error:
         raise ValueError(f"not a Triton model configuration: {error}") from None
 
 
-def _model_config() -> Any:
-    """An empty ModelConfig. Triton's schema is one generated file of the client library, which is
-    loaded without the rest: numpy and grpc take a third of a second to import."""
+def schema() -> Any:
+    """The module ``tritonclient.grpc.model_config_pb2``, Triton's own schema.
+
+    It is one generated file, and is loaded without the rest of the client library: numpy and grpc
+    take a third of a second to import.
+    """
     name = "tritonclient.grpc.model_config_pb2"
     if name not in sys.modules:
         package = importlib.import_module("tritonclient").__path__[0]
@@ -50,7 +53,7 @@ def _model_config() -> Any:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         sys.modules[name] = module
-    return sys.modules[name].ModelConfig()
+    return sys.modules[name]
 
 
 def format_config(config: Any, comment: str = "") -> str:

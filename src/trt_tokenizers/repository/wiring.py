@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_tokenizers.errors import RepositoryError, RequestError
-from trt_tokenizers.repository.pbtxt import parse_config
+from trt_tokenizers.repository.pbtxt import parse_config, schema
 from trt_tokenizers.repository.problems import read_model_config
 from trt_tokenizers.settings import model_settings
 
@@ -47,7 +47,6 @@ class Wiring:
         Raises:
             RepositoryError: a config.pbtxt cannot be read, or the ensemble has other steps.
         """
-        from tritonclient.grpc import model_config_pb2
         from tritonclient.utils import triton_to_np_dtype
 
         ensemble = read("ensemble")
@@ -70,7 +69,7 @@ class Wiring:
         }
         self.types: dict[str, np.dtype[Any]] = {}
         for tensor in ensemble.input:
-            kind = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+            kind = schema().DataType.Name(tensor.data_type).removeprefix("TYPE_")
             numpy_type = triton_to_np_dtype(kind.replace("STRING", "BYTES"))
             self.types[tensor.name] = np.dtype(numpy_type)
 
