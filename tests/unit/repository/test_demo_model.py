@@ -27,7 +27,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cached(cache: Path) -> Path:
-    folder = cache / "smollm2-135m-instruct"
+    folder = cache / demo_model._FOLDER
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -42,6 +42,17 @@ def test_a_cached_model_needs_nothing(cached: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo_model, "find_spec", lambda _: None)
     done = run()
     assert (done.exit_code, done.output) == (0, f"{cached}\n")
+
+
+def test_a_model_of_an_earlier_version_is_not_used(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first version's folder has a config.json that vLLM refuses: quantization by GGUF."""
+    cached.rename(cached.with_name("smollm2-135m-instruct"))
+    monkeypatch.setattr(demo_model, "find_spec", lambda _: None)
+    done = run()
+    assert done.exit_code == 1
+    assert "which converts the demo's model" in done.stderr
 
 
 def test_it_is_exported_as_a_copy(cached: Path, tmp_path: Path) -> None:
