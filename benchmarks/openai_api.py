@@ -58,23 +58,31 @@ def megabytes(pid: int) -> float:
 
 
 def by_http(path: str, body: bytes) -> Ask:
-    """A client of the front end, on a plain socket, to keep the client's own CPU time low."""
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-    request = head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    """A client of the front end that keeps its connections, as OpenAI's libraries do.
+
+    It uses plain sockets, to keep its own CPU time low.
+    """
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head.encode() + body
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask() -> Asked:
-        reader, writer = await asyncio.open_connection("127.0.0.1", PORT, limit=1 << 20)
+        connection = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", PORT)
+        reader, writer = connection
         started = time.perf_counter()
         writer.write(request)
         first, responses, last = 0.0, 0, b""
-        while part := await reader.read(1 << 16):
+        while not last.endswith(b"\r\n0\r\n\r\n"):
+            part = await reader.read(1 << 16)
+            if not part:
+                sys.exit(f"the answer is cut: {last!r}")
             if not first and b"data: " in part:
                 first = time.perf_counter() - started
             responses += part.count(b"data: ")
             last = (last + part)[-40:]
-        writer.close()
         if b"[DONE]" not in last:
             sys.exit(f"the answer is cut: {last!r}")
+        idle.append(connection)
         return first, responses
 
     return ask
@@ -108,22 +116,23 @@ async def turn(ask: Ask, streams: int, rounds: int) -> tuple[float, float, int]:
     return seconds, statistics.median(a[0] for a in asked), sum(a[1] for a in asked)
 
 
-async def measure(grpc_port: int, pid: int, text: str, tokens: int, turns: int) -> None:
+async def measure(grpc_port: int, pid: int, text: str, tokens: int, turns: int, least: int) -> None:
+    """Compare the ways. Each client has at least *least* requests, one after another."""
     triton = Triton(f"127.0.0.1:{grpc_port}")
     body = {"model": "ensemble", "prompt": text, "max_tokens": tokens, "stream": True}
     chat = {"model": "ensemble", "messages": [{"role": "user", "content": text}],
             "max_tokens": tokens, "stream": True}  # fmt: skip
-    ways = {
-        "gRPC": by_grpc(triton, text, tokens),
-        "completions": by_http("/v1/completions", json.dumps(body).encode()),
-        "chat": by_http("/v1/chat/completions", json.dumps(chat).encode()),
-    }
     for streams in STREAMS:
-        rounds = max(1, 16 // streams)
+        ways = {
+            "gRPC": by_grpc(triton, text, tokens),
+            "completions": by_http("/v1/completions", json.dumps(body).encode()),
+            "chat": by_http("/v1/chat/completions", json.dumps(chat).encode()),
+        }
+        rounds = max(least, 16 // streams)
         figures: dict[str, list[tuple[float, float, int, float]]] = {way: [] for way in ways}
         for _ in range(turns):
             for way, ask in ways.items():
-                await turn(ask, min(streams, 4), 1)  # warm
+                await turn(ask, streams, 1)  # warm, and connected
                 before = cpu_seconds(pid)
                 seconds, first, responses = await turn(ask, streams, rounds)
                 used = cpu_seconds(pid) - before
@@ -156,7 +165,7 @@ def main(turns: int, tokens: int) -> None:
     )  # fmt: skip
     text = " the" * tokens  # the template adds nothing, so this is the answer
     with tempfile.TemporaryDirectory(prefix="bench-openai-") as folder:
-        for name, merged in (("one token a response", "1"), ("gathered", "")):
+        for name, merged, rounds in (("one token a response", "1", 1), ("gathered", "", 4)):
             repository = Path(folder) / f"repo{merged}"
             build(repository, tokenizer, merged, template="{{ messages[0]['content'] }}")
             with served(repository) as server:
@@ -164,7 +173,7 @@ def main(turns: int, tokens: int) -> None:
                     with front_end(server.port + 1, "--reasoning-parser", parser) as pid:
                         asyncio.run(asyncio.sleep(3))
                         click.echo(f"{name}, reasoning parser {parser}")
-                        asyncio.run(measure(server.port + 1, pid, text, tokens, turns))
+                        asyncio.run(measure(server.port + 1, pid, text, tokens, turns, rounds))
                         click.echo(f"     memory of the front end: {megabytes(pid):.0f} MB")
 
 

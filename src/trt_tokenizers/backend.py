@@ -125,8 +125,6 @@ class _Model:
 
     def finalize(self) -> None:
         self._closing.close()
-        # The process ends next. Python would first collect garbage: a second with torch.
-        gc.freeze()
 
 
 class PreprocessingModel(_Model):
@@ -312,6 +310,9 @@ class EngineModel(_Model):
         for name, label, value, read in router_gauges(engine, lambda: self._server.running):
             self._metrics.gauge(name, read, **{label: value})
         self._closing.callback(CancelReceiver(self._contexts.directory, self._server.cancel).close)
+        # Later collections of garbage skip what stays: with vLLM all of it takes 0.4 s.
+        gc.collect()
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
