@@ -19,6 +19,7 @@ from trt_tokenizers.launcher.command import LaunchOptions
 from trt_tokenizers.launcher.lock import locked
 from trt_tokenizers.launcher.mpi import Host
 from trt_tokenizers.launcher.preflight import problems, shm_problems, slurm_leader
+from trt_tokenizers.streams.process_stat import is_running
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_a_start_waits_for_the_servers_of_a_killed_launcher(
     with subprocess.Popen([sys.executable, "-S", "-c", code, prefix]) as server:
         threading.Thread(target=server.wait, daemon=True).start()
         with locked(repository, new_prefix(), force=False):
-            assert server.poll() == 0
+            assert not is_running(server.pid)  # poll() says nothing while the thread waits
             assert not left.exists()
 
 
