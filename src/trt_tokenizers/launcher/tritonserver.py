@@ -79,7 +79,7 @@ def find_server(explicit: str | None = None, container: Path = _CONTAINER) -> Tr
     raise ServerNotFoundError(
         f"no tritonserver: not in {container}, not on PATH, and the wheel nvidia-pytriton is not "
         f"installed in {sys.prefix}; pip install 'trt-tokenizers[embedded]', "
-        "or give its path with --triton-server"
+        "or set TRITONSERVER to its path (launch_server: --triton-server)"
     )
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from applicable import transformers_of_the_engine
+from applicable import needs_engine
 from trt_tokenizers.engines.base import StopWords
 from trt_tokenizers.engines.word_automaton import WordAutomaton
 
@@ -65,8 +65,7 @@ def test_ten_thousand_words_cost_as_much_as_one() -> None:
 
 
 def test_bad_words_equal_those_of_transformers() -> None:
-    if not transformers_of_the_engine():
-        pytest.skip("not applicable: the engine's transformers is not installed")
+    needs_engine()
     import torch
     from transformers.generation.logits_process import NoBadWordsLogitsProcessor
 
