@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from applicable import needs_oracle
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.processing.prompts import PromptMaker, PromptSettings
 from trt_tokenizers.processing.request import TextRequest
@@ -82,6 +83,7 @@ def test_the_selected_template_is_that_of_transformers(
 def test_all_special_tokens_reach_a_template_by_name(
     bpe_dir: Path, tmp_path: Path, kind: str
 ) -> None:
+    needs_oracle()
     from transformers import AutoTokenizer
 
     names = (

@@ -14,6 +14,15 @@ def transformers_of_the_engine() -> bool:
     return tuple(int(n) for n in version("transformers").split(".")[:2]) >= ENGINE_SINCE
 
 
+def needs_oracle() -> None:
+    """Skip the calling test if the installed transformers, its oracle, does not do this yet."""
+    if not transformers_of_the_engine():
+        pytest.skip(
+            "not applicable: transformers 5.23 does this, which is compared with this package, "
+            f"and transformers {version('transformers')} does not"
+        )
+
+
 def needs_engine() -> None:
     """Skip the calling module or fixture if the engine `transformers` cannot run."""
     try:

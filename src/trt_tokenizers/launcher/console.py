@@ -69,7 +69,8 @@ class Console:
         with self._lock:
             if self._live and self._loading:
                 text = f"launch: loading {', '.join(self._loading)}, {seconds:.0f} s{self._weights}"
-                text = text[: shutil.get_terminal_size().columns - 1]
+                columns = shutil.get_terminal_size().columns or 80  # Python 3.10: 0 if unknown
+                text = text[: columns - 1]
                 if text != self._shown:
                     self._write(_CLEAR + text)
                     self._shown = text

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from applicable import needs_oracle
 from conversations import TOOL, called, talk
 from trt_tokenizers.errors import RequestError
 from trt_tokenizers.templates.messages import parse_messages
@@ -162,6 +163,7 @@ def test_an_empty_content_is_an_empty_text() -> None:
 
 def test_keys_of_null_are_absent_as_with_transformers(bpe_dir: Path) -> None:
     """OpenAI's Python client writes them: message.model_dump()."""
+    needs_oracle()
     from transformers import AutoTokenizer
 
     source = (

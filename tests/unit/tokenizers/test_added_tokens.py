@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models
 
+from applicable import needs_oracle
 from trt_tokenizers.tokenizers.base import TokenizerSettings
 from trt_tokenizers.tokenizers.registry import create
 from trt_tokenizers.tokenizers.vocabulary import any_of
@@ -39,6 +40,8 @@ OBJECTS = [
     {"config": {"pad_token": "<|new|>"}, "special_tokens_map": {"pad_token": UNTYPED}},
     {"config": {"pad_token": TYPED}, "special_tokens_map": {"pad_token": "<|new|>"}},
 ]
+#: Not read by transformers 4.57.
+NEWER = [OBJECTS[3], OBJECTS[5], OBJECTS[7]]
 TEXTS = [
     "hello", "<|im_end|>a <tool> b", "x <tool> <|new|>  y", "<|new|>z", "w<tool>\n x", "<tool>",
     "<|new|>  z\n", "a \n<|new|>\n\nb", "a <tool>b <tool>", "</s>a<s> b<unk>", "the<|new|><|new|>",
@@ -92,11 +95,14 @@ def check(folder: Path, kind: str = "auto") -> None:
     ],
 )
 def test_tokens_beside_tokenizer_json(bpe_dir: Path, tmp_path: Path, files: dict) -> None:
+    if files in NEWER:
+        needs_oracle()
     check(altered(bpe_dir, tmp_path, **files))
 
 
 def test_objects_in_the_older_list_of_special_tokens_map(bpe_dir: Path, tmp_path: Path) -> None:
     """transformers 5 fails on it, and reads the list under its newer name."""
+    needs_oracle()
     tokens = [UNTYPED, "<tool>"]
     newer = altered(bpe_dir, tmp_path / "a", special_tokens_map={"extra_special_tokens": tokens})
     check(newer)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from applicable import needs_oracle
 from trt_tokenizers.processing.prompts import PromptMaker, PromptSettings
 from trt_tokenizers.processing.request import TextRequest
 from trt_tokenizers.tokenizers.registry import create
@@ -64,6 +65,7 @@ def test_messages_are_encoded_as_by_transformers(
     bpe_dir: Path, tmp_path: Path, kind: str, text: str
 ) -> None:
     """The template's own control tokens stay what they are."""
+    needs_oracle()
     from transformers import AutoTokenizer
 
     prompts = maker(bpe_dir, tmp_path, kind)
