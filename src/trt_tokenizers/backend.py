@@ -100,8 +100,7 @@ def _failure(error: Exception, metrics: Metrics | None = None) -> Any:
         code = pb_utils.TritonError.UNAVAILABLE
     elif not isinstance(error, TrtTokenizersError):
         logger.error("unexpected error", exc_info=error)
-    told = pb_utils.TritonError(for_clients(error), code)
-    return pb_utils.InferenceResponse(output_tensors=[], error=told)
+    return pb_utils.InferenceResponse([], error=pb_utils.TritonError(for_clients(error), code))
 
 
 def _response_parameters() -> bool:
@@ -125,6 +124,7 @@ class _Model:
 
     def finalize(self) -> None:
         self._closing.close()
+        gc.freeze()  # the process ends next, and would first collect garbage
 
 
 class PreprocessingModel(_Model):
