@@ -436,7 +436,7 @@ def test_garbage_is_closed_in_whatever_thread_it_is_collected(repository: Path) 
     try:
         del cycle, pipeline, stream
         postprocessor.process = collect  # type: ignore[method-assign]
-        until(lambda: not ensemble._contexts._user_mark.exists())
+        until(lambda: not ensemble._contexts._user_mark.exists(), 5)
     finally:
         gc.enable()
     assert not ensemble._dispatcher._thread.is_alive()
